@@ -1,0 +1,116 @@
+"""Transformer blocks with OpenAI's parameter names, batch first, on scaled-dot-product attention."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm that computes in float32 and returns the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype == torch.float32:
+            return super().forward(x)
+        y = F.layer_norm(
+            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        )
+        return y.to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """``x * sigmoid(1.702 x)``, the activation of OpenAI's checkpoints."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; parameters are named as those of ``nn.MultiheadAttention``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of ``x``, each of its shape."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+
+    def project_one_query(self, x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``project`` with queries for the rows ``row`` only."""
+        width = x.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        return F.linear(row, weight[:width], bias[:width]), keys, values
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Attention of ``(N, q_len, d)`` queries over ``(N, k_len, d)`` keys; no out-projection."""
+
+        def split(t: Tensor) -> Tensor:
+            return t.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+        y = F.scaled_dot_product_attention(
+            split(q), split(k), split(v), attn_mask=mask, is_causal=causal
+        )
+        return y.transpose(-3, -2).flatten(-2)
+
+
+class ResidualAttentionBlock(nn.Module):
+    """Pre-norm transformer block: ``x + attn(ln_1 x)``, then ``x + mlp(ln_2 x)``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=QuickGELU(),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = LayerNorm(width)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """``(N, length, d)`` to the same shape."""
+        q, k, v = self.attn.project(self.ln_1(x))
+        return self.finish(x, self.attn.attend(q, k, v, causal=causal))
+
+    def forward_first(self, x: Tensor) -> Tensor:
+        """Result for the first position only, which sees all others: ``(N, d)``."""
+        y = self.ln_1(x)
+        q, k, v = self.attn.project_one_query(y, y[:, :1])
+        return self.finish(x[:, :1], self.attn.attend(q, k, v)).squeeze(1)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention, for the rows of ``x``."""
+        x = x + self.attn.out_proj(attended)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks; ``causal`` makes every position see only those up to itself."""
+
+    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.width, self.layers, self.causal = width, layers, causal
+        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run a whole **length-first** sequence, ``(length, N, d)``, as upstream's callers do."""
+        x = x.transpose(0, 1)
+        for block in self.resblocks:
+            x = block(x, causal=self.causal)
+        return x.transpose(0, 1)

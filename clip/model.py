@@ -1,0 +1,363 @@
+"""CLIP with optional prompts in front of every transformer block.
+
+Architecture, parameter names and numbers are those of OpenAI's CLIP (Radford et al., 2021,
+arXiv 2103.00020). Both encoders take :class:`~clip.prompting.LayerPrompts`; without them they are
+plain CLIP. The text encoder computes packed class prompts (see :mod:`clip.packing`), the image
+encoder finishes only the class token in its last block; both give what the plain full-length
+computation gives, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .layers import Attention, LayerNorm, ResidualAttentionBlock, Transformer
+from .packing import PackedText, PrefixPlan, SuffixLayout, splice_packed
+from .prompting import LayerPrompts, Prompt, by_layer, splice
+from .resnet import ModifiedResNet
+
+
+class VisionTransformer(nn.Module):
+    """Image tower: patches and a class token through a transformer, class token projected.
+
+    Args:
+        input_resolution: side of the square input in pixels.
+        patch_size: side of a patch in pixels.
+        width, layers, heads: of the transformer.
+        output_dim: width of the joint embedding.
+    """
+
+    def __init__(
+        self,
+        input_resolution: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        output_dim: int,
+    ) -> None:
+        super().__init__()
+        self.input_resolution, self.output_dim = input_resolution, output_dim
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        scale = width**-0.5
+        n_tokens = (input_resolution // patch_size) ** 2 + 1
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(n_tokens, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+
+    def forward(self, x: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+        """Image features.
+
+        Args:
+            x: ``(N, 3, input_resolution, input_resolution)``, normalised.
+            prompts: tokens ``(n, width)`` or one set per image ``(N, n, width)``. Those of block 0
+                get no positional embedding but pass through ``ln_pre`` with all others; those of
+                later blocks enter as they are.
+
+        Returns:
+            ``(N, output_dim)``, not normalised.
+        """
+        blocks = self.transformer.resblocks
+        layers = by_layer(prompts, len(blocks))
+        x = self.conv1(x.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
+        for prompt in layers[0]:
+            x = splice(x, prompt)
+        x = self.ln_pre(x)
+        for i, block in enumerate(blocks):
+            for prompt in layers[i] if i else ():
+                x = splice(x, prompt)
+            x = block.forward_first(x) if i == len(blocks) - 1 else block(x)
+        return self.ln_post(x) @ self.proj
+
+
+class CLIP(nn.Module):
+    """Contrastive language-image model with prompts.
+
+    Args:
+        embed_dim: width of the joint embedding.
+        image_resolution: side of the square input in pixels.
+        vision_layers: blocks of the ViT, or blocks per stage (four numbers) of a ResNet.
+        vision_width: width of the ViT, or of the ResNet's stem.
+        vision_patch_size: side of a patch in pixels; ``None`` for a ResNet.
+        context_length, vocab_size: of the text encoder.
+        transformer_width, transformer_heads, transformer_layers: of the text encoder.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        image_resolution: int,
+        vision_layers: int | tuple[int, int, int, int],
+        vision_width: int,
+        vision_patch_size: int | None,
+        context_length: int,
+        vocab_size: int,
+        transformer_width: int,
+        transformer_heads: int,
+        transformer_layers: int,
+    ) -> None:
+        super().__init__()
+        self.context_length, self.vocab_size = context_length, vocab_size
+        if isinstance(vision_layers, int):
+            self.visual: nn.Module = VisionTransformer(
+                image_resolution,
+                vision_patch_size,
+                vision_width,
+                vision_layers,
+                vision_width // 64,
+                embed_dim,
+            )
+        else:
+            self.visual = ModifiedResNet(
+                vision_layers, embed_dim, vision_width * 32 // 64, image_resolution, vision_width
+            )
+        self.transformer = Transformer(
+            transformer_width, transformer_layers, transformer_heads, causal=True
+        )
+        self.token_embedding = nn.Embedding(vocab_size, transformer_width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
+        self.ln_final = LayerNorm(transformer_width)
+        self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+        self.initialize_parameters()
+
+    def initialize_parameters(self) -> None:
+        """Draw the text side as CLIP does for training from scratch (paper, section 2.4)."""
+        width, layers = self.transformer.width, self.transformer.layers
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+        for block in self.transformer.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type the encoders compute in."""
+        return self.visual.conv1.weight.dtype
+
+    def encode_image(self, image: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+        """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
+        return self.visual(image, prompts) if prompts else self.visual(image)
+
+    def encode_text(self, text: Tensor | PackedText, prompts: LayerPrompts | None = None) -> Tensor:
+        """Text features of a class list.
+
+        Args:
+            text: ``(C, context_length)`` token ids, or the same packed once with ``PackedText``.
+            prompts: text prompts per block, positions counted with the start token at 0. Those of
+                block 0 get the positional embedding of the place where they end up, later ones
+                enter as they are. Positions of several prompts of one block refer to the sequence
+                that the ones before them left.
+
+        Returns:
+            ``(C, embed_dim)``, or ``(B, C, embed_dim)`` when a prompt holds one set per sample;
+            not normalised.
+
+        Raises:
+            ValueError: a prompt for a block that does not exist, a position outside the sequence,
+                or more tokens than the context has room for.
+        """
+        text = PackedText.of(text)
+        blocks = self.transformer.resblocks
+        layers = by_layer(prompts, len(blocks))
+        plan = PrefixPlan(text, layers)
+        per_sample = [p.tokens.shape[0] for ps in layers for p in ps if p.tokens.dim() == 4]
+        if len(set(per_sample)) > 1:
+            raise ValueError(f"prompts for batches of different size: {sorted(set(per_sample))}")
+
+        n_prefix = plan.n_common
+        layout = text.layout(plan.suffix_lengths)
+        x = self.token_embedding(self._packed_ids(text, n_prefix, layout)).to(self.dtype)
+        x = x.expand(per_sample[0] if per_sample else 1, -1, -1)
+        for i, block in enumerate(blocks):
+            for prompt in layers[i]:
+                x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
+            if i == 0:
+                x = self._add_positions(x, n_prefix, layout)
+            step = _finish_ends if i == len(blocks) - 1 else _causal_block
+            x = step(block, x, n_prefix, layout)
+        features = self.ln_final(x).to(self.dtype) @ self.text_projection
+        return features if per_sample else features.squeeze(0)
+
+    @staticmethod
+    def _packed_ids(text: PackedText, n_prefix: int, layout: SuffixLayout) -> Tensor:
+        suffix = text.ids[layout.owner, n_prefix + layout.position]
+        return torch.cat([text.ids[0, :n_prefix], suffix])[None]
+
+    @staticmethod
+    def _splice_text(
+        x: Tensor,
+        prompt: Prompt,
+        n_prefix: int,
+        layout: SuffixLayout,
+        plan: PrefixPlan,
+        text: PackedText,
+    ) -> tuple[Tensor, int, SuffixLayout]:
+        if prompt.tokens.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of width {x.shape[-1]}"
+            )
+        if plan.in_prefix(prompt, n_prefix):
+            shared = Prompt(prompt.tokens.reshape(-1, *prompt.tokens.shape[-2:]), prompt.at, prompt.drop)
+            return splice(x, shared), n_prefix + prompt.length - prompt.drop, layout
+        x, lengths = splice_packed(x, prompt, n_prefix, layout)
+        return x, n_prefix, text.layout(lengths)
+
+    def _add_positions(self, x: Tensor, n_prefix: int, layout: SuffixLayout) -> Tensor:
+        if n_prefix + layout.longest > self.context_length:
+            raise ValueError(
+                f"the longest prompt has {n_prefix + layout.longest} tokens, the context holds "
+                f"{self.context_length}: use fewer context tokens or shorter class names"
+            )
+        position = self.positional_embedding.to(x.dtype)
+        return x + torch.cat([position[:n_prefix], position[n_prefix + layout.position]])
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled cosine similarities, image by text ``(N, C)`` and its transpose."""
+        image_features = nn.functional.normalize(self.encode_image(image), dim=-1)
+        text_features = nn.functional.normalize(self.encode_text(text), dim=-1)
+        logits = self.logit_scale.exp() * image_features @ text_features.t()
+        return logits, logits.t()
+
+
+def _causal_block(
+    block: ResidualAttentionBlock, x: Tensor, n_prefix: int, layout: SuffixLayout
+) -> Tensor:
+    """One block on a packed sequence: ``(B, n_prefix + total, d)`` to the same shape."""
+    attn = block.attn
+    q, k, v = attn.project(block.ln_1(x))
+    # SDPA aligns its causal flag at the top left, so suffix over prefix needs a mask of its own
+    mask = torch.ones(
+        layout.longest, n_prefix + layout.longest, dtype=torch.bool, device=x.device
+    ).tril(n_prefix)
+    suffix = attn.attend(
+        layout.to_padded(q[:, n_prefix:]), *_keys(n_prefix, layout, k, v), mask=mask
+    )
+    parts = [layout.to_packed(suffix)]
+    if n_prefix:
+        parts.insert(0, attn.attend(q[:, :n_prefix], k[:, :n_prefix], v[:, :n_prefix], causal=True))
+    return block.finish(x, torch.cat(parts, dim=1))
+
+
+def _finish_ends(
+    block: ResidualAttentionBlock, x: Tensor, n_prefix: int, layout: SuffixLayout
+) -> Tensor:
+    """The last block, finished for the end-of-text tokens only: ``(B, C, d)``."""
+    attn = block.attn
+    y, end = block.ln_1(x), n_prefix + layout.end
+    q, k, v = attn.project_one_query(y, y.index_select(1, end))
+    mask = nn.functional.pad(layout.inside, (n_prefix, 0), value=True)[:, None, None]
+    attended = attn.attend(q.unsqueeze(2), *_keys(n_prefix, layout, k, v), mask=mask)
+    return block.finish(x.index_select(1, end), attended.squeeze(2))
+
+
+def _keys(n_prefix: int, layout: SuffixLayout, *tensors: Tensor) -> list[Tensor]:
+    """Keys or values of the prefix in front of those of each class: ``(B, C, length, d)``."""
+    return [
+        torch.cat(
+            [
+                t[:, None, :n_prefix].expand(-1, layout.n_classes, -1, -1),
+                layout.to_padded(t[:, n_prefix:]),
+            ],
+            dim=2,
+        )
+        for t in tensors
+    ]
+
+
+def convert_weights(model: nn.Module) -> None:
+    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+            names = ("weight", "bias")
+        elif isinstance(module, Attention):
+            names = ("in_proj_weight", "in_proj_bias")
+        else:
+            names = ("text_projection", "proj")
+        for name in names:
+            parameter = getattr(module, name, None)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data = parameter.data.half()
+
+
+def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
+    """Constructor arguments of :class:`CLIP`, read off the shapes of a state dict.
+
+    Raises:
+        ValueError: keys that every CLIP checkpoint has are missing.
+    """
+    visual = (
+        ["visual.proj", "visual.class_embedding"]
+        if "visual.proj" in state_dict
+        else ["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"]
+    )
+    needed = ["visual.conv1.weight", *visual, "positional_embedding", "text_projection"]
+    needed += ["token_embedding.weight", "ln_final.weight", "logit_scale"]
+    if missing := [key for key in needed if key not in state_dict]:
+        raise ValueError(f"not a CLIP state dict: {', '.join(missing)} missing")
+
+    def blocks(prefix: str) -> int:
+        return len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)})
+
+    if "visual.proj" in state_dict:
+        width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
+        side = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        vision_layers = blocks("visual.transformer.resblocks.")
+        resolution = patch_size * side
+    else:
+        width, patch_size = state_dict["visual.layer1.0.conv1.weight"].shape[0], None
+        side = round((state_dict["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+        vision_layers = tuple(blocks(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        resolution = 32 * side
+    text_width = state_dict["ln_final.weight"].shape[0]
+    return {
+        "embed_dim": state_dict["text_projection"].shape[1],
+        "image_resolution": resolution,
+        "vision_layers": vision_layers,
+        "vision_width": width,
+        "vision_patch_size": patch_size,
+        "context_length": state_dict["positional_embedding"].shape[0],
+        "vocab_size": state_dict["token_embedding.weight"].shape[0],
+        "transformer_width": text_width,
+        "transformer_heads": text_width // 64,
+        "transformer_layers": blocks("transformer.resblocks."),
+    }
+
+
+def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+    """The model a state dict belongs to, in evaluation mode, weights stored as OpenAI stores them.
+
+    Args:
+        state_dict: OpenAI's keys, in any floating-point type. The three size entries of the
+            official archives (``input_resolution``, ``context_length``, ``vocab_size``) are
+            ignored.
+
+    Raises:
+        ValueError: the state dict is not one of a CLIP, or has missing or left-over keys.
+    """
+    weights = {
+        key: value.detach().clone()
+        for key, value in state_dict.items()
+        if key not in ("input_resolution", "context_length", "vocab_size")
+    }
+    with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
+        model = CLIP(**architecture(weights))
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the state dict does not fit the CLIP it describes: {error}") from error
+    model.float()
+    convert_weights(model)
+    return model.eval()

@@ -1,0 +1,227 @@
+"""Class prompts laid out for a causal encoder without padding and without repeated prefixes.
+
+A causal mask makes every position depend on the ones before it only. So (1) nothing after the
+end-of-text token matters, (2) positions that are equal for all classes are computed once, and
+(3) only the end-of-text position has to be finished in the last block. A :class:`PackedText` holds
+the token ids of one class list in that form: a common prefix, then the rest of all classes one
+after the other in a single row of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .prompting import Prompt
+
+
+class PackedText:
+    """Token ids of a class list and the index tensors that packing needs.
+
+    Build it once per class list and pass it to ``encode_text`` in place of the ids: the layouts are
+    then computed once, and a step on an accelerator does not wait for the host.
+
+    Args:
+        ids: ``(C, context_length)`` token ids; the largest id of a row is its end-of-text token.
+
+    Raises:
+        ValueError: no class, or ids that are not a matrix.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        if ids.dim() != 2 or ids.shape[0] == 0:
+            raise ValueError(
+                f"token ids must be a matrix with one row per class, got shape {tuple(ids.shape)}"
+            )
+        lengths = ids.argmax(dim=-1) + 1
+        self.ids = ids[:, : int(lengths.max())]
+        self.lengths: tuple[int, ...] = tuple(lengths.tolist())
+        same = (self.ids == self.ids[:1]).all(dim=0)
+        # each class keeps at least its end-of-text token for itself
+        self.n_common = min(int(same.long().cumprod(0).sum()), min(self.lengths) - 1)
+        self._layouts: dict[tuple[int, ...], SuffixLayout] = {}
+
+    @classmethod
+    def of(cls, text: Tensor | PackedText) -> PackedText:
+        """``text`` itself if it is packed already, its ids packed otherwise."""
+        return text if isinstance(text, cls) else cls(text)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids.device
+
+    def layout(self, lengths: tuple[int, ...]) -> SuffixLayout:
+        """Index tensors for suffixes of these lengths, kept for the next call."""
+        if lengths not in self._layouts:
+            self._layouts[lengths] = SuffixLayout(lengths, self.device)
+        return self._layouts[lengths]
+
+
+class SuffixLayout:
+    """Where the tokens of ``C`` suffixes of different length stand in one packed row.
+
+    Args:
+        lengths: tokens per class, end-of-text included.
+        device: where the index tensors live.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
+        self.lengths = lengths
+        size = torch.tensor(lengths)
+        self.n_classes, self.longest, self.total = len(lengths), max(lengths), sum(lengths)
+        starts = size.cumsum(0) - size
+        column = torch.arange(self.longest)
+        inside = column < size[:, None]
+        # a pad reads some real row: no real query sees it, and its own result is thrown away
+        pad = torch.where(inside, starts[:, None] + column, starts[:, None])
+        self.even = bool(inside.all())
+        #: (C * longest,) packed row of every padded place
+        self.pad = pad.reshape(-1).to(device)
+        #: (total,) padded place of every packed row
+        self.unpad = inside.reshape(-1).nonzero().squeeze(1).to(device)
+        #: (total,) position of every packed row in its suffix
+        self.position = column.expand_as(inside)[inside].to(device)
+        #: (total,) class of every packed row
+        self.owner = torch.arange(len(lengths)).repeat_interleave(size).to(device)
+        #: (C,) packed row of every end-of-text token
+        self.end = (starts + size - 1).to(device)
+        #: (C, longest) whether a padded place is real
+        self.inside = inside.to(device)
+        self._starts, self._splices = starts, {}
+
+    def to_padded(self, x: Tensor) -> Tensor:
+        """``(B, total, d)`` packed rows to ``(B, C, longest, d)``."""
+        if not self.even:
+            x = x.index_select(1, self.pad)
+        return x.reshape(x.shape[0], self.n_classes, self.longest, x.shape[-1])
+
+    def to_packed(self, x: Tensor) -> Tensor:
+        """``(B, C, longest, d)`` to ``(B, total, d)``; what stood on pads is dropped."""
+        x = x.reshape(x.shape[0], self.n_classes * self.longest, x.shape[-1])
+        return x if self.even else x.index_select(1, self.unpad)
+
+    def splice_index(
+        self, at: tuple[int, ...], n: int, drop: int, n_prefix: int, first_new: int, per_class: bool
+    ) -> Tensor:
+        """Rows that make up the sequence after a splice, as indices into old rows then new ones.
+
+        Args:
+            at: position of the splice in every suffix.
+            n: inserted tokens per class.
+            drop: removed tokens per class.
+            n_prefix: rows in front of the suffixes.
+            first_new: index of the first inserted row.
+            per_class: whether every class has inserted rows of its own.
+        """
+        key = (at, n, drop, n_prefix, first_new, per_class)
+        if key not in self._splices:
+            pieces = [torch.arange(n_prefix)]
+            begins = (self._starts + n_prefix).tolist()
+            for c, (begin, position) in enumerate(zip(begins, at, strict=True)):
+                new = first_new + (c * n if per_class else 0)
+                pieces += [
+                    torch.arange(begin, begin + position),
+                    torch.arange(new, new + n),
+                    torch.arange(begin + position + drop, begin + self.lengths[c]),
+                ]
+            self._splices[key] = torch.cat(pieces).to(self.end.device)
+        return self._splices[key]
+
+
+class PrefixPlan:
+    """How the prompts of one call fall on the common prefix and on the class suffixes.
+
+    The prefix is the longest run of positions that stays equal for all classes through every
+    block. Prompts inside it are applied once; the others are applied to the packed suffixes.
+
+    Args:
+        text: the class list.
+        layers: prompts of every block, as ``by_layer`` gives them.
+
+    Raises:
+        ValueError: a prompt that has no place in the sequence, or is not made for text.
+    """
+
+    def __init__(self, text: PackedText, layers: Sequence[tuple[Prompt, ...]]) -> None:
+        for prompts in layers:
+            for prompt in prompts:
+                self._check(prompt, len(text))
+        self.n_common = next(
+            n for n in range(text.n_common, -1, -1) if n == 0 or self._fits(n, layers)
+        )
+        #: tokens per class behind the common prefix, in front of the first block
+        self.suffix_lengths = tuple(length - self.n_common for length in text.lengths)
+
+    @staticmethod
+    def _check(prompt: Prompt, n_classes: int) -> None:
+        if prompt.at is None:
+            raise ValueError("a text prompt needs a position `at`: the end depends on the class")
+        if isinstance(prompt.at, tuple) and len(prompt.at) != n_classes:
+            raise ValueError(f"{len(prompt.at)} prompt positions for {n_classes} classes")
+        sets = prompt.tokens.shape[-3] if prompt.tokens.dim() > 2 else 1
+        if sets not in (1, n_classes):
+            raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
+
+    def in_prefix(self, prompt: Prompt, n_prefix: int) -> bool:
+        """Whether ``prompt`` lies wholly in a common prefix of ``n_prefix`` tokens."""
+        return self.n_common > 0 and _inside(prompt, n_prefix)
+
+    @staticmethod
+    def _fits(n_prefix: int, layers: Sequence[tuple[Prompt, ...]]) -> bool:
+        for prompt in (prompt for prompts in layers for prompt in prompts):
+            if _inside(prompt, n_prefix):
+                n_prefix += prompt.length - prompt.drop
+            elif _first(prompt) < n_prefix:
+                return False
+        return True
+
+
+def _first(prompt: Prompt) -> int:
+    return min(prompt.at) if isinstance(prompt.at, tuple) else prompt.at
+
+
+def _inside(prompt: Prompt, n_prefix: int) -> bool:
+    per_class = prompt.tokens.dim() > 2 and prompt.tokens.shape[-3] > 1
+    return (
+        isinstance(prompt.at, int) and not per_class and 0 < prompt.at <= n_prefix - prompt.drop
+    )
+
+
+def splice_packed(
+    x: Tensor, prompt: Prompt, n_prefix: int, layout: SuffixLayout
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Insert and drop the tokens of one prompt in every class suffix.
+
+    Args:
+        x: ``(B, n_prefix + layout.total, d)``, common prefix first.
+        prompt: with ``at`` counted from the start of the whole sequence.
+        n_prefix: tokens of the common prefix.
+        layout: the suffixes as they are now.
+
+    Returns:
+        the new ``x`` and the new suffix lengths.
+
+    Raises:
+        ValueError: the prompt would drop a token that is not there, or the end-of-text token.
+    """
+    n_classes, n, drop = layout.n_classes, prompt.length, prompt.drop
+    at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
+    at = tuple(position - n_prefix for position in at)
+    for position, length in zip(at, layout.lengths, strict=True):
+        if not 0 <= position < length - drop:
+            raise ValueError(
+                f"cannot insert a prompt at position {position + n_prefix} and drop {drop} tokens: "
+                f"the end-of-text token stands at {n_prefix + length - 1}"
+            )
+    tokens = prompt.tokens.to(x.dtype)
+    per_class = tokens.dim() > 2 and tokens.shape[-3] > 1
+    rows = tokens.reshape(-1, (n_classes if per_class else 1) * n, tokens.shape[-1])
+    source = torch.cat([x, rows.expand(x.shape[0], -1, -1)], dim=1)
+
+    index = layout.splice_index(at, n, drop, n_prefix, x.shape[1], per_class)
+    return source.index_select(1, index), tuple(length + n - drop for length in layout.lengths)

@@ -1,0 +1,110 @@
+"""Prompts as data: what is inserted where, in front of which transformer block.
+
+An encoder call takes ``LayerPrompts``, a mapping from block number (0 is the input layer) to one
+:class:`Prompt` or a sequence of them, applied in order. A prompt inserts its tokens at a position
+and drops some of the tokens that stand there: ``drop=0`` adds to the sequence, ``drop=n`` replaces
+what an earlier prompt of ``n`` tokens left, anything else lets the sequence grow or shrink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens that enter a sequence in front of one transformer block.
+
+    Args:
+        tokens: what is inserted, ``d`` being the width of the encoder:
+            ``(n, d)`` is shared by every sequence of the call;
+            ``(S, n, d)`` holds one set per sequence, i.e. per image, or per class for text;
+            ``(B, 1, n, d)`` and ``(B, C, n, d)``, text only, hold one set per sample of a batch,
+            so that all ``C`` classes are encoded ``B`` times.
+        at: index of the first inserted token. ``None`` is the end of the sequence. Text also takes
+            one index per class, for positions that depend on the length of the class name.
+        drop: how many existing tokens are removed: those from ``at`` on, or the last ones when
+            ``at`` is ``None``.
+    """
+
+    tokens: Tensor
+    at: int | tuple[int, ...] | None = None
+    drop: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens.dim() not in (2, 3, 4):
+            raise ValueError(
+                f"prompt tokens must have 2, 3 or 4 dimensions, got shape {tuple(self.tokens.shape)}"
+            )
+        if self.drop < 0:
+            raise ValueError(f"a prompt cannot drop {self.drop} tokens: use 0 or more")
+
+    @property
+    def length(self) -> int:
+        """Number of inserted tokens."""
+        return self.tokens.shape[-2]
+
+
+LayerPrompts = Mapping[int, "Prompt | Sequence[Prompt]"]
+
+
+def deep_prompts(layers: Sequence[Tensor], at: int | None = None) -> dict[int, Prompt]:
+    """Prompts for consecutive blocks: the first one is inserted, each later one replaces it.
+
+    Args:
+        layers: one ``(n, d)`` tensor per prompted block, block 0 first.
+        at: index of the first prompt token, ``None`` for the end of the sequence.
+    """
+    return {
+        layer: Prompt(tokens, at=at, drop=0 if layer == 0 else layers[layer - 1].shape[-2])
+        for layer, tokens in enumerate(layers)
+    }
+
+
+def by_layer(prompts: LayerPrompts | None, n_layers: int) -> list[tuple[Prompt, ...]]:
+    """Spread ``prompts`` over ``n_layers`` blocks; an empty tuple where there is none.
+
+    Raises:
+        ValueError: a prompt stands in front of a block that does not exist.
+    """
+    spread: list[tuple[Prompt, ...]] = [()] * n_layers
+    for layer, entry in (prompts or {}).items():
+        if not 0 <= layer < n_layers:
+            raise ValueError(
+                f"prompt for block {layer}, but the encoder has {n_layers} blocks "
+                f"(0 to {n_layers - 1}): lower the prompt depth"
+            )
+        spread[layer] = (entry,) if isinstance(entry, Prompt) else tuple(entry)
+    return spread
+
+
+def splice(x: Tensor, prompt: Prompt) -> Tensor:
+    """Insert and drop the tokens of one prompt at the same place in every sequence of ``x``.
+
+    Args:
+        x: ``(S, length, d)``.
+        prompt: tokens ``(n, d)`` or ``(S, n, d)``, ``at`` an index or ``None``.
+
+    Returns:
+        ``(S, length + n - drop, d)``.
+
+    Raises:
+        ValueError: fewer tokens than are to be dropped, or sizes that do not fit.
+    """
+    tokens = prompt.tokens
+    if tokens.shape[-1] != x.shape[-1]:
+        raise ValueError(f"prompt of width {tokens.shape[-1]} for an encoder of width {x.shape[-1]}")
+    if tokens.dim() == 4 or (tokens.dim() == 3 and tokens.shape[0] not in (1, x.shape[0])):
+        raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
+    length = x.shape[1]
+    at = length - prompt.drop if prompt.at is None else prompt.at
+    if at < 0 or at + prompt.drop > length:
+        raise ValueError(
+            f"cannot drop {prompt.drop} tokens at position {at} of a sequence of {length} tokens"
+        )
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    return torch.cat([x[:, :at], tokens, x[:, at + prompt.drop :]], dim=1)
