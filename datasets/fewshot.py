@@ -1,0 +1,569 @@
+"""Few-shot image classification: split files, shots and base/new classes, once for all data sets.
+
+A data set is a subclass of `FewShotDataset` that names its folders and reads its raw annotation.
+Lists are read for all classes, then sampled, and only then reduced to base or new classes: base,
+new and all runs of one (shots, seed) pair therefore see the same images.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from dassl.data.datasets import DatasetBase, Datum
+
+SUBSAMPLE_CHOICES = ("all", "base", "new")
+MAX_VAL_SHOTS = 4
+# A split that has to be generated is the same for every run seed, and leaves the run's stream alone
+SPLIT_SEED = 0
+GUIDE = "see docs/datasets.md for its layout and sources"
+
+
+class FewShotDataset(DatasetBase):
+    """Image classification data set with shots per class and base/new classes.
+
+    Class attributes of a subclass (paths are relative; instances hold the absolute ones):
+    `dataset_dir`, the folder below DATASET.ROOT; `image_dir`, the folder in it that the paths of
+    the split file start from; `split_file`, the published split, or None where there is none.
+    A subclass implements `read_annotations`, and `prepare` if it makes its own files.
+
+    Args:
+        cfg: configuration with DATASET.ROOT, DATASET.NUM_SHOTS (images per class, below 1 for
+            all), DATASET.SUBSAMPLE_CLASSES (all, base or new) and SEED (names the shots' cache).
+
+    Raises:
+        FileNotFoundError: a folder, an annotation file or a listed image is missing.
+        ValueError: an option is out of range or a list cannot be used.
+    """
+
+    dataset_dir = ""
+    image_dir = "images"
+    split_file: str | None = None
+
+    def __init__(self, cfg):
+        subsample = cfg.DATASET.SUBSAMPLE_CLASSES
+        _check_subsample(subsample)
+        self.locate(cfg.DATASET.ROOT)
+        train, val, test = self.read_data()
+        self.check_lists(train, test)
+        if cfg.DATASET.NUM_SHOTS >= 1:
+            train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        if val is None:
+            train, test = self.subsample_classes(train, test, subsample=subsample)
+            val = test
+        else:
+            train, val, test = self.subsample_classes(train, val, test, subsample=subsample)
+        super().__init__(train_x=train, val=val, test=test)
+
+    # --- what a data set supplies -------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the files of a data set that needs no download, before folders are checked."""
+
+    def read_annotations(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+        """Read the raw annotation into (train, val, test); val None lets the test list serve.
+
+        With val None no validation shots are drawn.
+        """
+        raise NotImplementedError
+
+    # --- folders and files --------------------------------------------------------------------
+
+    def locate(self, root: str) -> None:
+        """Set the absolute folders below the data root and check that they exist."""
+        self.data_root = os.path.abspath(os.path.expanduser(root))
+        self.dataset_dir = os.path.join(self.data_root, self.dataset_dir)
+        self.image_dir = os.path.normpath(os.path.join(self.dataset_dir, self.image_dir))
+        self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
+        self.prepare()
+        for folder in (self.dataset_dir, self.image_dir):
+            if not os.path.isdir(folder):
+                raise FileNotFoundError(
+                    f"{self.name}: folder {folder} not found. Put the data set there ({GUIDE}), or "
+                    f"point the data root elsewhere (--root, DATASET.ROOT, or DATA for the "
+                    f"scripts; now {root!r})"
+                )
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def annotation_file(self, *parts: str) -> str:
+        """Absolute path of a file below the data set folder; FileNotFoundError if it is absent."""
+        path = os.path.join(self.dataset_dir, *parts)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{self.name}: annotation file {path} not found ({GUIDE})")
+        return path
+
+    def annotation_lines(self, *parts: str) -> list[str]:
+        """Stripped lines of an annotation file, without empty ones and `#` comments."""
+        with open(self.annotation_file(*parts), encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+        return [line for line in lines if line and not line.startswith("#")]
+
+    # --- the lists of all classes -------------------------------------------------------------
+
+    def read_data(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+        """Read (train, val, test) from the split file, which is made first if it is missing."""
+        if self.split_file is None:
+            return self.read_annotations()
+        path = os.path.join(self.dataset_dir, self.split_file)
+        if os.path.isfile(path):
+            return self.read_split(path, self.image_dir)
+        print(
+            f"{self.name}: {path} not found, so a split is generated; "
+            "results are comparable with published ones only on the published split"
+        )
+        train, val, test = self.read_annotations()
+        try:
+            self.save_split(train, val, test, path, self.image_dir)
+        except OSError as error:
+            print(f"Split not saved ({error}); it is generated anew at each start")
+        return train, val, test
+
+    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum]) -> None:
+        """Raise ValueError unless every class has training images and labels count from 0."""
+        if not train or not test:
+            raise ValueError(
+                f"{self.name}: the {'test' if train else 'training'} list is empty, so there are "
+                f"no classes to learn; check {self.dataset_dir} ({GUIDE})"
+            )
+        labels = {item.label for item in train}
+        wanted = set(range(max(labels) + 1)) | {item.label for item in test}
+        if labels != wanted:
+            raise ValueError(
+                f"{self.name}: no training image for {len(wanted - labels)} of {len(wanted)} "
+                f"classes (first label: {min(wanted - labels)}); check {self.dataset_dir}"
+            )
+
+    @staticmethod
+    def read_split(filepath: str, path_prefix: str) -> tuple[list[Datum], list[Datum], list[Datum]]:
+        """Read a split file `{"train": [[path, label, class name], ...], "val": .., "test": ..}`.
+
+        Args:
+            filepath: the JSON file.
+            path_prefix: folder its image paths are relative to.
+
+        Raises:
+            ValueError: the file is not such a split.
+            FileNotFoundError: it lists images that do not exist.
+        """
+        print(f"Reading split from {filepath}")
+        try:
+            with open(filepath, encoding="utf-8") as file:
+                split = json.load(file)
+            lists = [_to_items(split[part], path_prefix) for part in ("train", "val", "test")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{filepath} is not a split file with lists train, val and test of "
+                f"[path, label, class name]: {error!r}"
+            ) from error
+        check_images((item for items in lists for item in items), filepath)
+        return tuple(lists)
+
+    @staticmethod
+    def save_split(
+        train: Sequence[Datum],
+        val: Sequence[Datum],
+        test: Sequence[Datum],
+        filepath: str,
+        path_prefix: str,
+    ) -> None:
+        """Write a split file with paths relative to `path_prefix`."""
+        lists = {"train": train, "val": val, "test": test}
+        split = {part: _to_rows(items, path_prefix) for part, items in lists.items()}
+        write_json_atomically(split, filepath, indent=4)
+        print(f"Saved split to {filepath}")
+
+    @staticmethod
+    def read_and_split_data(
+        image_dir: str,
+        p_trn: float = 0.5,
+        p_val: float = 0.2,
+        ignored: Iterable[str] = (),
+        new_cnames: Mapping[str, str] | None = None,
+    ) -> tuple[list[Datum], list[Datum], list[Datum]]:
+        """Split a tree with one folder per class; labels follow the sorted folder names.
+
+        Args:
+            image_dir: folder that holds the class folders.
+            p_trn, p_val: shares of each class (0 to 1) for training and validation.
+            ignored: folder names that are no classes.
+            new_cnames: class names of folders that are not named as their class.
+        """
+        print(f"Splitting into {p_trn:.0%} train, {p_val:.0%} val, and the rest test")
+        ignored = set(ignored)
+        folders = [name for name in list_folders(image_dir) if name not in ignored]
+        if not folders:
+            raise ValueError(f"No class folder in {image_dir} ({GUIDE})")
+        items = []
+        for label, folder in enumerate(folders):
+            classname = (new_cnames or {}).get(folder, folder)
+            items += list_images(os.path.join(image_dir, folder), label, classname)
+        return FewShotDataset.split_by_class(items, p_trn, p_val)
+
+    @staticmethod
+    def split_by_class(
+        items: Iterable[Datum], p_trn: float = 0.5, p_val: float = 0.2
+    ) -> tuple[list[Datum], list[Datum], list[Datum]]:
+        """Shuffle each class and cut it into train, val and the rest, test.
+
+        Raises:
+            ValueError: a class has too few images to be in train and in test.
+        """
+        rng = random.Random(SPLIT_SEED)
+        train, val, test = [], [], []
+        for _, members in sorted(_group_by_label(items).items()):
+            rng.shuffle(members)
+            n_train, n_val = round(len(members) * p_trn), round(len(members) * p_val)
+            if n_train < 1 or n_train + n_val >= len(members):
+                raise ValueError(
+                    f"Class {members[0].classname!r} has {len(members)} images, too few to split "
+                    f"into train, val and test (in {os.path.dirname(members[0].impath)})"
+                )
+            train += members[:n_train]
+            val += members[n_train : n_train + n_val]
+            test += members[n_train + n_val :]
+        return train, val, test
+
+    @staticmethod
+    def split_trainval(
+        trainval: Iterable[Datum], p_val: float = 0.2
+    ) -> tuple[list[Datum], list[Datum]]:
+        """Take the share `p_val` of each class (rounded) out of an official training list."""
+        print(f"Splitting trainval into {1 - p_val:.0%} train and {p_val:.0%} val")
+        rng = random.Random(SPLIT_SEED)
+        train, val = [], []
+        for _, members in sorted(_group_by_label(trainval).items()):
+            rng.shuffle(members)
+            n_val = round(len(members) * p_val)
+            val += members[:n_val]
+            train += members[n_val:]
+        return train, val
+
+    # --- shots --------------------------------------------------------------------------------
+
+    def sample_shots(
+        self, train: list[Datum], val: list[Datum] | None, shots: int, seed: int
+    ) -> tuple[list[Datum], list[Datum] | None]:
+        """Draw `shots` training and at most 4 validation images per class, once per (shots, seed).
+
+        The draw uses Python's global generator, which the caller has seeded, and is kept in
+        `split_fewshot/shot_<shots>-seed_<seed>.json`. The generator is left in the same state
+        whether the images were drawn or read. Classes with fewer images keep all of them.
+
+        Args:
+            train, val: lists of all classes; val None if the test list serves as validation.
+            shots: images per class, 1 or more.
+            seed: run seed, part of the cache's name only.
+
+        Raises:
+            ValueError: no class has `shots` training images.
+        """
+        self._check_shots(train, shots)
+        key = {
+            "dataset": self.name,
+            "shots": shots,
+            "seed": seed,
+            "num_classes": len({item.label for item in train}),
+            "split_sha256": self.split_fingerprint(train, val),
+        }
+        path = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
+        chosen = self._load_shots(path, key, train, val)
+        if chosen is not None:
+            _skip_draws(train, shots)
+            if val is not None:
+                _skip_draws(val, min(shots, MAX_VAL_SHOTS))
+            return chosen
+        train = self.generate_fewshot_dataset(train, num_shots=shots)
+        if val is not None:
+            val = self.generate_fewshot_dataset(val, num_shots=min(shots, MAX_VAL_SHOTS))
+        self._save_shots(path, key, train, val)
+        return train, val
+
+    def split_fingerprint(self, train: Sequence[Datum], val: Sequence[Datum] | None) -> str:
+        """SHA-256 of the lists that shots are drawn from (order, relative paths, labels, names)."""
+        digest = hashlib.sha256()
+        for items in (train, val or ()):
+            rows = _to_rows(items, self.dataset_dir)
+            digest.update("\n".join([f"{p}\t{n}\t{c}" for p, n, c in rows]).encode())
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+    def _check_shots(self, train: Sequence[Datum], shots: int) -> None:
+        counts = Counter(item.label for item in train).values()
+        short = [count for count in counts if count < shots]
+        if len(short) == len(counts):
+            raise ValueError(
+                f"DATASET.NUM_SHOTS {shots}: no class of {self.name} has that many training "
+                f"images (largest class: {max(counts)})"
+            )
+        if short:
+            print(
+                f"Note: {len(short)} of {len(counts)} classes have fewer than {shots} training "
+                f"images (smallest: {min(short)}); they keep all they have"
+            )
+
+    def _load_shots(
+        self, path: str, key: dict, train: list[Datum], val: list[Datum] | None
+    ) -> tuple[list[Datum], list[Datum] | None] | None:
+        """Shots from our cache, else from an upstream pickle; None if they have to be drawn."""
+        pickled = os.path.splitext(path)[0] + ".pkl"
+        try:
+            if os.path.isfile(path):
+                chosen = self._read_cache(path, key)
+            elif os.path.isfile(pickled):
+                chosen = self._read_pickled_cache(pickled, train, val)
+                self._save_shots(path, key, *chosen)
+            else:
+                return None
+        except (OSError, ValueError) as error:
+            print(f"Few-shot cache not used, samples are drawn again: {error}")
+            return None
+        return chosen
+
+    def _read_cache(self, path: str, key: dict) -> tuple[list[Datum], list[Datum] | None]:
+        print(f"Loading preprocessed few-shot data from {path}")
+        with open(path, encoding="utf-8") as file:
+            cache = json.load(file)
+        if not isinstance(cache, dict) or {name: cache.get(name) for name in key} != key:
+            raise ValueError(f"{path} was drawn from another split than the present one")
+        try:
+            train = _to_items(cache["train"], self.dataset_dir)
+            val = cache["val"]
+            return train, None if val is None else _to_items(val, self.dataset_dir)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+
+    def _read_pickled_cache(
+        self, path: str, train: list[Datum], val: list[Datum] | None
+    ) -> tuple[list[Datum], list[Datum] | None]:
+        """Find the images of an upstream cache (absolute paths) in the present split."""
+        print(f"Loading preprocessed few-shot data from {path}")
+        cache = load_pickled_lists(path)
+        few_train = _match(cache, "train", train, self.dataset_dir, path)
+        if {item.label for item in few_train} != {item.label for item in train}:
+            raise ValueError(f"{path} does not hold every class of the present split")
+        few_val = None if val is None else _match(cache, "val", val, self.dataset_dir, path)
+        return few_train, few_val
+
+    def _save_shots(
+        self, path: str, key: dict, train: Sequence[Datum], val: Sequence[Datum] | None
+    ) -> None:
+        rows = {
+            "train": _to_rows(train, self.dataset_dir),
+            "val": None if val is None else _to_rows(val, self.dataset_dir),
+        }
+        try:
+            os.makedirs(self.split_fewshot_dir, exist_ok=True)
+            write_json_atomically({**key, **rows}, path)
+        except OSError as error:
+            print(f"Few-shot data not saved ({error}); they are drawn anew at each start")
+        else:
+            print(f"Saving preprocessed few-shot data to {path}")
+
+    # --- base and new classes -----------------------------------------------------------------
+
+    @staticmethod
+    def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> Sequence[list[Datum]]:
+        """Keep the first half (base, the larger when odd) or the rest (new) of the classes.
+
+        Args:
+            args: lists of one data set; the classes are those of the first list.
+            subsample: all (lists are returned as they are), base or new.
+
+        Returns:
+            the lists in the order given, labels renumbered from 0.
+
+        Raises:
+            ValueError: another value of `subsample`, or no class is left.
+        """
+        _check_subsample(subsample)
+        if subsample == "all":
+            return args
+        labels = sorted({item.label for item in args[0]})
+        middle = (len(labels) + 1) // 2
+        print(f"SUBSAMPLE {subsample.upper()} CLASSES!")
+        selected = labels[:middle] if subsample == "base" else labels[middle:]
+        if not selected:
+            raise ValueError(
+                f"DATASET.SUBSAMPLE_CLASSES {subsample!r} leaves no class of {len(labels)}"
+            )
+        new_label = {label: index for index, label in enumerate(selected)}
+        return [
+            [
+                make_item(item.impath, new_label[item.label], item.classname)
+                for item in items
+                if item.label in new_label
+            ]
+            for items in args
+        ]
+
+
+def make_item(impath: str, label: int, classname: str) -> Datum:
+    """A `Datum` made without its own look at the file system.
+
+    Data sets list folders instead (see `check_images`): a million single checks take minutes on
+    a network drive.
+    """
+    item = Datum.__new__(Datum)
+    item._impath, item._label, item._domain, item._classname = impath, label, 0, classname
+    return item
+
+
+def list_folders(folder: str) -> list[str]:
+    """Sorted names of the folders in a folder, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def list_images(folder: str, label: int, classname: str) -> list[Datum]:
+    """The images of one class folder, sorted by name; other files are left out."""
+    names = [n for n in os.listdir(folder) if n.lower().endswith(IMG_EXTENSIONS)]
+    return [
+        make_item(os.path.join(folder, name), label, classname)
+        for name in sorted(names)
+        if not name.startswith(".")
+    ]
+
+
+def check_images(items: Iterable[Datum], annotation: str) -> None:
+    """Raise FileNotFoundError if images named by an annotation file do not exist.
+
+    Args:
+        items: the images.
+        annotation: file that names them, for the message.
+    """
+    listings: dict[str, frozenset[str]] = {}
+    missing, total = [], 0
+    for item in items:
+        total += 1
+        folder, name = os.path.split(item.impath)
+        if folder not in listings:
+            found = os.listdir(folder) if os.path.isdir(folder) else ()
+            listings[folder] = frozenset(found)
+        # isfile settles the rare case of a file system that ignores letter case
+        if name not in listings[folder] and not os.path.isfile(item.impath):
+            missing.append(item.impath)
+    if not missing:
+        return
+    what = (
+        "none of its images exists, so it belongs to another data set or the images are not there"
+        if len(missing) == total
+        else f"{len(missing)} of its {total} images do not exist"
+    )
+    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {GUIDE})")
+
+
+def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
+    """Write JSON to a temporary name beside `path`, then rename it."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(json.dumps(obj, indent=indent))
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+class _PickledDatum:
+    """Stands in for upstream's `Datum` while its pickled caches are read."""
+
+
+class _ListUnpickler(pickle.Unpickler):
+    """Reads plain containers of `Datum`; any other class in the file is refused."""
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
+            return _PickledDatum
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a list of images")
+
+
+def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
+    """Read upstream's `{"train": [Datum], ...}` pickle without running anything in it.
+
+    Returns:
+        per list, (absolute path with forward slashes on the machine that wrote it, label, class
+        name) of each image.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
+    with open(path, "rb") as file:
+        content = io.BytesIO(file.read())
+    try:
+        return {
+            part: [(d._impath.replace("\\", "/"), int(d._label), d._classname) for d in items]
+            for part, items in _ListUnpickler(content).load().items()
+        }
+    except Exception as error:  # damaged pickles raise nearly anything
+        raise ValueError(f"{path} cannot be read: {error!r}") from error
+
+
+def _match(
+    pickled: Mapping[str, list], part: str, items: Sequence[Datum], folder: str, source: str
+) -> list[Datum]:
+    """The members of `items` that a pickled list names: same label, same path below `folder`."""
+    if part not in pickled:
+        raise ValueError(f"{source} has no list {part!r}")
+    known = {path: item for item, (path, _, _) in zip(items, _to_rows(items, folder), strict=True)}
+    matched = []
+    for path, label, _ in pickled[part]:
+        parts = path.split("/")
+        tails = ("/".join(parts[start:]) for start in range(len(parts)))
+        item = next((known[tail] for tail in tails if tail in known), None)
+        if item is None or item.label != label:
+            raise ValueError(f"{source} names {path}, which is not in the present split")
+        matched.append(item)
+    return matched
+
+
+def _to_rows(items: Iterable[Datum], folder: str) -> list[tuple[str, int, str]]:
+    """(path relative to `folder` with forward slashes, label, class name) of each item."""
+    prefix = os.path.join(folder, "")
+    rows = []
+    for item in items:
+        # a slice: os.path.relpath would take half a minute on ImageNet
+        path = item.impath
+        path = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, folder)
+        rows.append((path.replace(os.sep, "/"), item.label, item.classname))
+    return rows
+
+
+def _to_items(rows: Iterable[Sequence], folder: str) -> list[Datum]:
+    return [make_item(os.path.join(folder, p), int(n), str(c)) for p, n, c in rows]
+
+
+def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
+    groups = defaultdict(list)
+    for item in items:
+        groups[item.label].append(item)
+    return groups
+
+
+def _skip_draws(items: Sequence[Datum], shots: int) -> None:
+    """Advance Python's generator as drawing `shots` per class would."""
+    for count in Counter(item.label for item in items).values():
+        if count >= shots:
+            random.sample(range(count), shots)
+
+
+def _check_subsample(subsample: str) -> None:
+    if subsample not in SUBSAMPLE_CHOICES:
+        close = difflib.get_close_matches(str(subsample), SUBSAMPLE_CHOICES, n=1)
+        raise ValueError(
+            f"DATASET.SUBSAMPLE_CLASSES {subsample!r} is not one of {', '.join(SUBSAMPLE_CHOICES)}"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+        )
