@@ -1,0 +1,3 @@
+"""CLIP: model, tokeniser and checkpoint loading."""
+
+from .clip import *  # noqa: F403

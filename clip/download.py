@@ -1,0 +1,185 @@
+"""Fetching checkpoint files into a cache folder: resumable, checked, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+from tqdm import tqdm
+
+CACHE_VARIABLE = "CLIP_CACHE"
+CHUNK_BYTES = 1 << 20
+
+
+def cache_folder(root: str | Path | None = None) -> Path:
+    """Folder for checkpoint files: `root`, else the variable CLIP_CACHE, else ~/.cache/clip."""
+    return Path(root or os.environ.get(CACHE_VARIABLE) or "~/.cache/clip").expanduser()
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; it takes `path`'s place when the block succeeds.
+
+    Args:
+        path: file to create or replace; its folder is made when absent.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Interrupted(Exception):
+    """The transfer ended early or the server was briefly unable; worth another attempt."""
+
+
+def _transfer(url: str, part: Path, timeout_s: float) -> bool:
+    """Append to `part` what it lacks of `url`; returns whether it continued an earlier part."""
+    import requests  # here because it takes a while and most runs download nothing
+
+    offset = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # sizes and ranges then count the file's own bytes
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout_s) as response:
+            if response.status_code == 416:  # nothing after the offset: the part is all there is
+                return True
+            if response.status_code in (408, 425, 429) or response.status_code >= 500:
+                raise _Interrupted(f"HTTP status {response.status_code}")
+            response.raise_for_status()
+            start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            resumed = bool(offset) and response.status_code == 206
+            if resumed and (start is None or int(start[1]) != offset):
+                part.unlink()
+                raise _Interrupted("the server sent another range than the one asked for")
+            if not resumed:
+                offset = 0
+            length = response.headers.get("Content-Length")
+            total = offset + int(length) if length else None
+            with (
+                open(part, "ab" if resumed else "wb") as file,
+                tqdm(
+                    total=total,
+                    initial=offset,
+                    desc=part.stem,
+                    unit="B",
+                    unit_scale=True,
+                    unit_divisor=1024,
+                ) as bar,
+            ):
+                for chunk in response.iter_content(1 << 16):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            return resumed
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as error:
+        raise _Interrupted(str(error)) from error
+    except requests.RequestException as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _transfer_checked(
+    url: str, part: Path, sha256: str, attempts: int, backoff_s: float, timeout_s: float
+) -> None:
+    """Bring `part` to the content with this SHA-256, in as many transfers as it takes."""
+    furthest, failures = part.stat().st_size if part.exists() else 0, 0
+    while True:
+        try:
+            resumed = _transfer(url, part, timeout_s)
+        except _Interrupted as error:
+            reached = part.stat().st_size if part.exists() else 0
+            # An attempt that got further than any before does not count as a failure.
+            failures = 1 if reached > furthest else failures + 1
+            furthest = max(furthest, reached)
+            if failures >= attempts:
+                raise RuntimeError(f"{error} (given up after {attempts} attempts)") from error
+            time.sleep(backoff_s * 2 ** (failures - 1))
+            continue
+        found = sha256_of(part)
+        if found == sha256:
+            return
+        part.unlink()
+        if not resumed:
+            raise RuntimeError(f"what it sends has SHA-256 {found}, expected {sha256}")
+        # The part may have been of an older or damaged file: once more from the start.
+
+
+def fetch(
+    url: str,
+    path: str | Path,
+    sha256: str,
+    attempts: int = 4,
+    backoff_s: float = 1.0,
+    timeout_s: float = 30.0,
+) -> Path:
+    """Make sure that `path` holds the file of `url`, downloading it only if it does not.
+
+    The download goes to `<path>.part`, continues there after an interruption (also in a later
+    process), and takes the name `path` once its checksum is right; a wrong file found at `path`
+    stays until then. Processes that want the same file wait for each other.
+
+    Args:
+        url: http or https address.
+        path: where the file belongs.
+        sha256: expected checksum, hexadecimal.
+        attempts: consecutive transfers without progress after which to give up.
+        backoff_s: seconds before the second attempt, doubled for each further one.
+        timeout_s: seconds without any answer after which a transfer counts as interrupted.
+
+    Returns:
+        `path`.
+
+    Raises:
+        RuntimeError: the file could not be had; says why and how to put it there by hand.
+    """
+    path = Path(path)
+    if path.is_file() and sha256_of(path) == sha256:
+        return path
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(path.name + ".lock")):
+            if path.is_file():
+                found = sha256_of(path)
+                if found == sha256:  # another process was faster
+                    return path
+                warnings.warn(
+                    f"{path} has SHA-256 {found}, expected {sha256}: damaged or another file; "
+                    "downloading it again",
+                    stacklevel=3,
+                )
+            _transfer_checked(url, part, sha256, attempts, backoff_s, timeout_s)
+            os.replace(part, path)
+    except (RuntimeError, OSError) as error:
+        what = "store" if isinstance(error, OSError) else "download"
+        raise RuntimeError(
+            f"cannot {what} {url}: {error}.\n"
+            f"Expected file: {path} (SHA-256 {sha256}).\n"
+            "Put the file there by hand, name another cache folder with the environment variable "
+            f"{CACHE_VARIABLE}, or give the path of a local checkpoint instead of the name"
+        ) from error
+    return path

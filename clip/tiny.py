@@ -1,0 +1,132 @@
+"""The embedded backbone: its file format and how it becomes an ordinary CLIP state dict.
+
+The file is safetensors with the keys of OpenAI's state dict and float16 values. Only the token
+table is stored differently, since most of its rows are never trained: `token_embedding.ids`
+(int32, ascending) and `token_embedding.rows` hold the trained rows. The metadata say how many rows
+the whole table has (`vocab_size`) and, if the others are to be random instead of zero, the seed and
+standard deviation to draw them with (`token_seed`, `token_std`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .download import replacing, sha256_of
+
+URL = "embedded:tiny"
+WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+
+TABLE = "token_embedding.weight"
+IDS = "token_embedding.ids"
+ROWS = "token_embedding.rows"
+# safetensors writes several metadata keys in random order; a single one keeps files reproducible.
+METADATA = "clip"
+
+
+def is_packed(path: str | Path) -> bool:
+    """Tell whether a safetensors file stores its token table sparsely, as `pack` writes it."""
+    with safe_open(path, framework="pt") as file:
+        return IDS in file.keys()
+
+
+def pack(
+    state_dict: Mapping[str, torch.Tensor],
+    ids: Sequence[int] | torch.Tensor,
+    path: str | Path,
+    metadata: Mapping[str, object] | None = None,
+) -> None:
+    """Write a CLIP state dict as a small file; the same input gives the same bytes.
+
+    Args:
+        state_dict: full state dict with OpenAI's keys; floating-point values become float16.
+        ids: token ids whose rows of the token table are kept, in any order.
+        path: file to create or replace.
+        metadata: JSON-like notes. `token_seed` (int) with `token_std` (float) make `unpack` draw
+            the other rows from N(0, token_std^2); without them these rows are zero.
+
+    Raises:
+        ValueError: an id is repeated or outside the table, only one of `token_seed` and
+            `token_std` is given, or a value does not fit in float16.
+    """
+    notes = dict(metadata or {})
+    if ("token_seed" in notes) != ("token_std" in notes):
+        raise ValueError("metadata needs both token_seed and token_std, or neither")
+    table = state_dict[TABLE]
+    ids = torch.as_tensor(ids, dtype=torch.int64).cpu().sort().values
+    if len(ids.unique()) != len(ids):
+        raise ValueError(f"ids names {len(ids) - len(ids.unique())} tokens more than once")
+    if len(ids) and not 0 <= ids[0] <= ids[-1] < len(table):
+        raise ValueError(
+            f"ids reach from {ids[0]} to {ids[-1]}, but {TABLE} has rows 0 to {len(table) - 1}"
+        )
+    tensors = {key: value for key, value in state_dict.items() if key != TABLE}
+    tensors[ROWS] = table[ids.to(table.device)]
+    for key, value in tensors.items():
+        value = value.detach().cpu()
+        if value.is_floating_point():
+            value = value.half()
+            if not value.isfinite().all():
+                raise ValueError(f"{key} holds values that are not finite in float16")
+        tensors[key] = value.contiguous().clone()
+    tensors[IDS] = ids.int()
+    notes["vocab_size"] = len(table)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA: json.dumps(notes, sort_keys=True)})
+
+
+def unpack(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a file written by `pack` as a full state dict in float32 (integers stay integers).
+
+    Args:
+        path: the packed file.
+
+    Returns:
+        State dict with OpenAI's keys, `token_embedding.weight` with all its rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not one that `pack` wrote.
+        safetensors.SafetensorError: the file is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        notes = (file.metadata() or {}).get(METADATA)
+        state_dict = {key: file.get_tensor(key) for key in file.keys()}
+    if notes is None or IDS not in state_dict or ROWS not in state_dict:
+        raise ValueError(f"{path} lacks {IDS}, {ROWS} or the metadata {METADATA!r}: not packed")
+    notes = json.loads(notes)
+    state_dict = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
+    ids, rows = state_dict.pop(IDS).long(), state_dict.pop(ROWS)
+    shape = (notes["vocab_size"], rows.shape[1])
+    if "token_seed" in notes:
+        # RandomState and not a torch generator: NumPy has frozen its stream for good.
+        noise = np.random.RandomState(notes["token_seed"]).standard_normal(shape)
+        table = torch.from_numpy((noise * notes["token_std"]).astype(np.float32))
+    else:
+        table = torch.zeros(shape)
+    table[ids] = rows
+    state_dict[TABLE] = table
+    return state_dict
+
+
+def expand(root: Path, source: Path = WEIGHTS) -> Path:
+    """Write the embedded backbone as a plain state-dict file that `torch.load` reads.
+
+    Args:
+        root: folder for the file, whose name holds the hash of `source`.
+        source: packed file.
+
+    Returns:
+        Path of the file, written before or now.
+    """
+    target = root / f"{source.stem}-{sha256_of(source)[:16]}.pt"
+    if not target.is_file():
+        with replacing(target) as temporary:
+            torch.save(unpack(source), temporary)
+    return target
