@@ -1,0 +1,421 @@
+"""Results out of logs: mean and spread over seeds, base, new and their harmonic mean H.
+
+Without a directory, everything below ``output/`` becomes tables: base-to-new, few-shot, and models
+tested on other data sets. With a directory, upstream's behaviour: the mean over the runs in it.
+
+    python parse_test_res.py
+    python parse_test_res.py --format latex
+    python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
+
+A log counts when it shows a result after the end of the training (both ``Finish training`` and
+``Finished training`` mark it), or, in a log of a test, after ``=> result``. Of several logs of one
+run the newest that counts is read. Logs that do not count are named on the standard error output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from tabulate import tabulate
+
+TRAIN_END = re.compile(r"Finish(ed)? training")
+TEST_END = re.compile(r"=> result")
+# Written with the arguments of a run that only tests, so that its log has no end of a training.
+EVAL_ONLY = "eval_only: True"
+
+
+class BadLog(Exception):
+    """A run without a usable log; the text says why."""
+
+
+def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
+    """Return the last value of a metric in a finished log, in percent.
+
+    Args:
+        path: the log.
+        keyword: the metric: accuracy, error, macro_f1 or average.
+        test_log: whether it is the log of a test; None lets the log tell.
+
+    Raises:
+        BadLog: when the log is unfinished or holds no such value.
+    """
+    lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines()]
+    if test_log is None:
+        test_log = EVAL_ONLY in lines
+    gate = TEST_END if test_log else TRAIN_END
+    starts = [number for number, line in enumerate(lines) if gate.fullmatch(line)]
+    if not starts:
+        raise BadLog("unfinished")
+    value = None
+    for line in lines[starts[0] :]:
+        match = re.search(rf"\* {re.escape(keyword)}: ([\d.eE+-]+|nan|inf)%", line)
+        if match:
+            value = match[1]
+    if value is None:
+        raise BadLog(f"no {keyword} after its end line")
+    try:
+        number = float(value)
+    except ValueError:
+        raise BadLog(f"{keyword} is {value!r}, not a number") from None
+    if not math.isfinite(number):
+        raise BadLog(f"{keyword} is {value}")
+    return number
+
+
+def read_run(folder: Path, keyword: str, test_log: bool | None) -> tuple[Path, float]:
+    """Return the newest log of a run that counts, and its value in percent.
+
+    Args:
+        folder: run folder with ``log.txt`` and, from repeated runs, ``log.txt-<date>``.
+        keyword: the metric.
+        test_log: whether these are logs of a test; None lets them tell.
+
+    Raises:
+        BadLog: when no log counts; the text is about the newest.
+    """
+    # A repeated run adds its date to the name, so the order of names is that of time.
+    logs = sorted(path for path in folder.glob("log.txt*") if path.is_file())
+    if not logs:
+        raise BadLog(f"{folder}: no log.txt")
+    reasons = []
+    for path in reversed(logs):
+        try:
+            return path, read_log(path, keyword, test_log)
+        except BadLog as reason:
+            reasons.append(f"{path}: {reason}")
+    raise BadLog(reasons[0])
+
+
+def spread(values: list[float], ci95: bool) -> float:
+    """Return the population standard deviation of values, or the half width of its 95% interval."""
+    std = pstdev(values)
+    return 1.96 * std / math.sqrt(len(values)) if ci95 else std
+
+
+def harmonic(base: float, new: float) -> float:
+    """Return the harmonic mean of two accuracies; 0 when both are."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+# --- one directory, as upstream -------------------------------------------------------------------
+
+
+def summarize(directory: Path, args: argparse.Namespace) -> float | None:
+    """Print the mean over the runs of a directory.
+
+    Args:
+        directory: its sub-folders are runs.
+        args: the parsed command line.
+
+    Returns:
+        The mean in percent; None when no run counts.
+    """
+    print(f"Parsing files in {directory}")
+    values = []
+    for folder in visible_folders(directory):
+        try:
+            path, value = read_run(folder, args.keyword, args.test_log)
+        except BadLog as reason:
+            print(f"skipped: {reason}", file=sys.stderr)
+            continue
+        print(f"file: {path}. {args.keyword}: {value:.2f}%. ")
+        values.append(value)
+    if not values:
+        return None
+    mean = fmean(values)
+    print("===")
+    print(f"Summary of directory: {directory}")
+    print(f"* {args.keyword}: {mean:.2f}% +- {spread(values, args.ci95):.2f}%")
+    print("===")
+    return mean
+
+
+def visible_folders(directory: Path) -> list[Path]:
+    """Return the sub-folders of a directory in the order of their names."""
+    return sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def parse_directory(args: argparse.Namespace) -> None:
+    """Do what upstream's script does with a directory.
+
+    Raises:
+        FileNotFoundError: when the directory does not exist or no run in it counts.
+    """
+    directory = Path(args.directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no directory {directory}")
+    experiments = visible_folders(directory) if args.multi_exp else [directory]
+    means = [m for e in experiments if (m := summarize(e, args)) is not None]
+    if not means:
+        flag = "" if args.test_log else "; --test-log reads the logs of tests"
+        raise FileNotFoundError(f"Nothing found in {directory}{flag}")
+    if args.multi_exp:
+        print(f"Average performance\n* {args.keyword}: {fmean(means):.2f}%")
+
+
+# --- everything below output/ as tables -----------------------------------------------------------
+
+# Run folders below the output folder, by protocol. `part` is what was tested.
+LAYOUTS = {
+    "base2new": [
+        r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
+        r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
+    ],
+    "cross": [
+        r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<extra>(/[^/]+)*)"
+        r"/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
+    ],
+    "fewshot": [
+        r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
+        r"(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
+    ],
+}
+TITLES = {
+    "base2new": "Base-to-new",
+    "cross": "Trained on ImageNet, tested on other data sets",
+    "fewshot": "Few-shot",
+}
+# The part that holds the base accuracy is the training run; where a published model was only
+# tested, test_base.
+PARTS = {"train_base": "base", "test_base": "base", "test_new": "new", None: "accuracy"}
+METRICS = {"base2new": ("base", "new"), "cross": ("accuracy",), "fewshot": ("accuracy",)}
+
+
+@dataclass(frozen=True, order=True)
+class Method:
+    """A row of a table: one trainer in one configuration."""
+
+    trainer: str
+    config: str
+    shots: int
+
+    def __str__(self) -> str:
+        return f"{self.trainer} {self.config} ({self.shots} shots)"
+
+
+# protocol -> data set -> method -> metric -> seed -> percent
+Scores = dict[str, dict[str, dict[Method, dict[str, dict[int, float]]]]]
+
+
+def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
+    """Return all finished results below a folder.
+
+    Args:
+        output: folder in the layout of the scripts (and of upstream's).
+        keyword: the metric.
+        note: called with one line for every run that does not count.
+    """
+    scores: Scores = {p: defaultdict(lambda: defaultdict(dict)) for p in LAYOUTS}
+    # train_base sorts after test_base, so that a training run has the last word.
+    for folder in sorted({log.parent for log in output.rglob("log.txt*")}):
+        name = folder.relative_to(output).as_posix()
+        found = [
+            (protocol, match)
+            for protocol, patterns in LAYOUTS.items()
+            for pattern in patterns
+            if (match := re.fullmatch(pattern, name))
+        ]
+        if not found:
+            note(f"skipped: {folder}: not the layout of a known protocol")
+            continue
+        protocol, match = found[0]
+        part = match.groupdict().get("part")
+        test_log = True if part in ("test_base", "test_new") or protocol == "cross" else None
+        try:
+            _, value = read_run(folder, keyword, test_log)
+        except BadLog as reason:
+            note(f"skipped: {reason}")
+            continue
+        config = match["config"] + match.groupdict().get("extra", "")
+        method = Method(match["trainer"], config, int(match["shots"]))
+        metrics = scores[protocol][match["dataset"]][method]
+        metrics.setdefault(PARTS[part], {})[int(match["seed"])] = value
+    return scores
+
+
+@dataclass
+class Row:
+    """One line of a table; accuracies and their spreads in percent."""
+
+    protocol: str
+    dataset: str
+    method: Method
+    seeds: list[int]
+    mean: dict[str, float] = field(default_factory=dict)
+    std: dict[str, float] = field(default_factory=dict)
+
+
+def make_row(
+    protocol: str,
+    dataset: str,
+    method: Method,
+    by_seed: dict[str, dict[int, float]],
+    ci95: bool,
+) -> Row:
+    """Return means and spreads over seeds, with H for base and new.
+
+    Args:
+        protocol: key of LAYOUTS.
+        dataset: name of the data set.
+        method: the row's trainer and configuration.
+        by_seed: for every metric, seed -> percent; all of the same seeds where there are both.
+        ci95: 95% intervals instead of standard deviations.
+    """
+    seeds = sorted(next(iter(by_seed.values())))
+    row = Row(protocol, dataset, method, seeds)
+    for metric, values in by_seed.items():
+        row.mean[metric] = fmean(values.values())
+        row.std[metric] = spread(list(values.values()), ci95)
+    if {"base", "new"} <= by_seed.keys():
+        # As papers print it: H of the mean accuracies. Its spread is that of the seeds' H.
+        row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
+        each = [harmonic(by_seed["base"][seed], by_seed["new"][seed]) for seed in seeds]
+        row.std["H"] = spread(each, ci95)
+    return row
+
+
+def pair_seeds(
+    by_seed: dict[str, dict[int, float]], where: str, note: Callable[[str], None]
+) -> dict[str, dict[int, float]]:
+    """Return base and new of those seeds that have both, naming the other seeds.
+
+    Args:
+        by_seed: base and/or new, seed -> percent.
+        where: data set and method, for the message.
+        note: called with one line for every seed that misses one of them.
+
+    Returns:
+        The paired values; what there is when no seed has both.
+    """
+    base, new = by_seed.get("base", {}), by_seed.get("new", {})
+    for seed in sorted(base.keys() ^ new.keys()):
+        have, lack = ("base", "new") if seed in base else ("new", "base")
+        note(f"incomplete: {where}, seed {seed}: only {have}, no {lack}")
+    both = sorted(base.keys() & new.keys())
+    if not both:
+        return by_seed
+    return {"base": {s: base[s] for s in both}, "new": {s: new[s] for s in both}}
+
+
+def family(method: Method) -> Method:
+    """Return the method without the number of epochs in its configuration's name.
+
+    Some methods train longer on some data sets or shots (``vit_b16``, ``vit_b16_ep50``), and one
+    average covers them all.
+    """
+    return Method(method.trainer, re.sub(r"_ep\d+", "", method.config), method.shots)
+
+
+def join_families(
+    scores: dict[str, dict[Method, dict[str, dict[int, float]]]],
+) -> dict[Method, dict[str, dict[str, dict[int, float]]]]:
+    """Return method -> data set -> results, configurations that differ in epochs taken as one.
+
+    They are kept apart where one data set has results of two of them.
+    """
+    members: dict[Method, set[Method]] = defaultdict(set)
+    clashing = set()
+    for methods in scores.values():
+        seen = set()
+        for method in methods:
+            members[family(method)].add(method)
+            if family(method) in seen:
+                clashing.add(family(method))
+            seen.add(family(method))
+    joined: dict[Method, dict] = defaultdict(dict)
+    for dataset, methods in scores.items():
+        for method, results in methods.items():
+            one = family(method)
+            if one in clashing or len(members[one]) == 1:
+                one = method
+            joined[one][dataset] = results
+    return joined
+
+
+def average_rows(
+    protocol: str,
+    scores: dict[str, dict[Method, dict[str, dict[int, float]]]],
+    ci95: bool,
+    note: Callable[[str], None],
+) -> list[Row]:
+    """Return the averages over data sets of methods that cover the same ones.
+
+    A method that misses data sets which others of its kind cover is named and left out: its
+    average would be of something else.
+
+    Args:
+        protocol: key of LAYOUTS.
+        scores: data set -> method -> metric -> seed -> percent, seeds paired.
+        ci95: 95% intervals instead of standard deviations.
+        note: called with one line for every method that is left out.
+    """
+    wanted = set(METRICS[protocol])
+    complete = {
+        dataset: {method: r for method, r in methods.items() if r.keys() >= wanted}
+        for dataset, methods in scores.items()
+    }
+    joined = join_families(complete)
+    covers = {method: frozenset(by_dataset) for method, by_dataset in joined.items()}
+    rows = []
+    for method, by_dataset in sorted(joined.items()):
+        cover = covers[method]
+        larger = [other for other in covers.values() if other > cover]
+        if larger:
+            missing = sorted(max(larger, key=lambda c: (len(c), sorted(c))) - cover)
+            note(f"not averaged: {TITLES[protocol]}, {method} lacks {', '.join(missing)}")
+            continue
+        if len(cover) < 2:
+            continue
+        name = f"average of {', '.join(sorted(cover))}"
+        parts = {d: make_row(protocol, d, method, r, ci95) for d, r in by_dataset.items()}
+        seeds = sorted(set.intersection(*(set(part.seeds) for part in parts.values())))
+        if seeds:
+            by_seed = {
+                metric: {s: fmean(by_dataset[d][metric][s] for d in cover) for s in seeds}
+                for metric in METRICS[protocol]
+            }
+            row = make_row(protocol, name, method, by_seed, ci95)
+        else:
+            row = Row(protocol, name, method, [])
+        # The mean is that of the data sets' rows, whichever seeds these have.
+        for metric in METRICS[protocol]:
+            row.mean[metric] = fmean(part.mean[metric] for part in parts.values())
+        if protocol == "base2new":
+            row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
+        rows.append(row)
+    return rows
+
+
+def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[Row]:
+    """Return the rows of all tables, data set by data set and then the averages."""
+    rows = []
+    for protocol, datasets in scores.items():
+        paired = {
+            dataset: {
+                method: pair_seeds(r, f"{TITLES[protocol]}, {dataset}, {method}", note)
+                if protocol == "base2new"
+                else r
+                for method, r in methods.items()
+            }
+            for dataset, methods in datasets.items()
+        }
+        for dataset, methods in sorted(paired.items()):
+            for method, by_seed in sorted(methods.items()):
+                if len({frozenset(v) for v in by_seed.values()}) > 1:
+                    # base and new of different seeds: two lines rather than one that mixes them
+                    for metric, values in by_seed.items():
+                        rows.append(make_row(protocol, dataset, method, {metric: values}, ci95))
+                else:
+                    rows.append(make_row(protocol, dataset, method, by_seed, ci95))
+        rows += average_rows(protocol, paired, ci95, note)
+    return rows

@@ -1,0 +1,10 @@
+# shellcheck shell=bash disable=SC2034
+TRAINER=MMLoP
+TRAINS=yes
+
+config_for() { # PROTOCOL DATASET SHOTS
+    case $1 in
+    base2new_*) echo vit_b16_base2new ;;
+    fewshot) echo vit_b16_fewshot ;;
+    esac
+}

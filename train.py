@@ -1,0 +1,248 @@
+"""Train or test one prompt learner: arguments -> config -> trainer -> train or test.
+
+The command line and its precedence are those of CoOp's ``train.py``: built-in defaults, data set
+file, trainer file, options, trailing ``KEY VALUE`` pairs; the later one wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from dassl.engine import TrainerBase
+
+# torch and everything that imports it is imported inside the functions: --help and a mistyped
+# option answer at once.
+
+# What a wrong argument, config or missing file raises while the trainer is being built. Whatever
+# else happens there, and anything that happens during training, keeps its traceback.
+USER_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
+
+# option -> config key, for the options that only set a config value
+OPTION_KEYS = {
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "seed": "SEED",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description="Train or test one trainer on one data set.",
+        epilog="Later wins: defaults, data set file, trainer file, options, KEY VALUE pairs.",
+    )
+    add = parser.add_argument
+    add("--root", metavar="DIR", help="folder that holds the data sets")
+    add("--output-dir", metavar="DIR", help="folder for the log and the checkpoints")
+    add("--resume", metavar="DIR", help="resume from this folder instead of the output folder")
+    add("--seed", type=int, help="seed of a reproducible run (negative or not given: unseeded)")
+    add("--source-domains", nargs="+", metavar="NAME", help="source domains")
+    add("--target-domains", nargs="+", metavar="NAME", help="target domains")
+    add("--transforms", nargs="+", metavar="NAME", help="training transforms")
+    add("--config-file", metavar="YAML", help="settings of the trainer")
+    add("--dataset-config-file", metavar="YAML", help="settings of the data set")
+    add("--trainer", metavar="NAME", help="name of the trainer")
+    add("--backbone", metavar="NAME", help="name of the backbone")
+    add("--head", metavar="NAME", help="name of the head")
+    add("--eval-only", action="store_true", help="test only")
+    add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
+    add("--load-epoch", type=int, metavar="N", help="epoch to load (default: the best model)")
+    add("--no-train", action="store_true", help="build the trainer without training it")
+    add("--traceback", action="store_true", help="show where an error in the settings arose")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
+    return parser
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return a hint naming the entry of ``names`` closest to ``name``, or nothing."""
+    lower = {n.lower(): n for n in names}
+    match = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
+    return f"; did you mean {lower[match[0]]}?" if match else ""
+
+
+def require_file(path: str, option: str) -> None:
+    """Check that a config file exists.
+
+    Args:
+        path: the file.
+        option: command-line option that named it.
+
+    Raises:
+        FileNotFoundError: when it does not, with the nearest name that does.
+    """
+    file = Path(path)
+    if file.is_file():
+        return
+    folder, name = file.parent, file.name
+    while not folder.is_dir():
+        folder, name = folder.parent, folder.name
+    names = sorted(entry.name for entry in folder.iterdir())
+    hint = nearest(name, names) or f"; it has {', '.join(names) or 'no files'}"
+    raise FileNotFoundError(f"{option}: no file {path!r}: {folder} has no {name!r}{hint}")
+
+
+def check_opts(opts: list[str], cfg: CfgNode) -> None:
+    """Check that the trailing words are ``KEY VALUE`` pairs.
+
+    Args:
+        opts: the words after the options.
+        cfg: the config; one of its keys in the place of a value tells that the value is missing.
+
+    Raises:
+        ValueError: when a key has no value, or an option comes after the pairs.
+    """
+    for word in opts:
+        if word.startswith("--"):
+            raise ValueError(f"{word} comes after the KEY VALUE pairs: put options before them")
+    sections = tuple(f"{name}." for name, node in cfg.items() if isinstance(node, dict))
+    for index in range(0, len(opts), 2):
+        key, *value = opts[index : index + 2]
+        if not key or not value or value[0].startswith(sections):
+            raise ValueError(
+                f"KEY VALUE pairs: {key or 'an empty word'} has no value (in {' '.join(opts)!r}); "
+                "is a shell variable unset?"
+            )
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """Return the frozen config of a run.
+
+    Args:
+        args: the parsed command line.
+
+    Raises:
+        KeyError: for unknown config keys.
+        ValueError: for values of the wrong type, and unknown trainers or data sets.
+        FileNotFoundError: for config files or a folder to resume from that do not exist.
+    """
+    import datasets
+    import trainers
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.utils import check_availability
+
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    for path, option in (
+        (args.dataset_config_file, "--dataset-config-file"),
+        (args.config_file, "--config-file"),
+    ):
+        if path is not None:
+            require_file(path, option)
+            cfg.merge_from_file(path)
+    for option, key in OPTION_KEYS.items():
+        value = getattr(args, option)
+        if value is not None:
+            cfg.merge_from_list([key, value])
+    check_opts(args.opts, cfg)
+    cfg.merge_from_list(args.opts)
+
+    # Checked here as well as where they are built, so that a typo leaves no log behind.
+    for name, option, registry in (
+        (cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY),
+        (cfg.DATASET.NAME, "--dataset-config-file", DATASET_REGISTRY),
+    ):
+        names = registry.registered_names()
+        if not name:
+            raise ValueError(f"{option} is missing; there are {', '.join(sorted(names))}")
+        check_availability(name, names)
+    if cfg.RESUME and not Path(cfg.RESUME).is_dir():
+        raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
+    cfg.freeze()
+    return cfg
+
+
+def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Print the arguments, the config (of this trainer only) and the environment."""
+    from dassl.config import clean_cfg
+    from dassl.utils import collect_env_info
+
+    print("***************\n** Arguments **\n***************")
+    for key, value in sorted(vars(args).items()):
+        print(f"{key}: {value}")
+    shown = cfg.clone()
+    shown.defrost()
+    clean_cfg(shown, cfg.TRAINER.NAME)
+    print(f"************\n** Config **\n************\n{shown}")
+    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n", flush=True)
+
+
+def build(args: argparse.Namespace) -> TrainerBase:
+    """Return the trainer the command line asks for; with ``--eval-only``, its weights loaded.
+
+    Args:
+        args: the parsed command line.
+    """
+    cfg = setup_cfg(args)
+
+    import torch
+
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed, setup_logger
+
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    print_settings(args, cfg)
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    return trainer
+
+
+def describe(error: Exception) -> str:
+    """Return an exception's message on one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: install requirements.txt (bash scripts/setup.sh does) and use its python"
+    # str() of a KeyError quotes its message.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: its words; those of the process when None.
+
+    Returns:
+        Exit status: 0, or 2 for settings that cannot work.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        trainer = build(args)
+    except USER_ERRORS as error:
+        bare_key = isinstance(error, KeyError) and " " not in str(error)
+        if args.traceback or bare_key:  # a bare key is a lookup that failed, not a message
+            raise
+        sys.stdout.flush()
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return 2
+    if args.eval_only:
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
