@@ -1,4 +1,4 @@
-"""Transformer blocks with OpenAI's parameter names, batch first, on scaled-dot-product attention."""
+"""Transformer blocks under OpenAI's parameter names, batch first, on PyTorch's fused attention."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.width, self.layers, self.causal = width, layers, causal
-        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
+        self.resblocks = nn.Sequential(
+            *(ResidualAttentionBlock(width, heads) for _ in range(layers))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Run a whole **length-first** sequence, ``(length, N, d)``, as upstream's callers do."""

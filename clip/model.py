@@ -207,10 +207,12 @@ class CLIP(nn.Module):
     ) -> tuple[Tensor, int, SuffixLayout]:
         if prompt.tokens.shape[-1] != x.shape[-1]:
             raise ValueError(
-                f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of width {x.shape[-1]}"
+                f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of {x.shape[-1]}"
             )
         if plan.in_prefix(prompt, n_prefix):
-            shared = Prompt(prompt.tokens.reshape(-1, *prompt.tokens.shape[-2:]), prompt.at, prompt.drop)
+            shared = Prompt(
+                prompt.tokens.reshape(-1, *prompt.tokens.shape[-2:]), prompt.at, prompt.drop
+            )
             return splice(x, shared), n_prefix + prompt.length - prompt.drop, layout
         x, lengths = splice_packed(x, prompt, n_prefix, layout)
         return x, n_prefix, text.layout(lengths)
@@ -309,7 +311,9 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
         raise ValueError(f"not a CLIP state dict: {', '.join(missing)} missing")
 
     def blocks(prefix: str) -> int:
-        return len({key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)})
+        return len(
+            {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
+        )
 
     if "visual.proj" in state_dict:
         width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape

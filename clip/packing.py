@@ -187,9 +187,7 @@ def _first(prompt: Prompt) -> int:
 
 def _inside(prompt: Prompt, n_prefix: int) -> bool:
     per_class = prompt.tokens.dim() > 2 and prompt.tokens.shape[-3] > 1
-    return (
-        isinstance(prompt.at, int) and not per_class and 0 < prompt.at <= n_prefix - prompt.drop
-    )
+    return isinstance(prompt.at, int) and not per_class and 0 < prompt.at <= n_prefix - prompt.drop
 
 
 def splice_packed(

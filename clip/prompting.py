@@ -38,7 +38,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.tokens.dim() not in (2, 3, 4):
             raise ValueError(
-                f"prompt tokens must have 2, 3 or 4 dimensions, got shape {tuple(self.tokens.shape)}"
+                f"prompt tokens have 2, 3 or 4 dimensions, not shape {tuple(self.tokens.shape)}"
             )
         if self.drop < 0:
             raise ValueError(f"a prompt cannot drop {self.drop} tokens: use 0 or more")
@@ -97,7 +97,9 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
     """
     tokens = prompt.tokens
     if tokens.shape[-1] != x.shape[-1]:
-        raise ValueError(f"prompt of width {tokens.shape[-1]} for an encoder of width {x.shape[-1]}")
+        raise ValueError(
+            f"prompt of width {tokens.shape[-1]} for an encoder of width {x.shape[-1]}"
+        )
     if tokens.dim() == 4 or (tokens.dim() == 3 and tokens.shape[0] not in (1, x.shape[0])):
         raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
     length = x.shape[1]
