@@ -1,0 +1,22 @@
+"""Prompt methods. Every module here is imported, so a new method registers by being a file."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the defaults that the registered methods declare, and those that all of them share."""
+    #: largest norm of the gradient over all trained parameters; 0 leaves gradients as they are
+    cfg.OPTIM.CLIP_GRAD_NORM = 0.0
+    for name in TRAINER_REGISTRY.registered_names():
+        declare = getattr(TRAINER_REGISTRY.get(name), "extend_cfg", None)
+        if declare is not None:
+            declare(cfg)

@@ -1,0 +1,242 @@
+"""What every prompt method shares: build, freeze, precision, step, save, load."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip.clip import load_state_dict
+from clip.model import CLIP, build_model
+from dassl.config import CfgNode
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights, save_checkpoint
+
+from .learner import PromptLearner
+from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
+
+#: version of the learner checkpoints' layout, stored in each of them
+CHECKPOINT_VERSION = 1
+
+
+def load_clip(cfg: CfgNode) -> CLIP:
+    """The CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, weights as OpenAI stores them.
+
+    Raises:
+        ValueError: unknown name, or ``INPUT.SIZE`` differs from the backbone's resolution.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if not name:
+        raise ValueError("MODEL.BACKBONE.NAME is empty: name a CLIP, e.g. --backbone ViT-B/16")
+    clip = build_model(load_state_dict(name))
+    side = clip.visual.input_resolution
+    if tuple(cfg.INPUT.SIZE) != (side, side):
+        raise ValueError(
+            f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but backbone {name!r} takes {side} x {side} "
+            f'pixels: set INPUT.SIZE "({side}, {side})"'
+        )
+    return clip
+
+
+class PromptTrainer(TrainerX):
+    """Trains one :class:`PromptLearner` on a frozen CLIP.
+
+    A method sets ``node``, declares its config defaults in ``extend_cfg``, builds its learner in
+    ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
+    """
+
+    #: name of the method's config node under TRAINER
+    node: str
+    #: folder of the learner's checkpoints in a run folder
+    model_name = "prompt_learner"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        """Declare config defaults; a method overrides this with its own node."""
+
+    @property
+    def node_cfg(self) -> CfgNode:
+        """The method's own part of the config."""
+        return self.cfg.TRAINER[self.node]
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        precision = cfg.TRAINER[self.node].PREC
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
+            )
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
+        """The method's learner for this CLIP; reads ``self.node_cfg``."""
+        raise NotImplementedError
+
+    def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:
+        """Optimiser groups, where parameters differ in learning rate; ``None`` is one group."""
+        return None
+
+    def build_model(self) -> None:
+        cfg, classnames = self.cfg, self.dm.dataset.classnames
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        clip = load_clip(cfg).float().to(self.device)
+        learner = self.build_learner(clip, classnames).to(self.device)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        self.model = PromptedCLIP(clip, learner, classnames, self.node_cfg.PREC)
+        print(f"Trainable parameters: {count_num_param(learner):,}")
+
+        self.optim = build_optimizer(learner, cfg.OPTIM, self.param_groups(learner))
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.model_name, learner, self.optim, self.sched)
+        # float16 gradients of automatic mixed precision need their loss scaled up
+        scaled = self.node_cfg.PREC == "amp"
+        self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+
+    def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and its terms for the log.
+
+        Args:
+            prediction: prompted features and logits.
+            label: ``(B,)`` class indices.
+        """
+        return F.cross_entropy(prediction.logits, label), {}
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        image, label = self.parse_batch_train(batch)
+        prediction = self.model.predict(image)
+        loss, terms = self.loss(prediction, label)
+        self.detect_anomaly(loss)
+        self.step(loss)
+        summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {name: float(value.detach()) for name, value in summary.items()}
+
+    def step(self, loss: Tensor) -> None:
+        """Backward pass, gradient clipping when asked for, optimiser step."""
+        self.optim.zero_grad()
+        if self.scaler is None:
+            loss.backward()
+        else:
+            self.scaler.scale(loss).backward()
+        if self.cfg.OPTIM.CLIP_GRAD_NORM > 0:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optim)
+            torch.nn.utils.clip_grad_norm_(
+                self.model.learner.parameters(), self.cfg.OPTIM.CLIP_GRAD_NORM
+            )
+        if self.scaler is None:
+            self.optim.step()
+        else:
+            self.scaler.step(self.optim)
+            self.scaler.update()
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Save the learner (not CLIP), optimiser and schedule with what is needed to load them."""
+        for name in self.get_model_names():
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": self._optims[name].state_dict(),
+                "scheduler": self._scheds[name].state_dict(),
+                "val_result": val_result,
+                "meta": self.checkpoint_meta(),
+            }
+            save_checkpoint(
+                state, osp.join(directory, name), is_best=is_best, model_name=model_name
+            )
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """Plain values that say what a checkpoint is."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "method": self.cfg.TRAINER.NAME,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "classnames": list(self.model.classnames),
+            "config": self.cfg.dump(),
+            "torch": torch.__version__,
+        }
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load a learner trained before, also one trained on other classes.
+
+        Args:
+            directory: run folder; empty loads nothing.
+            epoch: number of the epoch; ``None`` for the best model.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+            ValueError: a checkpoint of another method, backbone or width.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        for name in self.get_model_names():
+            path = osp.join(directory, name, file)
+            if not osp.exists(path):
+                raise FileNotFoundError(f"No model at {path}{self._found(directory, name)}")
+            checkpoint = load_checkpoint(path)
+            self._check_meta(checkpoint.get("meta", {}), path)
+            self._load_learner(self._models[name], checkpoint["state_dict"], path)
+            print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
+
+    @staticmethod
+    def _found(directory: str, name: str) -> str:
+        folder = osp.join(directory, name)
+        if not osp.isdir(folder):
+            return f": the folder {folder} does not exist. Train first, or correct --model-dir"
+        with_models = sorted(f for f in os.listdir(folder) if f.startswith("model"))
+        return f". There is: {', '.join(with_models) or 'nothing'}; correct --load-epoch"
+
+    def _check_meta(self, meta: dict[str, Any], path: str) -> None:
+        for key, mine, flag in (
+            ("method", self.cfg.TRAINER.NAME, "--trainer"),
+            ("backbone", self.cfg.MODEL.BACKBONE.NAME, "--backbone"),
+        ):
+            theirs = meta.get(key, mine)
+            if theirs != mine:
+                raise ValueError(
+                    f"{path} was trained with {key} {theirs}, this run has {mine}: "
+                    f"change {flag} or --model-dir"
+                )
+
+    def _load_learner(self, learner: PromptLearner, weights: dict[str, Tensor], path: str) -> None:
+        own = learner.state_dict()
+        # upstream keeps the embedded class names in the checkpoint; they belong to other classes
+        weights = {k: v for k, v in weights.items() if k not in ("token_prefix", "token_suffix")}
+        problems = [f"{key} is missing" for key in own if key not in weights]
+        problems += [f"{key} is not known to this method" for key in weights if key not in own]
+        problems += [
+            f"{key} has shape {tuple(weights[key].shape)}, this run needs {tuple(own[key].shape)}"
+            for key in own
+            if key in weights and own[key].shape != weights[key].shape
+        ]
+        if problems:
+            raise ValueError(
+                f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
+                "and (for class-specific contexts) the classes that it was trained with"
+            )
+        learner.load_state_dict(weights)
+
+
+def warn_ignored(key: str, value: object, reason: str) -> None:
+    """Say that a config value has no effect."""
+    warnings.warn(f"{key} = {value!r} is ignored: {reason}", stacklevel=3)

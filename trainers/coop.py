@@ -1,0 +1,101 @@
+"""CoOp: context optimization, learned words around the class name.
+
+Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv 2109.01134.
+
+As in its code: with CTX_INIT the context has as many vectors as the text has words, N_CTX and CSC
+are ignored (said in a warning here); the length of a class name is counted without the full stop.
+Departures from its code: the context is a float32 parameter in every precision (there: float16 in
+fp16); the checkpoint holds ``ctx`` only, not the embedded class names; CTX_INIT words that are not
+one token each are an error (there: prefix and suffix are cut wrongly).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clip.clip import tokenize
+from clip.model import CLIP
+from clip.prompting import LayerPrompts, Prompt
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer, warn_ignored
+from .learner import PromptLearner, clip_widths, context_init
+
+#: where the class name stands relative to the context
+POSITIONS = ("end", "middle", "front")
+
+
+class ContextLearner(PromptLearner):
+    """Learned context vectors in the input of the text encoder.
+
+    Args:
+        ctx: start value, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
+        position: of the class name: behind the context, in its middle or in front of it.
+        name_lengths: tokens of every class name; needed for ``middle`` and ``front``.
+    """
+
+    template = "{}."
+
+    def __init__(self, ctx: Tensor, position: str, name_lengths: Sequence[int]) -> None:
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        self.position, self.name_lengths = position, tuple(name_lengths)
+
+    def text_prompts(self) -> LayerPrompts:
+        if self.position == "end":
+            return {0: Prompt(self.ctx, at=1)}
+        ahead = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
+        behind_name = tuple(1 + ahead + length for length in self.name_lengths)
+        front = (Prompt(self.ctx[..., :ahead, :], at=1),) if ahead else ()
+        return {0: (*front, Prompt(self.ctx[..., ahead:, :], at=behind_name))}
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    """Context optimization."""
+
+    node = "COOP"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.COOP = CfgNode()
+        #: number of context vectors
+        cfg.TRAINER.COOP.N_CTX = 16
+        #: class-specific contexts
+        cfg.TRAINER.COOP.CSC = False
+        #: initial words
+        cfg.TRAINER.COOP.CTX_INIT = ""
+        cfg.TRAINER.COOP.PREC = "fp16"
+        #: end, middle or front
+        cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        if position not in POSITIONS:
+            raise ValueError(
+                f"TRAINER.COOP.CLASS_TOKEN_POSITION is {position!r}: use {', '.join(POSITIONS)}"
+            )
+        if cfg.TRAINER.COOP.N_CTX < 1:
+            raise ValueError(f"TRAINER.COOP.N_CTX is {cfg.TRAINER.COOP.N_CTX}: use 1 or more")
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
+        cfg = self.node_cfg
+        words = cfg.CTX_INIT.replace("_", " ").strip()
+        if words:
+            n_words = len(words.split(" "))
+            if cfg.CSC:
+                warn_ignored("TRAINER.COOP.CSC", True, "CTX_INIT gives a shared context")
+            if cfg.N_CTX != n_words:
+                warn_ignored("TRAINER.COOP.N_CTX", cfg.N_CTX, f"CTX_INIT has {n_words} words")
+            ctx, _ = context_init(clip, words, n_words)
+        else:
+            shape = (cfg.N_CTX, clip_widths(clip).text)
+            ctx = torch.empty((len(classnames), *shape) if cfg.CSC else shape).normal_(std=0.02)
+        names = tokenize([name.replace("_", " ") for name in classnames], truncate=True)
+        name_lengths = (names.argmax(dim=-1) - 1).tolist()
+        return ContextLearner(ctx, cfg.CLASS_TOKEN_POSITION, name_lengths)

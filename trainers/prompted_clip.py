@@ -1,0 +1,176 @@
+"""A frozen CLIP with a prompt learner: images in, logits and features out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP, convert_weights
+from clip.prompting import LayerPrompts
+
+from .learner import PromptLearner, class_prompts
+from .templates import TEACHER_TEMPLATES
+
+#: what PREC may say, and the type of automatic mixed precision it means
+PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward pass gives; features have unit norm, everything is float32.
+
+    ``image`` is the input ``(B, 3, side, side)``, ``image_features`` ``(B, embed_dim)``,
+    ``text_features`` ``(C, embed_dim)`` and ``logits`` ``(B, C)``, scaled.
+    """
+
+    image: Tensor
+    image_features: Tensor
+    text_features: Tensor
+    logits: Tensor
+
+
+def encode_templates(
+    clip: CLIP, classnames: Sequence[str], templates: Sequence[str], unit: bool
+) -> Tensor:
+    """Text features averaged over templates.
+
+    Args:
+        clip: the frozen model.
+        classnames: ``C`` names.
+        templates: texts with one ``{}``.
+        unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
+            average the raw ones (PromptSRC's teacher).
+
+    Returns:
+        ``(C, embed_dim)`` float32, unit norm.
+    """
+    total: Tensor | float = 0.0
+    for template in templates:
+        features = clip.encode_text(class_prompts(clip, classnames, template)).float()
+        total = total + (F.normalize(features, dim=-1) if unit else features)
+    return F.normalize(total / len(templates), dim=-1)
+
+
+class PromptedCLIP(nn.Module):
+    """CLIP plus learner. CLIP is frozen and stays in evaluation mode; only the learner trains.
+
+    Args:
+        clip: any CLIP; its parameters are frozen here.
+        learner: makes the prompts.
+        classnames: the classes to tell apart.
+        precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
+            bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
+
+    Normalisation, logits and losses are float32 in every precision.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        learner: PromptLearner,
+        classnames: Sequence[str],
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        clip = clip.eval().requires_grad_(False).float()
+        if precision == "fp16":
+            convert_weights(clip)
+        self.clip, self.learner = clip, learner
+        self.autocast_dtype = PRECISIONS[precision]
+        self.set_classes(classnames)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Classify among ``classnames`` from now on.
+
+        Raises:
+            ValueError: no name, a name too long, or a learner bound to another number of classes.
+        """
+        n_inserted = 0
+        prompts = self.learner.text_prompts()
+        if prompts:
+            first = prompts.get(0, ())
+            first = first if isinstance(first, tuple | list) else (first,)
+            n_inserted = sum(prompt.length - prompt.drop for prompt in first)
+        self.text = class_prompts(self.clip, classnames, self.learner.template, n_inserted)
+        self.classnames = list(classnames)
+        self._frozen_text: Tensor | None = None
+        self._kept_text: tuple[object, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> PromptedCLIP:
+        """Set the learner's mode; the frozen CLIP stays in evaluation mode (batch norm)."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def _autocast(self, device: torch.device):
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.autocast_dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
+        return self.predict(image).logits
+
+    def predict(self, image: Tensor) -> Prediction:
+        """Prompted features and logits of a batch."""
+        image_features = self.image_features(image)
+        text_features = self.text_features()
+        return Prediction(
+            image, image_features, text_features, self.logits(image_features, text_features)
+        )
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Scaled cosine similarities ``(B, C)`` of unit-norm features."""
+        return self.clip.logit_scale.exp() * image_features @ text_features.t()
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Prompted image features ``(B, embed_dim)``, unit norm."""
+        with self._autocast(image.device):
+            features = self.clip.encode_image(image, self.learner.image_prompts())
+        return F.normalize(features.float(), dim=-1)
+
+    def text_features(self) -> Tensor:
+        """Prompted text features ``(C, embed_dim)``, unit norm.
+
+        Without gradients (evaluation), or without text prompts, they are computed once and kept
+        until a parameter of the learner or the class list changes.
+        """
+        prompts = self.learner.text_prompts()
+        if prompts is not None and torch.is_grad_enabled():
+            return self._encode_text(prompts)
+        state = tuple((id(p), p._version) for p in self.learner.parameters())
+        if self._kept_text is None or self._kept_text[0] != state:
+            with torch.no_grad():
+                self._kept_text = (state, self._encode_text(prompts))
+        return self._kept_text[1]
+
+    def _encode_text(self, prompts: LayerPrompts | None) -> Tensor:
+        with self._autocast(self.text.device):
+            features = self.clip.encode_text(self.text, prompts)
+        features = F.normalize(features.float(), dim=-1)
+        return self.learner.correct_text(features, self.frozen_text_features)
+
+    @torch.no_grad()
+    def frozen_text_features(self) -> Tensor:
+        """The frozen CLIP's text features over the 60 teacher templates ``(C, embed_dim)``.
+
+        Raw features are averaged, then brought to unit norm; computed once per class list.
+        """
+        if self._frozen_text is None:
+            with self._autocast(self.text.device):
+                self._frozen_text = encode_templates(
+                    self.clip, self.classnames, TEACHER_TEMPLATES, unit=False
+                )
+        return self._frozen_text
+
+    @torch.no_grad()
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """The frozen CLIP's features of the same images ``(B, embed_dim)``, unit norm."""
+        with self._autocast(image.device):
+            features = self.clip.encode_image(image)
+        return F.normalize(features.float(), dim=-1)

@@ -1,0 +1,83 @@
+"""Zero-shot CLIP: hand-written templates, nothing trained.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
+arXiv 2103.00020; protocol as in CoOp's code.
+
+Departures from CoOp's code: a data set without a template of its own gets "a photo of a {}."
+(there: an error); building the ensemble twice in a process gives the same templates (there: the
+data set's template is appended once more each time); on the CPU the model runs in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+from .base import load_clip
+from .prompted_clip import encode_templates
+from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template
+
+
+class ZeroshotClassifier(nn.Module):
+    """Scaled cosine similarity of images to fixed text features.
+
+    Args:
+        clip: the frozen model.
+        text_features: ``(C, embed_dim)``, unit norm, float32.
+    """
+
+    def __init__(self, clip: CLIP, text_features: Tensor) -> None:
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("text_features", text_features)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, 3, side, side)`` to logits ``(B, C)``."""
+        features = F.normalize(self.clip.encode_image(image).float(), dim=-1)
+        return self.clip.logit_scale.exp() * features @ self.text_features.t()
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(TrainerX):
+    """One template per data set."""
+
+    def templates(self) -> tuple[str, ...]:
+        """Texts to average over."""
+        return (dataset_template(self.cfg.DATASET.NAME),)
+
+    @torch.no_grad()
+    def build_model(self) -> None:
+        print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")
+        clip = load_clip(self.cfg).requires_grad_(False).to(self.device)
+        if self.device.type == "cpu":
+            clip.float()
+        templates = self.templates()
+        print(f"Templates: {templates}")
+        text = encode_templates(clip, self.dm.dataset.classnames, templates, unit=True)
+        self.model = ZeroshotClassifier(clip, text)
+
+    def train(self) -> None:
+        """Raises: ValueError: there is nothing to train."""
+        raise ValueError(
+            f"{self.cfg.TRAINER.NAME} has nothing to train: add --eval-only (or --no-train)"
+        )
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Nothing is ever saved, so there is nothing to load."""
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """Ensemble: ImageNet's seven selected templates and the data set's own.
+
+    Every feature is brought to unit norm, averaged over the templates, and again.
+    """
+
+    def templates(self) -> tuple[str, ...]:
+        own = () if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
+        return IMAGENET_TEMPLATES_SELECT + own
