@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import re
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,7 @@ def _download(url: str, root: str | Path | None = None) -> str:
     """
     folder = cache_folder(root)
     if url == tiny.URL:
-        return str(tiny.expand(folder))
+        return str(tiny.expand(tiny.WEIGHTS, folder))
     parts = PurePosixPath(urlsplit(url).path).parts
     if len(parts) < 2 or not re.fullmatch(r"[0-9a-f]{64}", parts[-2]):
         raise ValueError(
@@ -280,7 +281,8 @@ def tokenize(
             if not truncate:
                 raise RuntimeError(
                     f"text {i} has {len(row)} tokens with start and end marker, but the context "
-                    f"holds {context_length}: {text!r}. Shorten it or pass truncate=True"
+                    f"holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it or pass "
+                    "truncate=True"
                 )
             row = row[: context_length - 1] + row[-1:]
         ids[i, : len(row)] = torch.tensor(row)

@@ -115,15 +115,15 @@ def unpack(path: str | Path) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def expand(root: Path, source: Path = WEIGHTS) -> Path:
-    """Write the embedded backbone as a plain state-dict file that `torch.load` reads.
+def expand(source: Path, root: Path) -> Path:
+    """Write a packed file as a plain state-dict file that `torch.load` reads.
 
     Args:
-        root: folder for the file, whose name holds the hash of `source`.
         source: packed file.
+        root: folder for the plain file, whose name holds the hash of `source`.
 
     Returns:
-        Path of the file, written before or now.
+        Path of the plain file, written before or now.
     """
     target = root / f"{source.stem}-{sha256_of(source)[:16]}.pt"
     if not target.is_file():
