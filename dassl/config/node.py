@@ -1,0 +1,176 @@
+"""A yacs node with helpful errors and without yacs's number traps."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode as YacsNode
+
+#: key of a YAML file that names the file it builds on
+BASE_KEY = "_BASE_"
+
+
+class ConfigKeyError(KeyError):
+    """Unknown configuration key (a ``KeyError`` whose text is printed as it is)."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class CfgNode(YacsNode):
+    """yacs's ``CfgNode`` with three changes when values are merged from a file or a list.
+
+    * An integer is accepted for a float key and stored as float (``OPTIM.LR 1``).
+    * Text from the command line is kept as text for a string key, also when it reads as a
+      number (``DATASET.ROOT 2024``); ``None`` is still accepted for every key.
+    * An unknown key raises a ``KeyError`` that names the nearest known key, a value of the wrong
+      type a ``ValueError`` that names key, value and expected type. Nothing is merged then: all
+      values of one call are checked before the first is stored.
+    """
+
+    def merge_from_file(self, cfg_filename: str) -> None:
+        """Merge a YAML file.
+
+        Its key ``_BASE_`` may name another file, relative to its own folder, that is read first;
+        what the file itself says wins.
+
+        Args:
+            cfg_filename: path of the file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a YAML mapping, or a value has the wrong type.
+            KeyError: for an unknown key.
+        """
+        self._merge_tree(_read_yaml(cfg_filename), where=f" (in {cfg_filename})")
+
+    def merge_from_other_cfg(self, cfg_other: YacsNode) -> None:
+        """Merge another node; errors as in :meth:`merge_from_file`."""
+        self._merge_tree(cfg_other, where="")
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """Merge ``[key, value, key, value, ...]``, e.g. from the command line.
+
+        Args:
+            cfg_list: dotted keys and values in turn; text values are read as Python literals
+                where they are one.
+
+        Raises:
+            ValueError: if a value is missing or has the wrong type.
+            KeyError: for an unknown key.
+        """
+        if len(cfg_list) % 2:
+            raise ValueError(
+                "config options must come as KEY VALUE pairs, but there is an odd number of words: "
+                f"{' '.join(map(str, cfg_list))!r} (an unset shell variable?)"
+            )
+        found = []
+        for full_key, raw in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
+            if self.key_is_deprecated(full_key):
+                continue
+            if self.key_is_renamed(full_key):
+                self.raise_key_rename_error(full_key)
+            node, key = self._find(full_key, "")
+            found.append((node, key, _coerce(raw, node[key], full_key, "", from_text=True)))
+        for node, key, value in found:
+            node[key] = value
+
+    def _merge_tree(self, tree: dict, where: str) -> None:
+        found = []
+        for full_key, raw in _leaves(tree):
+            if self.key_is_deprecated(full_key):
+                continue
+            if self.key_is_renamed(full_key):
+                self.raise_key_rename_error(full_key)
+            node, key = self._find(full_key, where)
+            if key in node:
+                value = _coerce(raw, node[key], full_key, where, from_text=False)
+            else:
+                value = self._decode_cfg_value(copy.deepcopy(raw))
+            found.append((node, key, value))
+        for node, key, value in found:
+            node[key] = value
+
+    def _find(self, full_key: str, where: str) -> tuple[YacsNode, str]:
+        *parents, key = str(full_key).split(".")
+        node: Any = self
+        for parent in parents:
+            if not isinstance(node, YacsNode) or parent not in node:
+                raise _unknown_key(self, full_key, where)
+            node = node[parent]
+        if isinstance(node, YacsNode) and (key in node or node.is_new_allowed()):
+            return node, key
+        raise _unknown_key(self, full_key, where)
+
+
+def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
+    if os.path.realpath(path) in readers:
+        raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")
+    with open(path, encoding="utf-8") as file:
+        try:
+            tree = yaml.safe_load(file) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold 'KEY: value' lines, found a {type(tree).__name__}")
+    base = tree.pop(BASE_KEY, None)
+    if base is None:
+        return tree
+    base_path = os.path.join(os.path.dirname(path), base)
+    return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)
+
+
+def _overlay(below: dict, above: dict) -> dict:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _overlay(below[key], value) if both else value
+    return merged
+
+
+def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        full_key = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{full_key}.")
+        else:
+            yield full_key, value
+
+
+def _unknown_key(root: YacsNode, full_key: str, where: str) -> ConfigKeyError:
+    known = [key for key, _ in _leaves(root)]
+    near = difflib.get_close_matches(str(full_key), known, n=1, cutoff=0.0)
+    # A right last word in the wrong node says more than a similar spelling.
+    last = str(full_key).rpartition(".")[2]
+    same_name = [key for key in known if key.rpartition(".")[2] == last]
+    if same_name:
+        near = difflib.get_close_matches(str(full_key), same_name, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ConfigKeyError(f"unknown config key {full_key}{where}{hint}")
+
+
+def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> Any:
+    value = CfgNode._decode_cfg_value(copy.deepcopy(raw))
+    if isinstance(old, YacsNode):
+        if isinstance(value, YacsNode) and not value:
+            return old
+        raise ValueError(
+            f"config key {full_key}{where} is a group of keys ({', '.join(old)}) and takes no value"
+        )
+    if value is None or old is None or type(value) is type(old):
+        return value
+    if isinstance(old, str) and from_text and isinstance(raw, str):
+        return raw
+    if isinstance(old, float) and type(value) is int:
+        return float(value)
+    if isinstance(old, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(old)(value)
+    raise ValueError(
+        f"config key {full_key}{where} takes a {type(old).__name__} (default or earlier value "
+        f"{old!r}), not {value!r} ({type(value).__name__})"
+    )

@@ -1,0 +1,7 @@
+"""Data sets, transforms and loaders."""
+
+from __future__ import annotations
+
+from .data_manager import DataManager, DatasetWrapper, build_data_loader
+
+__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]

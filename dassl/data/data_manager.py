@@ -1,0 +1,239 @@
+"""From a configuration to data set, transforms and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from dassl.utils import read_image
+
+from .datasets import build_dataset
+from .samplers import build_sampler
+
+__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+
+
+def build_data_loader(
+    cfg: Any,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Any] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Callable | Sequence[Callable] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: type | None = None,
+) -> DataLoader:
+    """Build a loader.
+
+    Args:
+        cfg: configuration.
+        sampler_type: name of a sampler.
+        data_source: list of Datum.
+        batch_size: images per batch. In training the last batch is dropped when it is incomplete
+            and not the only one.
+        n_domain: domains per batch (RandomDomainSampler).
+        n_ins: images per class (RandomClassSampler).
+        tfm: transform, or a list of them.
+        is_train: training loader.
+        dataset_wrapper: class used instead of :class:`DatasetWrapper`.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    if not data_source:
+        part = "training" if is_train else "test"
+        raise ValueError(
+            f"data set {cfg.DATASET.NAME} has no {part} images for this loader; check its folder "
+            "below DATASET.ROOT (--root) and the class selection"
+        )
+    sampler = build_sampler(
+        sampler_type,
+        cfg=cfg,
+        data_source=data_source,
+        batch_size=batch_size,
+        n_domain=n_domain,
+        n_ins=n_ins,
+    )
+    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    return DataLoader(
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+    )
+
+
+class DataManager:
+    """Data set, transforms and loaders of a run.
+
+    Args:
+        cfg: configuration.
+        custom_tfm_train: used instead of the built training transform.
+        custom_tfm_test: used instead of the built test transform.
+        dataset_wrapper: class used instead of :class:`DatasetWrapper`.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        custom_tfm_train: Callable | Sequence[Callable] | None = None,
+        custom_tfm_test: Callable | None = None,
+        dataset_wrapper: type | None = None,
+    ) -> None:
+        # torchvision takes seconds to import; importing the engine does not need it.
+        from .transforms import build_transform
+
+        dataset = build_dataset(cfg)
+        if custom_tfm_train is None:
+            tfm_train = build_transform(cfg, is_train=True)
+        else:
+            print("* Using custom transform for training")
+            tfm_train = custom_tfm_train
+        if custom_tfm_test is None:
+            tfm_test = build_transform(cfg, is_train=False)
+        else:
+            print("* Using custom transform for testing")
+            tfm_test = custom_tfm_test
+
+        def train_loader(settings: Any, data: Sequence[Any]) -> DataLoader:
+            return build_data_loader(
+                cfg,
+                sampler_type=settings.SAMPLER,
+                data_source=data,
+                batch_size=settings.BATCH_SIZE,
+                n_domain=settings.N_DOMAIN,
+                n_ins=settings.N_INS,
+                tfm=tfm_train,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        def test_loader(data: Sequence[Any]) -> DataLoader:
+            return build_data_loader(
+                cfg,
+                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
+                data_source=data,
+                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+                tfm=tfm_test,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        settings_x = cfg.DATALOADER.TRAIN_X
+        settings_u = settings_x if cfg.DATALOADER.TRAIN_U.SAME_AS_X else cfg.DATALOADER.TRAIN_U
+        self.train_loader_x = train_loader(settings_x, dataset.train_x)
+        self.train_loader_u = train_loader(settings_u, dataset.train_u) if dataset.train_u else None
+        self.val_loader = test_loader(dataset.val) if dataset.val else None
+        self.test_loader = test_loader(dataset.test)
+
+        self._num_classes = dataset.num_classes
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self._lab2cname = dataset.lab2cname
+        self.dataset = dataset
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @property
+    def num_classes(self) -> int:
+        return self._num_classes
+
+    @property
+    def num_source_domains(self) -> int:
+        return self._num_source_domains
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        return self._lab2cname
+
+    def show_dataset_summary(self, cfg: Any) -> None:
+        """Print name, domains and sizes as a two-column table."""
+        table: list[list[str]] = [["Dataset", cfg.DATASET.NAME]]
+        if cfg.DATASET.SOURCE_DOMAINS:
+            table.append(["Source", str(list(cfg.DATASET.SOURCE_DOMAINS))])
+        if cfg.DATASET.TARGET_DOMAINS:
+            table.append(["Target", str(list(cfg.DATASET.TARGET_DOMAINS))])
+        table.append(["# classes", f"{self.num_classes:,}"])
+        table.append(["# train_x", f"{len(self.dataset.train_x):,}"])
+        if self.dataset.train_u:
+            table.append(["# train_u", f"{len(self.dataset.train_u):,}"])
+        if self.dataset.val:
+            table.append(["# val", f"{len(self.dataset.val):,}"])
+        table.append(["# test", f"{len(self.dataset.test):,}"])
+        print(tabulate(table, disable_numparse=True))
+
+
+class DatasetWrapper(TorchDataset):
+    """Reads and transforms the images of a list of Datum.
+
+    Items are dicts with ``label``, ``domain``, ``impath``, ``index`` and ``img``: a tensor
+    ``(3, H, W)``, a list of tensors with ``DATALOADER.K_TRANSFORMS`` > 1 in training, or the PIL
+    image when there is no transform. Further transforms of a list give ``img2``, ``img3``, ...;
+    ``DATALOADER.RETURN_IMG0`` adds ``img0``, resized but not augmented.
+
+    Args:
+        cfg: configuration.
+        data_source: list of Datum.
+        transform: transform, list of transforms, or None.
+        is_train: training set.
+
+    Raises:
+        ValueError: if several views are asked for without a transform.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        data_source: Sequence[Any],
+        transform: Callable | Sequence[Callable] | None = None,
+        is_train: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm > 1 and transform is None:
+            raise ValueError(
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat "
+                "(INPUT.NO_TRANSFORM)"
+            )
+        if self.return_img0:
+            from .transforms import build_plain_transform
+
+            self.to_tensor = build_plain_transform(cfg)
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        output = {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
+        img0 = read_image(item.impath, self.cfg.DATASET.NAME)
+        if self.transform is None:
+            output["img"] = img0
+        elif isinstance(self.transform, (list, tuple)):
+            for i, tfm in enumerate(self.transform):
+                output["img" if i == 0 else f"img{i + 1}"] = self._transform_image(tfm, img0)
+        else:
+            output["img"] = self._transform_image(self.transform, img0)
+        if self.return_img0:
+            output["img0"] = self.to_tensor(img0)
+        return output
+
+    def _transform_image(self, tfm: Callable, img0: Any) -> Any:
+        views = [tfm(img0) for _ in range(self.k_tfm)]
+        return views[0] if len(views) == 1 else views

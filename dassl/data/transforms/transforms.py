@@ -1,0 +1,205 @@
+"""Training and test transforms from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torchvision import transforms as T
+
+from dassl.utils import check_availability
+
+from .augmentations import (
+    Cutout,
+    GaussianNoise,
+    InstanceNormalization,
+    Random2DTranslation,
+    RandomMagnitudeAugment,
+)
+
+__all__ = [
+    "AVAI_CHOICES",
+    "INTERPOLATION_MODES",
+    "Cutout",
+    "GaussianNoise",
+    "InstanceNormalization",
+    "Random2DTranslation",
+    "build_plain_transform",
+    "build_transform",
+]
+
+AVAI_CHOICES = [
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
+    # Part of every test transform; accepted in the list without effect, as upstream.
+    "center_crop",
+    "cutout",
+    "imagenet_policy",
+    "cifar10_policy",
+    "svhn_policy",
+    "randaugment",
+    "randaugment_fixmatch",
+    "randaugment2",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+]
+
+INTERPOLATION_MODES = {
+    "bilinear": T.InterpolationMode.BILINEAR,
+    "bicubic": T.InterpolationMode.BICUBIC,
+    "nearest": T.InterpolationMode.NEAREST,
+}
+
+Step = tuple[str, Callable]
+
+
+def build_transform(
+    cfg: Any, is_train: bool = True, choices: Sequence[str] | None = None
+) -> Callable | None:
+    """Build the transform of one split.
+
+    The order of steps is fixed and does not depend on the order of the list. Automatic policies
+    are torchvision's: ``imagenet_policy``, ``cifar10_policy`` and ``svhn_policy`` are its
+    ``AutoAugment`` and ``randaugment`` its ``RandAugment`` (``RANDAUGMENT_M`` of 0 to 30); they
+    differ from upstream's own versions in details of the operations and draw from PyTorch's
+    generator instead of Python's. ``randaugment_fixmatch`` and ``randaugment2`` are
+    :class:`~dassl.data.transforms.augmentations.RandomMagnitudeAugment`.
+
+    Args:
+        cfg: configuration; reads ``INPUT``.
+        is_train: training (random) or test transform.
+        choices: names from ``AVAI_CHOICES`` used instead of ``INPUT.TRANSFORMS``.
+
+    Returns:
+        A callable from PIL image to tensor ``(3, H, W)``, or None with ``INPUT.NO_TRANSFORM``.
+
+    Raises:
+        ValueError: for an unknown name or interpolation.
+    """
+    if cfg.INPUT.NO_TRANSFORM:
+        print("Note: no transform is applied!")
+        return None
+    choices = cfg.INPUT.TRANSFORMS if choices is None else choices
+    for choice in choices:
+        check_availability(choice, AVAI_CHOICES)
+    steps = _train_steps(cfg.INPUT, choices) if is_train else _test_steps(cfg.INPUT, choices)
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    for text, _ in steps:
+        print(f"+ {text}")
+    return T.Compose([step for _, step in steps])
+
+
+def build_plain_transform(cfg: Any) -> Callable:
+    """Build the transform behind ``img0``: resize to SIZE, to tensor, normalise if listed."""
+    steps = [T.Resize(tuple(cfg.INPUT.SIZE), interpolation=_interpolation(cfg.INPUT)), T.ToTensor()]
+    if "normalize" in cfg.INPUT.TRANSFORMS:
+        steps.append(_normalize(cfg.INPUT)[1])
+    return T.Compose(steps)
+
+
+def _train_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
+    size, mode = tuple(cfg.SIZE), _interpolation(cfg)
+    side = f"{size[0]}x{size[1]}"
+    steps: list[Step] = []
+
+    def add(name: str, text: str, build: Callable[[], Callable]) -> None:
+        if name in choices:
+            steps.append((text, build()))
+
+    # Both crops already give SIZE.
+    if "random_crop" not in choices and "random_resized_crop" not in choices:
+        steps.append((f"resize to {side}", T.Resize(size, interpolation=mode)))
+    add(
+        "random_translation",
+        "random translation",
+        lambda: Random2DTranslation(size[0], size[1], interpolation=mode),
+    )
+    add(
+        "random_crop",
+        f"random crop (size={side}, padding={cfg.CROP_PADDING})",
+        lambda: T.RandomCrop(size, padding=cfg.CROP_PADDING),
+    )
+    scale = tuple(cfg.RRCROP_SCALE)
+    add(
+        "random_resized_crop",
+        f"random resized crop (size={side}, scale={scale})",
+        lambda: T.RandomResizedCrop(size, scale=scale, interpolation=mode),
+    )
+    add("random_flip", "random flip", T.RandomHorizontalFlip)
+    policies = T.AutoAugmentPolicy
+    add("imagenet_policy", "imagenet policy", lambda: T.AutoAugment(policies.IMAGENET))
+    add("cifar10_policy", "cifar10 policy", lambda: T.AutoAugment(policies.CIFAR10))
+    add("svhn_policy", "svhn policy", lambda: T.AutoAugment(policies.SVHN))
+    n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
+    add("randaugment", f"randaugment (n={n}, m={m})", lambda: T.RandAugment(n, m))
+    add(
+        "randaugment_fixmatch",
+        f"randaugment_fixmatch (n={n})",
+        lambda: RandomMagnitudeAugment(n, cutout=True),
+    )
+    add("randaugment2", f"randaugment2 (n={n})", lambda: RandomMagnitudeAugment(n, p=0.6))
+    jitter = (cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H)
+    add(
+        "colorjitter",
+        "color jitter (brightness={}, contrast={}, saturation={}, hue={})".format(*jitter),
+        lambda: T.ColorJitter(*jitter),
+    )
+    add(
+        "randomgrayscale",
+        f"random gray scale (p={cfg.RGS_P})",
+        lambda: T.RandomGrayscale(p=cfg.RGS_P),
+    )
+    add(
+        "gaussian_blur",
+        f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
+        lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
+    )
+    steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
+    add(
+        "cutout",
+        f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
+        lambda: Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN),
+    )
+    if "normalize" in choices:
+        steps.append(_normalize(cfg))
+    add(
+        "gaussian_noise",
+        f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
+        lambda: GaussianNoise(cfg.GN_MEAN, cfg.GN_STD),
+    )
+    add("instance_norm", "instance normalization", InstanceNormalization)
+    return steps
+
+
+def _test_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
+    size = tuple(cfg.SIZE)
+    shorter = max(size)
+    steps: list[Step] = [
+        (
+            f"resize the smaller edge to {shorter}",
+            T.Resize(shorter, interpolation=_interpolation(cfg)),
+        ),
+        (f"{size[0]}x{size[1]} center crop", T.CenterCrop(size)),
+        ("to torch tensor of range [0, 1]", T.ToTensor()),
+    ]
+    if "normalize" in choices:
+        steps.append(_normalize(cfg))
+    if "instance_norm" in choices:
+        steps.append(("instance normalization", InstanceNormalization()))
+    return steps
+
+
+def _normalize(cfg: Any) -> Step:
+    mean, std = list(cfg.PIXEL_MEAN), list(cfg.PIXEL_STD)
+    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+
+
+def _interpolation(cfg: Any) -> T.InterpolationMode:
+    check_availability(cfg.INTERPOLATION, INTERPOLATION_MODES)
+    return INTERPOLATION_MODES[cfg.INTERPOLATION]

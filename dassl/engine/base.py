@@ -1,0 +1,300 @@
+"""Bookkeeping of models, optimisers and checkpoints around an abstract training loop."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from dassl.utils import load_checkpoint, mkdir_if_missing, save_checkpoint, tolist_if_not
+from dassl.utils.checkpoint import BEST, read_latest, restore
+from dassl.utils.random_state import get_random_state, set_random_state
+
+__all__ = ["TrainerBase"]
+
+
+class TrainerBase:
+    """Base class of all trainers.
+
+    Subclasses register their models in ``build_model``-like code and fill in ``run_epoch`` and
+    the other abstract methods.
+    """
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, nn.Module | None] = OrderedDict()
+        self._optims: OrderedDict[str, Any] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+        self._writer: Any = None
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def register_model(
+        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
+    ) -> None:
+        """Register a model with its optimiser and learning-rate schedule.
+
+        Args:
+            name: name, also of its checkpoint folder.
+            model: module.
+            optim: optimiser, or None for a model that does not learn.
+            sched: schedule, or None.
+
+        Raises:
+            AttributeError: if called before ``super().__init__()``.
+            ValueError: if the name is taken.
+        """
+        if self.__dict__.get("_models") is None:
+            raise AttributeError("register_model() was called before super().__init__()")
+        if name in self._models:
+            raise ValueError(f"a model named {name!r} is already registered")
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
+        """Return the given name(s) as a list, or all registered names.
+
+        Raises:
+            KeyError: for a name that is not registered.
+        """
+        if names is None:
+            return list(self._models)
+        names = tolist_if_not(names)
+        for name in names:
+            if name not in self._models:
+                raise KeyError(f"no model named {name!r}; registered: {', '.join(self._models)}")
+        return names
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """Switch registered models to "train" or to "eval" (also "test") mode.
+
+        Raises:
+            ValueError: for another mode.
+        """
+        if mode not in ("train", "eval", "test"):
+            raise ValueError(f"mode must be train, eval or test, not {mode!r}")
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Save every registered model to ``<directory>/<name>/``.
+
+        Besides model, optimiser and schedule the file holds what an exact continuation needs
+        (random states, gradient scale, best result so far) under ``trainer_state``.
+
+        Args:
+            epoch: index of the finished epoch, from 0; stored as ``epoch + 1``.
+            directory: run folder.
+            is_best: also copy to ``model-best.pth.tar``.
+            val_result: validation result in percent.
+            model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
+        """
+        trainer_state = self.trainer_state()
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            save_checkpoint(
+                {
+                    "state_dict": self._models[name].state_dict(),
+                    "epoch": epoch + 1,
+                    "optimizer": None if optim is None else optim.state_dict(),
+                    "scheduler": None if sched is None else sched.state_dict(),
+                    "val_result": None if val_result is None else float(val_result),
+                    "trainer_state": trainer_state,
+                },
+                osp.join(directory, name),
+                is_best=is_best,
+                model_name=model_name,
+            )
+
+    def trainer_state(self) -> dict[str, Any]:
+        """Return what a continued run needs besides models, optimisers and schedules."""
+        state: dict[str, Any] = {"random": get_random_state()}
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
+        return state
+
+    def load_trainer_state(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`trainer_state` returned."""
+        set_random_state(state["random"])
+        scaler = getattr(self, "scaler", None)
+        # A disabled scaler has an empty state, which an enabled one refuses.
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue from the newest checkpoints of a run folder if all models have one.
+
+        Args:
+            directory: run folder with one folder per registered model.
+
+        Returns:
+            Index of the next epoch; 0 when there is nothing to resume.
+        """
+        names = self.get_model_names()
+        checkpoints = {}
+        for name in names:
+            folder = osp.join(directory, name)
+            checkpoint = read_latest(folder)
+            if checkpoint is None:
+                break
+            checkpoints[name] = checkpoint
+        if not names or len(checkpoints) < len(names):
+            print("No checkpoint found, train from scratch")
+            return 0
+        print(f"Found checkpoint at {directory} (will resume training)")
+        start_epoch = 0
+        for name, checkpoint in checkpoints.items():
+            start_epoch = restore(
+                checkpoint, self._models[name], self._optims[name], self._scheds[name]
+            )
+        if "trainer_state" in checkpoint:
+            self.load_trainer_state(checkpoint["trainer_state"])
+        return start_epoch
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the weights of every registered model (strictly).
+
+        Args:
+            directory: run folder; empty does nothing.
+            epoch: number of finished epochs; None loads ``model-best.pth.tar``.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        file = BEST if epoch is None else f"model.pth.tar-{epoch}"
+        for name in self.get_model_names():
+            path = osp.join(directory, name, file)
+            if not osp.exists(path):
+                raise FileNotFoundError(f'No model at "{path}"')
+            checkpoint = load_checkpoint(path)
+            val_result = checkpoint.get("val_result")
+            shown = "none" if val_result is None else f"{val_result:.1f}"
+            print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
+            self._models[name].load_state_dict(checkpoint["state_dict"])
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def update_lr(self, names: str | list[str] | None = None) -> None:
+        """Step the learning-rate schedules."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def detect_anomaly(self, loss: torch.Tensor) -> None:
+        """Raise ``FloatingPointError`` unless the loss is finite."""
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError("Loss is infinite or NaN!")
+
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+        """Clear the gradients."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss: torch.Tensor) -> None:
+        """Check that the loss is finite and compute gradients."""
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names: str | list[str] | None = None) -> None:
+        """Step the optimisers."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(
+        self, loss: torch.Tensor, names: str | list[str] | None = None
+    ) -> None:
+        """Clear gradients, check the loss, compute gradients, step."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    # --- TensorBoard ----------------------------------------------------------------------------
+
+    def init_writer(self, log_dir: str) -> None:
+        """Open a TensorBoard writer unless there is one."""
+        if self._writer is None:
+            # TensorBoard takes seconds to import, and only training needs it.
+            from torch.utils.tensorboard import SummaryWriter
+
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            mkdir_if_missing(log_dir)
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self) -> None:
+        """Close the TensorBoard writer if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Write a TensorBoard scalar; does nothing before :meth:`init_writer`."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # --- loop -----------------------------------------------------------------------------------
+
+    def train(self, start_epoch: int, max_epoch: int) -> None:
+        """Run the epochs from ``start_epoch`` (which ``before_train`` may change)."""
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        self.before_train()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.after_train()
+
+    def before_train(self) -> None:
+        """Run before the first epoch."""
+
+    def after_train(self) -> None:
+        """Run after the last epoch."""
+
+    def before_epoch(self) -> None:
+        """Run before every epoch."""
+
+    def after_epoch(self) -> None:
+        """Run after every epoch."""
+
+    def run_epoch(self) -> None:
+        """Train for one epoch."""
+        raise NotImplementedError
+
+    def test(self) -> Any:
+        """Evaluate."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: Any) -> Any:
+        """Take from a training batch what the step needs, on the device."""
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch: Any) -> Any:
+        """Take from a test batch what inference needs, on the device."""
+        raise NotImplementedError
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """Do one training step and return numbers to log."""
+        raise NotImplementedError
+
+    def model_inference(self, input: Any) -> Any:
+        """Return the model's output for a test input."""
+        raise NotImplementedError

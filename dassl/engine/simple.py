@@ -1,0 +1,222 @@
+"""Trainer with data, one model and checkpoints; the training step is left open."""
+
+from __future__ import annotations
+
+import datetime
+import os.path as osp
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import check_availability, count_num_param, load_pretrained_weights
+
+from .base import TrainerBase
+
+__all__ = ["SimpleNet", "SimpleTrainer"]
+
+
+class SimpleNet(nn.Module):
+    """Backbone, optional head, linear classifier.
+
+    Args:
+        cfg: configuration (not read; part of upstream's signature).
+        model_cfg: node ``MODEL``.
+        num_classes: number of classes; 0 leaves the classifier out.
+        kwargs: passed on to the backbone.
+    """
+
+    def __init__(self, cfg: Any, model_cfg: Any, num_classes: int, **kwargs: Any) -> None:
+        super().__init__()
+        # The networks need torchvision's models, which prompt trainers do not.
+        from dassl.modeling import build_backbone, build_head
+
+        self.backbone = build_backbone(
+            model_cfg.BACKBONE.NAME,
+            verbose=cfg.VERBOSE,
+            pretrained=model_cfg.BACKBONE.PRETRAINED,
+            **kwargs,
+        )
+        fdim = self.backbone.out_features
+        self.head = None
+        if model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS:
+            self.head = build_head(
+                model_cfg.HEAD.NAME,
+                verbose=cfg.VERBOSE,
+                in_features=fdim,
+                hidden_layers=model_cfg.HEAD.HIDDEN_LAYERS,
+                activation=model_cfg.HEAD.ACTIVATION,
+                bn=model_cfg.HEAD.BN,
+                dropout=model_cfg.HEAD.DROPOUT,
+            )
+            fdim = self.head.out_features
+        self.classifier = nn.Linear(fdim, num_classes) if num_classes > 0 else None
+        self._fdim = fdim
+
+    @property
+    def fdim(self) -> int:
+        """Width of the features."""
+        return self._fdim
+
+    def forward(
+        self, x: torch.Tensor, return_feature: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return logits ``(batch, num_classes)``, with features ``(batch, fdim)`` on request."""
+        f = self.backbone(x)
+        if self.head is not None:
+            f = self.head(f)
+        if self.classifier is None:
+            return f
+        y = self.classifier(f)
+        return (y, f) if return_feature else y
+
+
+class SimpleTrainer(TrainerBase):
+    """Data, model, evaluator, checkpoints and test; subclasses add the epoch.
+
+    Args:
+        cfg: configuration.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"])
+        check_availability(cfg.TEST.SPLIT, ["test", "val"])
+        self.check_cfg(cfg)
+        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = -float("inf")
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Raise if the configuration does not fit the trainer; does nothing here."""
+
+    def build_data_loader(self) -> None:
+        """Create the data manager and take over its loaders and class names."""
+        dm = DataManager(self.cfg)
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+        self.dm = dm
+
+    def build_model(self) -> None:
+        """Build and register a backbone with a linear classifier."""
+        cfg = self.cfg
+        print("Building model")
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+        devices = torch.cuda.device_count()
+        if self.device.type == "cuda" and devices > 1:
+            print(f"Detected {devices} GPUs (use nn.DataParallel)")
+            self.model = nn.DataParallel(self.model)
+
+    def train(self) -> None:
+        """Train from ``start_epoch`` to ``max_epoch``."""
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self) -> None:
+        """Resume if possible, open the TensorBoard writer, start the clock."""
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
+        self.init_writer(osp.join(self.output_dir, "tensorboard"))
+        self.time_start = time.time()
+
+    def after_train(self) -> None:
+        """Test the final model, report the time, close the writer."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        elapsed = round(time.time() - self.time_start)
+        print(f"Elapsed: {datetime.timedelta(seconds=elapsed)}")
+        self.close_writer()
+
+    def after_epoch(self) -> None:
+        """Validate (``FINAL_MODEL: best_val``) and save when due."""
+        last_epoch = (self.epoch + 1) == self.max_epoch
+        freq = self.cfg.TRAIN.CHECKPOINT_FREQ
+        due = freq > 0 and (self.epoch + 1) % freq == 0
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            curr_result = self.test(split="val")
+            if curr_result > self.best_result:
+                self.best_result = curr_result
+                self.save_model(
+                    self.epoch,
+                    self.output_dir,
+                    val_result=curr_result,
+                    model_name="model-best.pth.tar",
+                )
+        if due or last_epoch:
+            self.save_model(self.epoch, self.output_dir)
+
+    def trainer_state(self) -> dict[str, Any]:
+        return {**super().trainer_state(), "best_result": float(self.best_result)}
+
+    def load_trainer_state(self, state: dict[str, Any]) -> None:
+        super().load_trainer_state(state)
+        self.best_result = state["best_result"]
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on a split.
+
+        Args:
+            split: "val" or "test"; None means ``TEST.SPLIT``. "val" falls back to "test" when
+                there are no validation images.
+
+        Returns:
+            The first result of the evaluator (accuracy in percent).
+        """
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = self.cfg.TEST.SPLIT if split is None else split
+        if split == "val" and self.val_loader is not None:
+            data_loader = self.val_loader
+        else:
+            split = "test"
+            data_loader = self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in tqdm(data_loader):
+            input, label = self.parse_batch_test(batch)
+            output = self.model_inference(input)
+            self.evaluator.process(output, label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        return self.model(input)
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images and labels on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+        """Return the learning rate of the first parameter group of the first model."""
+        name = self.get_model_names(names)[0]
+        return self._optims[name].param_groups[0]["lr"]

@@ -1,0 +1,130 @@
+"""Epoch loops over labelled, and over labelled and unlabelled, images."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from dassl.utils import AverageMeter, MetricMeter, check_availability
+
+from .base import TrainerBase
+from .simple import SimpleNet, SimpleTrainer
+
+__all__ = ["SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
+
+
+class _EpochLog:
+    """Timing, averages, log lines and scalars of one epoch."""
+
+    def __init__(self, trainer: SimpleTrainer) -> None:
+        self.trainer = trainer
+        self.losses = MetricMeter()
+        self.batch_time = AverageMeter()
+        self.data_time = AverageMeter()
+        self.end = time.time()
+
+    def data_loaded(self) -> None:
+        self.data_time.update(time.time() - self.end)
+
+    def step_done(self, summary: dict[str, float]) -> None:
+        """Log a step.
+
+        Args:
+            summary: numbers that ``forward_backward`` returned.
+        """
+        t = self.trainer
+        self.batch_time.update(time.time() - self.end)
+        self.losses.update(summary)
+        print_freq = t.cfg.TRAIN.PRINT_FREQ
+        if (t.batch_idx + 1) % print_freq == 0 or t.num_batches < print_freq:
+            print(self._line())
+        n_iter = t.epoch * t.num_batches + t.batch_idx
+        for name, meter in self.losses.meters.items():
+            t.write_scalar(f"train/{name}", meter.avg, n_iter)
+        t.write_scalar("train/lr", t.get_current_lr(), n_iter)
+        self.end = time.time()
+
+    def _line(self) -> str:
+        t = self.trainer
+        left = t.num_batches - t.batch_idx - 1 + (t.max_epoch - t.epoch - 1) * t.num_batches
+        eta = datetime.timedelta(seconds=int(self.batch_time.avg * left))
+        return " ".join(
+            [
+                f"epoch [{t.epoch + 1}/{t.max_epoch}]",
+                f"batch [{t.batch_idx + 1}/{t.num_batches}]",
+                f"time {self.batch_time.val:.3f} ({self.batch_time.avg:.3f})",
+                f"data {self.data_time.val:.3f} ({self.data_time.avg:.3f})",
+                f"{self.losses}",
+                f"lr {t.get_current_lr():.4e}",
+                f"eta {eta}",
+            ]
+        )
+
+
+class TrainerX(SimpleTrainer):
+    """Trainer for labelled images.
+
+    ``forward_backward(batch)`` of a subclass does one step and calls ``self.update_lr()`` when
+    ``self.batch_idx + 1 == self.num_batches``.
+    """
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        self.num_batches = len(self.train_loader_x)
+        log = _EpochLog(self)
+        for batch_idx, batch in enumerate(self.train_loader_x):
+            self.batch_idx = batch_idx
+            log.data_loaded()
+            log.step_done(self.forward_backward(batch))
+
+    def parse_batch_train(
+        self, batch: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return images, labels and domains on the device."""
+        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+
+
+class TrainerXU(SimpleTrainer):
+    """Trainer for labelled and unlabelled images; a loader that ends early starts again.
+
+    ``TRAIN.COUNT_ITER`` sets the length of an epoch: train_x, train_u or smaller_one.
+    """
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        count = self.cfg.TRAIN.COUNT_ITER
+        check_availability(count, ["train_x", "train_u", "smaller_one"])
+        if self.train_loader_u is None:
+            raise ValueError(
+                f"{type(self).__name__} needs unlabelled images, but data set "
+                f"{self.cfg.DATASET.NAME} has none (train_u)"
+            )
+        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
+        lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
+        self.num_batches = lengths[count]
+        batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
+        log = _EpochLog(self)
+        for batch_idx in range(self.num_batches):
+            self.batch_idx = batch_idx
+            batch_x, batch_u = next(batches_x), next(batches_u)
+            log.data_loaded()
+            log.step_done(self.forward_backward(batch_x, batch_u))
+
+    def parse_batch_train(
+        self, batch_x: dict[str, Any], batch_u: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return labelled images, their labels, and unlabelled images, on the device."""
+        return (
+            batch_x["img"].to(self.device),
+            batch_x["label"].to(self.device),
+            batch_u["img"].to(self.device),
+        )
+
+
+def _endless(loader: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader

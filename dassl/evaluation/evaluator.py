@@ -1,0 +1,143 @@
+"""Classification results over a test set."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections import OrderedDict, defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from .build import EVALUATOR_REGISTRY
+
+
+class EvaluatorBase:
+    """Interface of evaluators: ``reset``, then ``process`` per batch, then ``evaluate``."""
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg = cfg
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        raise NotImplementedError
+
+    def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
+        """Add a batch of model outputs ``mo`` and ground truths ``gt``."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        """Print and return the results."""
+        raise NotImplementedError
+
+
+@EVALUATOR_REGISTRY.register()
+class Classification(EvaluatorBase):
+    """Accuracy, error rate and macro F1 in percent; optionally per class.
+
+    Args:
+        cfg: configuration; reads ``TEST.PER_CLASS_RESULT`` and ``TEST.COMPUTE_CMAT``.
+        lab2cname: class name of each label, needed for per-class results.
+
+    Raises:
+        ValueError: if per-class results are asked for without ``lab2cname``.
+    """
+
+    def __init__(self, cfg: Any, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(cfg)
+        self._lab2cname = lab2cname
+        if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
+            raise ValueError("TEST.PER_CLASS_RESULT needs the class names (lab2cname)")
+        self.reset()
+
+    def reset(self) -> None:
+        self._correct = 0
+        self._total = 0
+        self._y_true: list[int] = []
+        self._y_pred: list[int] = []
+        self._per_class_res: dict[int, list[int]] | None = (
+            defaultdict(list) if self.cfg.TEST.PER_CLASS_RESULT else None
+        )
+
+    def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            mo: logits ``(batch, n_cls)``.
+            gt: labels ``(batch,)``.
+        """
+        pred = mo.argmax(dim=1)
+        matches = (pred == gt).int().tolist()
+        labels = gt.tolist()
+        self._correct += sum(matches)
+        self._total += len(labels)
+        self._y_true.extend(labels)
+        self._y_pred.extend(pred.tolist())
+        if self._per_class_res is not None:
+            for label, match in zip(labels, matches, strict=True):
+                self._per_class_res[label].append(match)
+
+    def evaluate(self) -> OrderedDict[str, float]:
+        """Print the result block and return it.
+
+        Returns:
+            ``accuracy``, ``error_rate``, ``macro_f1`` (over the labels of the ground truth) and,
+            with ``PER_CLASS_RESULT``, ``perclass_accuracy``, all in percent.
+
+        Raises:
+            ValueError: if no image was processed.
+        """
+        if self._total == 0:
+            raise ValueError("nothing to evaluate: no test image was processed")
+        # Takes a second to import, and only evaluation needs it.
+        from sklearn.metrics import f1_score
+
+        results: OrderedDict[str, float] = OrderedDict()
+        accuracy = 100.0 * self._correct / self._total
+        macro_f1 = 100.0 * f1_score(
+            self._y_true, self._y_pred, average="macro", labels=np.unique(self._y_true)
+        )
+        results["accuracy"] = accuracy
+        results["error_rate"] = 100.0 - accuracy
+        results["macro_f1"] = float(macro_f1)
+        print(
+            "=> result\n"
+            f"* total: {self._total:,}\n"
+            f"* correct: {self._correct:,}\n"
+            f"* accuracy: {accuracy:.2f}%\n"
+            f"* error: {results['error_rate']:.2f}%\n"
+            f"* macro_f1: {macro_f1:.2f}%"
+        )
+        if self._per_class_res is not None:
+            results["perclass_accuracy"] = self._report_classes(self._per_class_res)
+        if self.cfg.TEST.COMPUTE_CMAT:
+            self._save_confusion_matrix()
+        return results
+
+    def _report_classes(self, per_class: dict[int, list[int]]) -> float:
+        print("=> per-class result")
+        accuracies = []
+        for label in sorted(per_class):
+            matches = per_class[label]
+            accuracies.append(100.0 * sum(matches) / len(matches))
+            print(
+                f"* class: {label} ({self._lab2cname[label]})\t"
+                f"total: {len(matches):,}\t"
+                f"correct: {sum(matches):,}\t"
+                f"acc: {accuracies[-1]:.2f}%"
+            )
+        mean = float(np.mean(accuracies))
+        print(f"* average: {mean:.2f}%")
+        return mean
+
+    def _save_confusion_matrix(self) -> None:
+        from sklearn.metrics import confusion_matrix
+
+        cmat = torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true"))
+        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
+        path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        tmp = f"{path}.tmp{os.getpid()}"
+        torch.save(cmat, tmp)
+        os.replace(tmp, path)
+        print(f"Confusion matrix is saved to {path}")

@@ -1,0 +1,141 @@
+"""Learning-rate schedules, stepped once per epoch, with an optional warm-up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+
+from dassl.utils import check_availability
+
+AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
+AVAI_WARMUPS = ["linear", "constant"]
+
+
+class _BaseWarmupScheduler(LRScheduler):
+    """Own learning rates for some epochs, then those of another schedule.
+
+    At the switch-over epoch the rate is the inner schedule's present one; from then on each step
+    steps the inner schedule.
+
+    Args:
+        optimizer: optimiser whose rates are set.
+        successor: schedule that takes over, built on the same optimiser.
+        warmup_epoch: number of warm-up epochs.
+        last_epoch: index of the last finished epoch, -1 at the start.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
+    ) -> None:
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        """Return the rate of each parameter group in the present warm-up epoch."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch >= self.warmup_epoch:
+            return self.successor.get_last_lr()
+        return self.warmup_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch >= self.warmup_epoch:
+            self.successor.step(epoch)
+            self._last_lr = self.successor.get_last_lr()
+        else:
+            super().step(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data only; ``successor`` is the state dict of the inner schedule."""
+        state = super().state_dict()
+        return {**state, "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, into this and the inner schedule."""
+        state = dict(state_dict)
+        self.successor.load_state_dict(state.pop("successor"))
+        super().load_state_dict(state)
+
+
+class ConstantWarmupScheduler(_BaseWarmupScheduler):
+    """Warm-up at a constant rate ``cons_lr``; see the base class for the other arguments."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        cons_lr: float,
+        last_epoch: int = -1,
+    ) -> None:
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        return [self.cons_lr for _ in self.base_lrs]
+
+
+class LinearWarmupScheduler(_BaseWarmupScheduler):
+    """Warm-up at ``min_lr`` in epoch 0, then at base rate * epoch / warmup_epoch."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        min_lr: float,
+        last_epoch: int = -1,
+    ) -> None:
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return [self.min_lr for _ in self.base_lrs]
+        return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+
+
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
+    """Build the schedule that ``optim_cfg`` describes.
+
+    Args:
+        optimizer: optimiser whose learning rates are set.
+        optim_cfg: node ``OPTIM`` of the configuration; lengths are in epochs. With
+            ``WARMUP_RECOUNT`` the inner schedule starts at its own epoch 0 after the warm-up,
+            otherwise it counts on from ``WARMUP_EPOCH``.
+
+    Raises:
+        ValueError: for an unknown schedule or warm-up type, or step sizes that do not fit.
+    """
+    name = optim_cfg.LR_SCHEDULER
+    check_availability(name, AVAI_SCHEDS)
+    stepsize = optim_cfg.STEPSIZE
+    if name == "single_step":
+        size = stepsize[-1] if isinstance(stepsize, (list, tuple)) else stepsize
+        size = optim_cfg.MAX_EPOCH if size <= 0 else size
+        scheduler: LRScheduler = StepLR(optimizer, step_size=size, gamma=optim_cfg.GAMMA)
+    elif name == "multi_step":
+        if not isinstance(stepsize, (list, tuple)):
+            raise ValueError(
+                f"OPTIM.STEPSIZE must be a list of epochs for multi_step, not {stepsize!r}"
+            )
+        scheduler = MultiStepLR(optimizer, milestones=list(stepsize), gamma=optim_cfg.GAMMA)
+    else:
+        scheduler = CosineAnnealingLR(optimizer, T_max=float(optim_cfg.MAX_EPOCH))
+
+    if optim_cfg.WARMUP_EPOCH <= 0:
+        return scheduler
+    check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS)
+    if not optim_cfg.WARMUP_RECOUNT:
+        scheduler.last_epoch = optim_cfg.WARMUP_EPOCH
+    if optim_cfg.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(
+            optimizer, scheduler, optim_cfg.WARMUP_EPOCH, optim_cfg.WARMUP_CONS_LR
+        )
+    return LinearWarmupScheduler(
+        optimizer, scheduler, optim_cfg.WARMUP_EPOCH, optim_cfg.WARMUP_MIN_LR
+    )

@@ -1,0 +1,251 @@
+"""Checkpoint files: ``<run>/<model name>/model.pth.tar-<epoch>`` and the text file beside them."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import pickle
+import shutil
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from .tools import mkdir_if_missing
+
+__all__ = [
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "read_latest",
+    "restore",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+]
+
+POINTER = "checkpoint"
+BEST = "model-best.pth.tar"
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
+    """Save a checkpoint and record its name in the text file ``checkpoint``.
+
+    Both files are written under a temporary name and renamed, so an interrupted run leaves either
+    the old or the new one.
+
+    Args:
+        state: ``state_dict``, ``epoch`` (1-based), ``optimizer``, ``scheduler``, ``val_result``.
+        save_dir: folder, created when missing.
+        is_best: copy the file to ``model-best.pth.tar``.
+        remove_module_from_keys: strip the prefix ``module.`` that ``DataParallel`` adds.
+        model_name: file name; empty means ``model.pth.tar-<epoch>``.
+    """
+    mkdir_if_missing(save_dir)
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _strip_module(state["state_dict"])}
+    fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    _replace(fpath, lambda tmp: torch.save(state, tmp))
+    print(f"Checkpoint saved to {fpath}")
+    _replace(osp.join(save_dir, POINTER), lambda tmp: _write(tmp, f"{osp.basename(fpath)}\n"))
+    if is_best:
+        best = osp.join(save_dir, BEST)
+        _replace(best, lambda tmp: shutil.copy(fpath, tmp))
+        print(f'Best checkpoint saved to "{best}"')
+
+
+def load_checkpoint(fpath: str) -> dict[str, Any]:
+    """Read a checkpoint to the CPU without running code stored in it.
+
+    Files written by upstream hold pickled scheduler objects; these are read as plain data, so
+    that their weights, optimiser and scheduler states can still be used.
+
+    Args:
+        fpath: file written by :func:`save_checkpoint` (here or upstream).
+
+    Raises:
+        ValueError: if the path is None, or the file is damaged or not a checkpoint.
+        FileNotFoundError: if there is no such file.
+    """
+    if fpath is None:
+        raise ValueError("the path of the checkpoint is None")
+    fpath = osp.abspath(osp.expanduser(fpath))
+    if not osp.exists(fpath):
+        raise FileNotFoundError(f'No checkpoint at "{fpath}"')
+    try:
+        return torch.load(fpath, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return _load_legacy(fpath)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise _damaged(fpath, error) from error
+
+
+def read_latest(fdir: str) -> dict[str, Any] | None:
+    """Read the checkpoint that the text file ``checkpoint`` of a folder names.
+
+    Returns:
+        The checkpoint, or None when the folder or the text file is missing (no save finished).
+
+    Raises:
+        FileNotFoundError: if the named file is gone.
+        ValueError: if it is damaged.
+    """
+    pointer = osp.join(fdir, POINTER)
+    if not osp.isfile(pointer):
+        return None
+    with open(pointer, encoding="utf-8") as file:
+        name = file.readline().strip()
+    fpath = osp.join(fdir, name)
+    if not name or not osp.isfile(fpath):
+        raise FileNotFoundError(
+            f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
+            "or remove the folder to train from scratch"
+        )
+    print(f'Loading checkpoint from "{fpath}"')
+    return load_checkpoint(fpath)
+
+
+def restore(
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Load model (strictly), optimiser and scheduler from a checkpoint in memory.
+
+    Returns:
+        The number of finished epochs.
+    """
+    target = model.module if isinstance(model, nn.DataParallel) else model
+    target.load_state_dict(checkpoint["state_dict"])
+    print("Loaded model weights")
+    if optimizer is not None and checkpoint.get("optimizer") is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        print("Loaded optimizer")
+    if scheduler is not None and checkpoint.get("scheduler") is not None:
+        scheduler.load_state_dict(checkpoint["scheduler"])
+        print("Loaded scheduler")
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def resume_from_checkpoint(
+    fdir: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Continue from the newest checkpoint of a folder.
+
+    Args:
+        fdir: folder with the text file ``checkpoint``.
+        model: receives the weights; names and shapes must match exactly.
+        optimizer: receives its state if given.
+        scheduler: receives its state if given.
+
+    Returns:
+        The number of finished epochs, which is the index of the next one.
+
+    Raises:
+        FileNotFoundError: if the folder holds no checkpoint.
+    """
+    checkpoint = read_latest(fdir)
+    if checkpoint is None:
+        raise FileNotFoundError(f'no checkpoint to resume from in "{fdir}" (no file {POINTER})')
+    return restore(checkpoint, model, optimizer, scheduler)
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Load all weights whose name and shape match; report the others.
+
+    Args:
+        model: network.
+        weight_path: checkpoint, or plain state dict.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    state_dict = _strip_module(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    matched = {k: v for k, v in state_dict.items() if k in own and own[k].shape == v.shape}
+    discarded = [k for k in state_dict if k not in matched]
+    if not matched:
+        import warnings
+
+        warnings.warn(
+            f"No weight of {weight_path} matches the model in name and shape "
+            f"(file: {', '.join(list(state_dict)[:3])} ...; model: {', '.join(list(own)[:3])} ...)",
+            stacklevel=2,
+        )
+        return
+    model.load_state_dict({**own, **matched})
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+class _Inert:
+    """Stands for an object of a class that a checkpoint may not bring along; runs nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _load_legacy(fpath: str) -> dict[str, Any]:
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
+        # One class per name: PyTorch looks a stored class up by its value, too.
+        inert = [(type("_Inert", (_Inert,), {}), name) for name in names]
+        with torch.serialization.safe_globals(inert):
+            checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise _damaged(fpath, error) from error
+    return _without_objects(checkpoint)
+
+
+def _without_objects(value: Any) -> Any:
+    """Replace a stand-in by the plain state of its object, less the optimiser it refers to."""
+    if isinstance(value, _Inert):
+        if not isinstance(value.state, dict):
+            return None
+        state = {k: v for k, v in value.state.items() if k != "optimizer"}
+        return _without_objects(state)
+    if isinstance(value, dict):
+        return type(value)((k, _without_objects(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_objects(v) for v in value)
+    return value
+
+
+def _damaged(fpath: str, error: Exception) -> ValueError:
+    return ValueError(
+        f'cannot read "{fpath}" as a checkpoint (truncated, or not written by torch.save): '
+        f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; copy it again, or "
+        "remove it and train again"
+    )
+
+
+def _strip_module(state_dict: dict[str, Any]) -> OrderedDict:
+    return OrderedDict((k.removeprefix("module."), v) for k, v in state_dict.items())
+
+
+def _replace(fpath: str, write: Any) -> None:
+    tmp = f"{fpath}.tmp{os.getpid()}"
+    try:
+        write(tmp)
+        os.replace(tmp, fpath)
+    except BaseException:
+        if osp.exists(tmp):
+            os.remove(tmp)
+        raise
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,75 @@
+"""Running averages of training quantities."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["AverageMeter", "MetricMeter"]
+
+
+class AverageMeter:
+    """Last value and average of a series.
+
+    Args:
+        ema: exponential average (0.9 old, 0.1 new) instead of the arithmetic mean.
+    """
+
+    def __init__(self, ema: bool = False) -> None:
+        self.ema = ema
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all values."""
+        self.val = 0.0
+        self.avg = 0.0
+        self.sum = 0.0
+        self.count = 0
+
+    def update(self, val: float | torch.Tensor, n: int = 1) -> None:
+        """Add ``val`` with weight ``n``."""
+        if isinstance(val, torch.Tensor):
+            val = val.item()
+        self.val = val
+        self.sum += val * n
+        self.count += n
+        if self.ema:
+            self.avg = self.avg * 0.9 + val * 0.1
+        else:
+            self.avg = self.sum / self.count
+
+
+class MetricMeter:
+    """Average meters by name, printed as ``name val (avg)``.
+
+    Args:
+        delimiter: text between two names.
+    """
+
+    def __init__(self, delimiter: str = " ") -> None:
+        self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
+        self.delimiter = delimiter
+
+    def update(self, input_dict: Mapping[str, Any] | None) -> None:
+        """Add one value per name; None is ignored.
+
+        Raises:
+            TypeError: if ``input_dict`` is not a mapping.
+        """
+        if input_dict is None:
+            return
+        if not isinstance(input_dict, Mapping):
+            raise TypeError(
+                "MetricMeter.update takes a dict of numbers (what forward_backward returns), "
+                f"not {type(input_dict).__name__}"
+            )
+        for name, value in input_dict.items():
+            self.meters[name].update(value)
+
+    def __str__(self) -> str:
+        return self.delimiter.join(
+            f"{name} {meter.val:.4f} ({meter.avg:.4f})" for name, meter in self.meters.items()
+        )

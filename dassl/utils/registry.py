@@ -1,0 +1,97 @@
+"""Name to object tables for trainers, data sets, evaluators and networks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class RegistryKeyError(KeyError):
+    """Unknown or doubly used name (a ``KeyError`` whose text is printed as it is)."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class Registry:
+    """Table of objects by their ``__name__``.
+
+    Args:
+        name: what the table holds, used in error texts.
+
+    Example::
+
+        TRAINER_REGISTRY = Registry("TRAINER")
+
+        @TRAINER_REGISTRY.register()
+        class MyTrainer: ...
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._obj_map: dict[str, Any] = {}
+
+    def register(self, obj: Any = None, force: bool = False) -> Any:
+        """Add an object; usable as ``@R.register()`` or ``R.register(obj)``.
+
+        Args:
+            obj: class or function; None returns a decorator.
+            force: replace an object of the same name.
+
+        Raises:
+            KeyError: if the name is taken and ``force`` is False.
+        """
+        if obj is None:
+
+            def decorator(fn_or_class: Callable) -> Callable:
+                self._add(fn_or_class, force)
+                return fn_or_class
+
+            return decorator
+        self._add(obj, force)
+        return obj
+
+    def _add(self, obj: Any, force: bool) -> None:
+        name = obj.__name__
+        if name in self._obj_map and not force:
+            raise RegistryKeyError(
+                f"{name} is already registered in the {self._name} registry by "
+                f"{self._obj_map[name].__module__}; choose another name or pass force=True"
+            )
+        self._obj_map[name] = obj
+
+    def get(self, name: str) -> Any:
+        """Return the object of that name.
+
+        Raises:
+            KeyError: if there is none; the text names the nearest one.
+        """
+        if name not in self._obj_map:
+            raise RegistryKeyError(_unknown(f"{self._name} registry", name, self._obj_map))
+        return self._obj_map[name]
+
+    def registered_names(self) -> list[str]:
+        """Return all names in the order of registration."""
+        return list(self._obj_map)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._obj_map
+
+
+def check_availability(requested: str, available: Iterable[str]) -> None:
+    """Raise unless ``requested`` is one of ``available``.
+
+    Raises:
+        ValueError: names the requested and the nearest available name.
+    """
+    available = list(available)
+    if requested not in available:
+        raise ValueError(_unknown("available names", requested, available))
+
+
+def _unknown(where: str, name: str, available: Iterable[str]) -> str:
+    available = [str(item) for item in available]
+    near = difflib.get_close_matches(str(name), available, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{name!r} is not in the {where} ({', '.join(available) or 'empty'}){hint}"
