@@ -18,6 +18,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import re
 import sys
 from collections import defaultdict
@@ -182,12 +183,12 @@ LAYOUTS = {
 }
 TITLES = {
     "base2new": "Base-to-new",
-    "cross": "Trained on ImageNet, tested on other data sets",
+    "cross": "Tested on other data sets",
     "fewshot": "Few-shot",
 }
-# The part that holds the base accuracy is the training run; where a published model was only
-# tested, test_base.
+# The training run tests on base itself; test_base is for weights that were trained elsewhere.
 PARTS = {"train_base": "base", "test_base": "base", "test_new": "new", None: "accuracy"}
+AVERAGE = "average of "
 METRICS = {"base2new": ("base", "new"), "cross": ("accuracy",), "fewshot": ("accuracy",)}
 
 
@@ -216,7 +217,7 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         note: called with one line for every run that does not count.
     """
     scores: Scores = {p: defaultdict(lambda: defaultdict(dict)) for p in LAYOUTS}
-    # train_base sorts after test_base, so that a training run has the last word.
+    # test_base comes before train_base, so that of two base accuracies that of the training counts.
     for folder in sorted({log.parent for log in output.rglob("log.txt*")}):
         name = folder.relative_to(output).as_posix()
         found = [
@@ -295,7 +296,7 @@ def pair_seeds(
         note: called with one line for every seed that misses one of them.
 
     Returns:
-        The paired values; what there is when no seed has both.
+        The paired values; when no seed has both, those of one metric only.
     """
     base, new = by_seed.get("base", {}), by_seed.get("new", {})
     for seed in sorted(base.keys() ^ new.keys()):
@@ -303,7 +304,7 @@ def pair_seeds(
         note(f"incomplete: {where}, seed {seed}: only {have}, no {lack}")
     both = sorted(base.keys() & new.keys())
     if not both:
-        return by_seed
+        return {"base": base} if base else {"new": new}
     return {"base": {s: base[s] for s in both}, "new": {s: new[s] for s in both}}
 
 
@@ -376,7 +377,7 @@ def average_rows(
             continue
         if len(cover) < 2:
             continue
-        name = f"average of {', '.join(sorted(cover))}"
+        name = f"{AVERAGE}{', '.join(sorted(cover))}"
         parts = {d: make_row(protocol, d, method, r, ci95) for d, r in by_dataset.items()}
         seeds = sorted(set.intersection(*(set(part.seeds) for part in parts.values())))
         if seeds:
@@ -411,11 +412,170 @@ def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[R
         }
         for dataset, methods in sorted(paired.items()):
             for method, by_seed in sorted(methods.items()):
-                if len({frozenset(v) for v in by_seed.values()}) > 1:
-                    # base and new of different seeds: two lines rather than one that mixes them
-                    for metric, values in by_seed.items():
-                        rows.append(make_row(protocol, dataset, method, {metric: values}, ci95))
-                else:
-                    rows.append(make_row(protocol, dataset, method, by_seed, ci95))
+                rows.append(make_row(protocol, dataset, method, by_seed, ci95))
         rows += average_rows(protocol, paired, ci95, note)
     return rows
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def cell(row: Row | None, metric: str) -> str:
+    """Return a mean with its spread, which one seed does not have."""
+    if row is None or metric not in row.mean:
+        return "-"
+    if len(row.seeds) < 2:
+        return f"{row.mean[metric]:.2f}"
+    return f"{row.mean[metric]:.2f} ± {row.std[metric]:.2f}"
+
+
+def base2new_tables(rows: list[Row]) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, header and lines of one table per data set and per average."""
+    header = ["trainer", "config", "shots", "seeds", "base", "new", "H"]
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        lines = [
+            [row.method.trainer, row.method.config, str(row.method.shots), str(len(row.seeds))]
+            + [cell(row, metric) for metric in ("base", "new", "H")]
+            for row in rows
+            if row.dataset == dataset
+        ]
+        yield f"{TITLES['base2new']}, {dataset}", header, lines
+
+
+def accuracy_tables(
+    protocol: str, rows: list[Row]
+) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, header and lines of one table per number of shots: a column per data set."""
+    for shots in sorted({row.method.shots for row in rows}):
+        chosen = [row for row in rows if row.method.shots == shots]
+        columns = list(dict.fromkeys(row.dataset for row in chosen))
+        lines = []
+        for method in sorted({row.method for row in chosen}):
+            mine = {row.dataset: row for row in chosen if row.method == method}
+            seeds = sorted({len(row.seeds) for row in mine.values()})
+            lines.append(
+                [method.trainer, method.config, " to ".join(map(str, dict.fromkeys(seeds)))]
+                + [cell(mine.get(column), "accuracy") for column in columns]
+            )
+        title = f"{TITLES[protocol]}, {shots} shot{'s' if shots > 1 else ''}"
+        yield title, ["trainer", "config", "seeds", *columns], lines
+
+
+def render_tables(rows: list[Row], style: str, keyword: str) -> str:
+    """Return all tables with their titles.
+
+    Args:
+        rows: of all protocols.
+        style: github or latex.
+        keyword: the metric, for the titles.
+    """
+    texts = []
+    for protocol in LAYOUTS:
+        chosen = [row for row in rows if row.protocol == protocol]
+        tables = (
+            base2new_tables(chosen) if protocol == "base2new" else accuracy_tables(protocol, chosen)
+        )
+        for title, header, lines in tables:
+            table = tabulate(
+                lines,
+                header,
+                tablefmt=style,
+                disable_numparse=True,
+                colalign=["left", "left"] + ["right"] * (len(header) - 2),
+            )
+            mark = "%" if style == "latex" else "###"
+            texts.append(f"{mark} {title} ({keyword}, %)\n\n{table}\n")
+    return "\n".join(texts)
+
+
+def records(rows: list[Row]) -> list[dict]:
+    """Return the rows as flat mappings, numbers in percent with four decimals."""
+    result = []
+    for row in rows:
+        record = {"protocol": row.protocol, "dataset": row.dataset}
+        record |= {"trainer": row.method.trainer, "config": row.method.config}
+        record |= {"shots": row.method.shots, "seeds": len(row.seeds)}
+        for metric, value in row.mean.items():
+            record[metric] = round(value, 4)
+            if metric in row.std:
+                record[f"{metric}_std"] = round(row.std[metric], 4)
+        result.append(record)
+    return result
+
+
+def print_rows(rows: list[Row], style: str, keyword: str) -> None:
+    """Print the rows as github or latex tables, csv or json."""
+    if style == "json":
+        print(json.dumps(records(rows), indent=2))
+    elif style == "csv":
+        flat = records(rows)
+        columns = list(dict.fromkeys(key for record in flat for key in record))
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+    else:
+        print(render_tables(rows, style, keyword), end="")
+
+
+def parse_output(args: argparse.Namespace) -> None:
+    """Print everything below the output folder.
+
+    Raises:
+        FileNotFoundError: when there is no finished result.
+    """
+    output = Path(args.output)
+    if not output.is_dir():
+        raise FileNotFoundError(f"no directory {output}: run something first, or pass --output")
+
+    def note(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
+    if not rows:
+        raise FileNotFoundError(f"Nothing found in {output}")
+    print_rows(rows, args.format or "github", args.keyword)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description="Mean results over seeds, from logs.")
+    add = parser.add_argument
+    add("directory", nargs="?", help="folder of runs; without it, tables of everything in output/")
+    add("--output", metavar="DIR", help="other folder for the tables (default: output)")
+    add("--format", choices=["github", "latex", "csv", "json"], help="of the tables")
+    add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
+    add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
+    add("--test-log", action="store_true", help="the directory holds logs of tests only")
+    add("--multi-exp", action="store_true", help="the directory holds several experiments")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: its words; those of the process when None.
+
+    Returns:
+        Exit status: 0, or 2 when nothing was found.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.directory is None:
+            if args.test_log or args.multi_exp:
+                parser.error("--test-log and --multi-exp need a directory")
+            args.output = args.output or os.path.relpath(Path(__file__).parent / "output")
+            parse_output(args)
+        else:
+            if args.format or args.output:
+                parser.error("--format and --output are for the tables: leave out the directory")
+            parse_directory(args)
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
