@@ -91,9 +91,6 @@ class TrainerBase:
     ) -> None:
         """Save every registered model to ``<directory>/<name>/``.
 
-        Besides model, optimiser and schedule the file holds what an exact continuation needs
-        (random states, gradient scale, best result so far) under ``trainer_state``.
-
         Args:
             epoch: index of the finished epoch, from 0; stored as ``epoch + 1``.
             directory: run folder.
@@ -101,25 +98,39 @@ class TrainerBase:
             val_result: validation result in percent.
             model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
         """
-        trainer_state = self.trainer_state()
         for name in self.get_model_names():
-            optim, sched = self._optims[name], self._scheds[name]
             save_checkpoint(
-                {
-                    "state_dict": self._models[name].state_dict(),
-                    "epoch": epoch + 1,
-                    "optimizer": None if optim is None else optim.state_dict(),
-                    "scheduler": None if sched is None else sched.state_dict(),
-                    "val_result": None if val_result is None else float(val_result),
-                    "trainer_state": trainer_state,
-                },
+                self.checkpoint_state(name, epoch, val_result),
                 osp.join(directory, name),
                 is_best=is_best,
                 model_name=model_name,
             )
 
+    def checkpoint_state(
+        self, name: str, epoch: int, val_result: float | None = None
+    ) -> dict[str, Any]:
+        """Return the content of a checkpoint; subclasses may add entries of plain data.
+
+        Args:
+            name: registered model.
+            epoch: index of the finished epoch, from 0.
+            val_result: validation result in percent.
+        """
+        optim, sched = self._optims[name], self._scheds[name]
+        return {
+            "state_dict": self._models[name].state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": None if optim is None else optim.state_dict(),
+            "scheduler": None if sched is None else sched.state_dict(),
+            "val_result": None if val_result is None else float(val_result),
+            "trainer_state": self.trainer_state(),
+        }
+
     def trainer_state(self) -> dict[str, Any]:
-        """Return what a continued run needs besides models, optimisers and schedules."""
+        """Return what an exact continuation needs besides models, optimisers and schedules.
+
+        These are the random states and, where there is one, the gradient scale.
+        """
         state: dict[str, Any] = {"random": get_random_state()}
         scaler = getattr(self, "scaler", None)
         if scaler is not None:

@@ -1,0 +1,32 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dassl.utils import Registry, check_availability
+
+BACKBONE_REGISTRY = Registry("BACKBONE")
+
+
+class Backbone(nn.Module):
+    """Base class of feature extractors, which set ``_out_features``."""
+
+    @property
+    def out_features(self) -> int | None:
+        """Width of the features."""
+        return self.__dict__.get("_out_features")
+
+
+def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+    """Build a registered backbone.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    check_availability(name, BACKBONE_REGISTRY.registered_names())
+    if verbose:
+        print(f"Backbone: {name}")
+    return BACKBONE_REGISTRY.get(name)(**kwargs)

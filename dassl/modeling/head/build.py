@@ -1,0 +1,23 @@
+"""Heads by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dassl.utils import Registry, check_availability
+
+HEAD_REGISTRY = Registry("HEAD")
+
+
+def build_head(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+    """Build a registered head.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    check_availability(name, HEAD_REGISTRY.registered_names())
+    if verbose:
+        print(f"Head: {name}")
+    return HEAD_REGISTRY.get(name)(**kwargs)
