@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm that computes in float32 and returns the type of its input."""
+    """Layer norm that computes in float32 at least and returns the type of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype == torch.float32:
+        if x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64):
             return super().forward(x)
         y = F.layer_norm(
             x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps

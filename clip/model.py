@@ -210,9 +210,8 @@ class CLIP(nn.Module):
                 f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of {x.shape[-1]}"
             )
         if plan.in_prefix(prompt, n_prefix):
-            shared = Prompt(
-                prompt.tokens.reshape(-1, *prompt.tokens.shape[-2:]), prompt.at, prompt.drop
-            )
+            tokens = prompt.tokens.squeeze(-3) if prompt.tokens.dim() > 2 else prompt.tokens
+            shared = Prompt(tokens, prompt.at, prompt.drop)
             return splice(x, shared), n_prefix + prompt.length - prompt.drop, layout
         x, lengths = splice_packed(x, prompt, n_prefix, layout)
         return x, n_prefix, text.layout(lengths)

@@ -218,7 +218,7 @@ def splice_packed(
             )
     tokens = prompt.tokens.to(x.dtype)
     per_class = tokens.dim() > 2 and tokens.shape[-3] > 1
-    rows = tokens.reshape(-1, (n_classes if per_class else 1) * n, tokens.shape[-1])
+    rows = tokens.flatten(-3, -2) if tokens.dim() > 2 else tokens
     source = torch.cat([x, rows.expand(x.shape[0], -1, -1)], dim=1)
 
     index = layout.splice_index(at, n, drop, n_prefix, x.shape[1], per_class)

@@ -1,0 +1,259 @@
+"""The encoders against the plain computation, over random models, class lists and prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clip.model import CLIP
+from clip.packing import PackedText
+from clip.prompting import Prompt, deep_prompts
+from tests.clip import plain
+
+VOCABULARY, CONTEXT, LAYERS, WIDTH, VISION_WIDTH = 60, 24, 4, 64, 128
+START, END = VOCABULARY - 2, VOCABULARY - 1
+
+
+@pytest.fixture(scope="module")
+def model() -> CLIP:
+    """Small random CLIP in float64 with biases and gains that are not trivial."""
+    generator = torch.Generator().manual_seed(0)
+    model = CLIP(32, 32, LAYERS, VISION_WIDTH, 8, CONTEXT, VOCABULARY, WIDTH, 1, LAYERS).double()
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data += 0.1 * noise
+    return model.requires_grad_(False).eval()
+
+
+def token_ids(rows: list[list[int]]) -> Tensor:
+    ids = torch.zeros(len(rows), CONTEXT, dtype=torch.long)
+    for c, row in enumerate(rows):
+        ids[c, : len(row) + 2] = torch.tensor([START, *row, END])
+    return ids
+
+
+def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def assert_same(fast: Tensor, slow: Tensor, prompts: list[Tensor]) -> None:
+    """Equal features, and equal gradients of every prompt under a random linear functional."""
+    assert fast.shape == slow.shape
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    weights = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1)).double()
+    fast_grads = torch.autograd.grad((fast * weights).sum(), prompts)
+    slow_grads = torch.autograd.grad((slow * weights).sum(), prompts)
+    for a, b in zip(fast_grads, slow_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+names = st.lists(
+    st.lists(st.integers(1, VOCABULARY - 3), min_size=0, max_size=7), min_size=1, max_size=6
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=names, words=st.lists(st.integers(1, 50), max_size=3))
+def test_text_without_prompts(model, rows, words):
+    ids = token_ids([words + row for row in rows])
+    torch.testing.assert_close(model.encode_text(ids), plain.encode_text(model, ids))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=names,
+    words=st.lists(st.integers(1, 50), max_size=3),
+    n=st.integers(1, 5),
+    depth=st.integers(1, LAYERS),
+    seed=st.integers(0, 99),
+)
+def test_deep_text_prompts(model, rows, words, n, depth, seed):
+    """Shared prompts behind the start token, replaced block by block; words stay behind them."""
+    ids = token_ids([words + row for row in rows])
+    layers = tensors(*[(n, WIDTH)] * depth, seed=seed)
+    prompts = deep_prompts(layers, at=1)
+    assert_same(model.encode_text(ids, prompts), plain.encode_text(model, ids, prompts), layers)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=names, seed=st.integers(0, 99))
+def test_any_text_prompts(model, data, rows, seed):
+    """Any number of tokens inserted and dropped at any place, shared or per class, in any block."""
+    ids = token_ids(rows)
+    lengths = [len(row) + 2 for row in rows]
+    prompts, learned = {}, []
+    for layer in sorted(data.draw(st.sets(st.integers(0, LAYERS - 1), min_size=1))):
+        entries = []
+        for _ in range(data.draw(st.integers(1, 2))):
+            n = data.draw(st.integers(0, 3))
+            drop = data.draw(st.integers(0, min(2, min(lengths) - 1)))
+            if data.draw(st.booleans()):
+                at = data.draw(st.integers(0, min(lengths) - drop - 1))
+            else:
+                at = tuple(data.draw(st.integers(0, length - drop - 1)) for length in lengths)
+            if max(lengths) + n - drop > CONTEXT:
+                continue
+            shape = (len(rows), n, WIDTH) if data.draw(st.booleans()) else (n, WIDTH)
+            tokens = tensors(shape, seed=seed + 100 * len(learned))[0]
+            learned.append(tokens)
+            entries.append(Prompt(tokens, at=at, drop=drop))
+            lengths = [length + n - drop for length in lengths]
+        prompts[layer] = entries
+    fast, slow = model.encode_text(ids, prompts), plain.encode_text(model, ids, prompts)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    learned = [tokens for tokens in learned if tokens.numel()]
+    if learned:
+        assert_same(fast, slow, learned)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=names,
+    batch=st.integers(1, 3),
+    n=st.integers(1, 4),
+    per_class=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_text_prompts_per_sample(model, rows, batch, n, per_class, seed):
+    """One set of prompts per image encodes all classes once per image, with and without depth."""
+    ids = token_ids(rows)
+    shape = (batch, len(rows) if per_class else 1, n, WIDTH)
+    ctx, deep = tensors(shape, (n, WIDTH), seed=seed)
+    fast = model.encode_text(ids, {0: Prompt(ctx, at=1), 2: Prompt(deep, at=1, drop=n)})
+    slow = torch.stack(
+        [
+            plain.encode_text(
+                model,
+                ids,
+                {
+                    0: Prompt(sample.expand(len(rows), n, WIDTH), at=1),
+                    2: Prompt(deep, at=1, drop=n),
+                },
+            )
+            for sample in ctx
+        ]
+    )
+    assert_same(fast, slow, [ctx, deep])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    images=st.integers(1, 3),
+    sizes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=LAYERS),
+    per_image=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_image_prompts(model, images, sizes, per_image, seed):
+    """Tokens added at, and dropped from, the end of the sequence, also more than were added."""
+    x = torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).double()
+    lead = (images,) if per_image else ()
+    layers = tensors(*[(*lead, n, VISION_WIDTH) for n, _ in sizes], seed=seed)
+    prompts = {
+        i: Prompt(tokens, drop=0 if i == 0 else drop)
+        for i, (tokens, (_, drop)) in enumerate(zip(layers, sizes, strict=True))
+    }
+    fast, slow = model.encode_image(x, prompts), plain.encode_image(model, x, prompts)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    learned = [tokens for tokens in layers if tokens.numel()]
+    if learned:
+        assert_same(fast, slow, learned)
+
+
+def test_float32_agrees_to_rounding(model):
+    single = CLIP(32, 32, LAYERS, VISION_WIDTH, 8, CONTEXT, VOCABULARY, WIDTH, 1, LAYERS)
+    single.load_state_dict(model.state_dict())
+    single.requires_grad_(False)
+    ids = token_ids([[3, 4, 5], [7], [3, 9, 9, 9, 1]])
+    layers = tensors(*[(4, WIDTH)] * 3)
+    fast = single.encode_text(ids, deep_prompts([t.float() for t in layers], at=1))
+    slow = plain.encode_text(model, ids, deep_prompts(layers, at=1))
+    assert (fast - slow).abs().max() < 2e-5 * slow.abs().max()
+
+
+def test_work_grows_with_real_tokens_only(model):
+    """Packed: shared prompts and padding cost nothing per class in the linear layers."""
+    rows = [[1], [2] * 7, [3], [4], [5]]
+    seen = []
+    hook = model.transformer.resblocks[1].mlp.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].shape[-2])
+    )
+    model.encode_text(token_ids(rows), {0: Prompt(torch.zeros(4, WIDTH).double(), at=1)})
+    hook.remove()
+    assert seen == [1 + 4 + sum(len(row) + 1 for row in rows)]
+
+
+def test_last_blocks_finish_one_token(model):
+    seen = []
+    hooks = [
+        tower.resblocks[-1].mlp.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].shape[-2])
+        )
+        for tower in (model.transformer, model.visual.transformer)
+    ]
+    model.encode_text(token_ids([[1, 2], [3]]))
+    model.encode_image(torch.zeros(1, 3, 32, 32).double())
+    for hook in hooks:
+        hook.remove()
+    assert seen == [2, 1]
+
+
+def test_packed_once_gives_the_same(model):
+    ids = token_ids([[1, 2], [3]])
+    packed = PackedText(ids)
+    ctx = torch.ones(2, WIDTH).double()
+    for prompts in (None, {0: Prompt(ctx, at=1)}, {0: Prompt(ctx, at=(3, 2))}):
+        for _ in range(2):
+            torch.testing.assert_close(
+                model.encode_text(packed, prompts), plain.encode_text(model, ids, prompts)
+            )
+
+
+def test_length_first_transformer_is_the_same_encoder(model):
+    """Callers written for upstream's package run the transformer themselves."""
+    ids = token_ids([[1, 2], [3, 4, 5]])
+    x = model.token_embedding(ids) + model.positional_embedding
+    x = model.ln_final(model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2))
+    features = x[torch.arange(2), ids.argmax(-1)] @ model.text_projection
+    torch.testing.assert_close(features, model.encode_text(ids))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({LAYERS: Prompt(torch.zeros(1, WIDTH), at=1)}, "lower the prompt depth"),
+        ({0: Prompt(torch.zeros(1, WIDTH))}, "needs a position"),
+        ({0: Prompt(torch.zeros(1, WIDTH), at=9)}, "position 9"),
+        ({0: Prompt(torch.zeros(1, WIDTH), at=1, drop=3)}, "end-of-text"),
+        ({0: Prompt(torch.zeros(1, WIDTH + 1), at=1)}, "width 65"),
+        ({0: Prompt(torch.zeros(3, 1, WIDTH), at=1)}, "3 sets"),
+        ({0: Prompt(torch.zeros(30, WIDTH), at=1)}, "context holds 24"),
+        ({0: Prompt(torch.zeros(1, WIDTH), at=(1, 1, 1))}, "3 prompt positions for 2"),
+    ],
+)
+def test_impossible_text_prompts(model, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        model.encode_text(token_ids([[1, 2], [3, 4]]), prompts)
+
+
+def test_impossible_image_prompts(model):
+    image = torch.zeros(2, 3, 32, 32).double()
+    with pytest.raises(ValueError, match="cannot drop 99"):
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)})
+    with pytest.raises(ValueError, match="2 sequences"):
+        model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))})
+    with pytest.raises(ValueError, match="dimensions"):
+        Prompt(torch.zeros(3))
+    with pytest.raises(ValueError, match="-1"):
+        Prompt(torch.zeros(1, 3), drop=-1)
+
+
+def test_empty_class_list():
+    with pytest.raises(ValueError, match="one row per class"):
+        PackedText(torch.zeros(0, 77, dtype=torch.long))
