@@ -18,7 +18,8 @@ from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights, save_checkpoint
+from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
+from dassl.utils.checkpoint import read_latest
 
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
@@ -141,31 +142,11 @@ class PromptTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
-    def save_model(
-        self,
-        epoch: int,
-        directory: str,
-        is_best: bool = False,
-        val_result: float | None = None,
-        model_name: str = "",
-    ) -> None:
-        """Save the learner (not CLIP), optimiser and schedule with what is needed to load them."""
-        for name in self.get_model_names():
-            state = {
-                "state_dict": self._models[name].state_dict(),
-                "epoch": epoch + 1,
-                "optimizer": self._optims[name].state_dict(),
-                "scheduler": self._scheds[name].state_dict(),
-                "val_result": val_result,
-                "meta": self.checkpoint_meta(),
-            }
-            save_checkpoint(
-                state, osp.join(directory, name), is_best=is_best, model_name=model_name
-            )
-
-    def checkpoint_meta(self) -> dict[str, Any]:
-        """Plain values that say what a checkpoint is."""
-        return {
+    def checkpoint_state(
+        self, name: str, epoch: int, val_result: float | None = None
+    ) -> dict[str, Any]:
+        """The learner (not CLIP) with what is needed to load it elsewhere, as plain values."""
+        meta = {
             "version": CHECKPOINT_VERSION,
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
@@ -173,6 +154,16 @@ class PromptTrainer(TrainerX):
             "config": self.cfg.dump(),
             "torch": torch.__version__,
         }
+        return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue from a run folder after checking that its checkpoint fits this run."""
+        for name in self.get_model_names():
+            folder = osp.join(directory, name)
+            checkpoint = read_latest(folder)
+            if checkpoint is not None:
+                self._check(checkpoint, self._models[name], folder)
+        return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a learner trained before, also one trained on other classes.
@@ -194,8 +185,8 @@ class PromptTrainer(TrainerX):
             if not osp.exists(path):
                 raise FileNotFoundError(f"No model at {path}{self._found(directory, name)}")
             checkpoint = load_checkpoint(path)
-            self._check_meta(checkpoint.get("meta", {}), path)
-            self._load_learner(self._models[name], checkpoint["state_dict"], path)
+            weights = self._check(checkpoint, self._models[name], path)
+            self._models[name].load_state_dict(weights)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
 
     @staticmethod
@@ -206,7 +197,11 @@ class PromptTrainer(TrainerX):
         with_models = sorted(f for f in os.listdir(folder) if f.startswith("model"))
         return f". There is: {', '.join(with_models) or 'nothing'}; correct --load-epoch"
 
-    def _check_meta(self, meta: dict[str, Any], path: str) -> None:
+    def _check(
+        self, checkpoint: dict[str, Any], learner: PromptLearner, path: str
+    ) -> dict[str, Tensor]:
+        """Weights of a checkpoint, after a check that they are this run's learner's."""
+        meta = checkpoint.get("meta", {})
         for key, mine, flag in (
             ("method", self.cfg.TRAINER.NAME, "--trainer"),
             ("backbone", self.cfg.MODEL.BACKBONE.NAME, "--backbone"),
@@ -215,13 +210,15 @@ class PromptTrainer(TrainerX):
             if theirs != mine:
                 raise ValueError(
                     f"{path} was trained with {key} {theirs}, this run has {mine}: "
-                    f"change {flag} or --model-dir"
+                    f"change {flag} or the folder"
                 )
-
-    def _load_learner(self, learner: PromptLearner, weights: dict[str, Tensor], path: str) -> None:
         own = learner.state_dict()
         # upstream keeps the embedded class names in the checkpoint; they belong to other classes
-        weights = {k: v for k, v in weights.items() if k not in ("token_prefix", "token_suffix")}
+        weights = {
+            key: value
+            for key, value in checkpoint["state_dict"].items()
+            if key not in ("token_prefix", "token_suffix")
+        }
         problems = [f"{key} is missing" for key in own if key not in weights]
         problems += [f"{key} is not known to this method" for key in weights if key not in own]
         problems += [
@@ -234,7 +231,7 @@ class PromptTrainer(TrainerX):
                 f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
                 "and (for class-specific contexts) the classes that it was trained with"
             )
-        learner.load_state_dict(weights)
+        return weights
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:

@@ -1,0 +1,108 @@
+"""A small random CLIP in a checkpoint file, and a small data set of images, for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from datasets.fewshot import FewShotDataset
+from tests.parity_files import recorded_clip
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests run side by side; more threads than cores would slow all of them down."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clip_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep files that expand on first use out of the user's cache folder."""
+    os.environ["CLIP_CACHE"] = str(tmp_path_factory.mktemp("clip-cache"))
+
+
+@DATASET_REGISTRY.register()
+class TestImages(FewShotDataset):
+    """Images of noise in five classes, listed per split in folders ``<split>/<class>/``."""
+
+    __test__ = False
+    dataset_dir = "test-images"
+    image_dir = ""
+
+    def read_annotations(self):
+        def read(split: str) -> list[Datum]:
+            return [
+                Datum(impath=str(path), label=label, classname=name)
+                for label, name in enumerate(CLASSNAMES)
+                for path in sorted(Path(self.dataset_dir, split, name).iterdir())
+            ]
+
+        return read("train"), read("val"), read("test")
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data root that holds ``TestImages``: every class has a colour of its own under the noise."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4), ("test", 6)):
+        for label, name in enumerate(CLASSNAMES):
+            folder = root / "test-images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                base = np.full((40, 36, 3), 40 * label) + rng.integers(0, 60, (40, 36, 3))
+                Image.fromarray(base.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def save_clip(path: Path, vision: str) -> str:
+    torch.save(recorded_clip(vision), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def vit_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Checkpoint file of the recorded random CLIP with a ViT."""
+    return save_clip(tmp_path_factory.mktemp("clip") / "vit.pt", "vit")
+
+
+@pytest.fixture(scope="session")
+def rn_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Checkpoint file of the recorded random CLIP with a ResNet."""
+    return save_clip(tmp_path_factory.mktemp("clip") / "rn.pt", "rn")
+
+
+@pytest.fixture()
+def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
+    """Function that gives the config of a small run: trainer name, then config pairs."""
+    import datasets
+    import trainers
+
+    def make(trainer: str, *pairs: object):
+        cfg = get_cfg_default()
+        trainers.extend_cfg(cfg)
+        datasets.extend_cfg(cfg)
+        cfg.merge_from_file(str(ROOT / "configs" / "base.yaml"))
+        for node in cfg.TRAINER.values():
+            if isinstance(node, type(cfg)) and "PREC" in node:
+                node.PREC = "fp32"
+        cfg.merge_from_list(
+            ["DATASET.NAME", "TestImages", "DATASET.ROOT", str(data_root)]
+            + ["MODEL.BACKBONE.NAME", vit_file, "INPUT.SIZE", (32, 32)]
+            + ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", 4]
+            + ["OPTIM.MAX_EPOCH", 1, "OPTIM.LR", 0.01, "OUTPUT_DIR", str(tmp_path / "run")]
+            + ["TRAINER.NAME", trainer, "VERBOSE", False, "SEED", 1, "USE_CUDA", False]
+            + list(pairs)
+        )
+        return cfg
+
+    return make
