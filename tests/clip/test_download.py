@@ -133,15 +133,17 @@ def test_broken_connection_is_resumed(path):
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= HALF
 
 
-def test_later_call_resumes(path):
+def test_later_call_resumes(path, capfd):
     part = path.with_name("model.pt.part")
     with serving(Reply(cut=HALF)) as server, pytest.raises(RuntimeError, match="1 attempts"):
         get(server, path, attempts=1)
     kept = part.stat().st_size
     assert 0 < kept <= HALF and not path.exists()
+    capfd.readouterr()
     with serving() as server:
         get(server, path)
         assert server.asked == [f"bytes={kept}-"]
+    assert "model.pt: 100%" in capfd.readouterr().err  # of the whole file, not of the rest
     assert path.read_bytes() == CONTENT and not part.exists()
 
 
