@@ -270,20 +270,21 @@ class FewShotDataset(DatasetBase):
         Raises:
             ValueError: no class has `shots` training images.
         """
-        self._check_shots(train, shots)
+        counts = _count_labels(train)
+        self._check_shots(counts, shots)
         key = {
             "dataset": self.name,
             "shots": shots,
             "seed": seed,
-            "num_classes": len({item.label for item in train}),
+            "num_classes": len(counts),
             "split_sha256": self.split_fingerprint(train, val),
         }
         path = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
         chosen = self._load_shots(path, key, train, val)
         if chosen is not None:
-            _skip_draws(train, shots)
+            _skip_draws(counts, shots)
             if val is not None:
-                _skip_draws(val, min(shots, MAX_VAL_SHOTS))
+                _skip_draws(_count_labels(val), min(shots, MAX_VAL_SHOTS))
             return chosen
         train = self.generate_fewshot_dataset(train, num_shots=shots)
         if val is not None:
@@ -294,19 +295,19 @@ class FewShotDataset(DatasetBase):
     def split_fingerprint(self, train: Sequence[Datum], val: Sequence[Datum] | None) -> str:
         """SHA-256 of the lists that shots are drawn from (order, relative paths, labels, names)."""
         digest = hashlib.sha256()
+        prefix = os.path.join(self.dataset_dir, "")
         for items in (train, val or ()):
-            rows = _to_rows(items, self.dataset_dir)
-            digest.update("\n".join([f"{p}\t{n}\t{c}" for p, n, c in rows]).encode())
+            lines = "".join([f"\n{i.impath}\t{i.label}\t{i.classname}" for i in items])
+            digest.update(lines.replace("\n" + prefix, "\n").replace(os.sep, "/").encode())
             digest.update(b"\0")
         return digest.hexdigest()
 
-    def _check_shots(self, train: Sequence[Datum], shots: int) -> None:
-        counts = Counter(item.label for item in train).values()
-        short = [count for count in counts if count < shots]
+    def _check_shots(self, counts: Mapping[int, int], shots: int) -> None:
+        short = [count for count in counts.values() if count < shots]
         if len(short) == len(counts):
             raise ValueError(
                 f"DATASET.NUM_SHOTS {shots}: no class of {self.name} has that many training "
-                f"images (largest class: {max(counts)})"
+                f"images (largest class: {max(short)})"
             )
         if short:
             print(
@@ -421,6 +422,12 @@ def make_item(impath: str, label: int, classname: str) -> Datum:
     return item
 
 
+def make_items(folder: str, names: Iterable[str], label: int, classname: str) -> list[Datum]:
+    """Items of one class whose files lie in one folder."""
+    prefix = os.path.join(folder, "")
+    return [make_item(prefix + name, label, classname) for name in names]
+
+
 def list_folders(folder: str) -> list[str]:
     """Sorted names of the folders in a folder, hidden ones left out."""
     with os.scandir(folder) as entries:
@@ -430,11 +437,15 @@ def list_folders(folder: str) -> list[str]:
 def list_images(folder: str, label: int, classname: str) -> list[Datum]:
     """The images of one class folder, sorted by name; other files are left out."""
     names = [n for n in os.listdir(folder) if n.lower().endswith(IMG_EXTENSIONS)]
-    return [
-        make_item(os.path.join(folder, name), label, classname)
-        for name in sorted(names)
-        if not name.startswith(".")
-    ]
+    names = sorted(name for name in names if not name.startswith("."))
+    return make_items(folder, names, label, classname)
+
+
+def look_up(table: Mapping, key: str, annotation: str):
+    """`table[key]`; ValueError naming the annotation file if the key is not in it."""
+    if key not in table:
+        raise ValueError(f"{annotation} names the class {key!r}, which is not in the class list")
+    return table[key]
 
 
 def check_images(items: Iterable[Datum], annotation: str) -> None:
@@ -553,9 +564,14 @@ def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
     return groups
 
 
-def _skip_draws(items: Sequence[Datum], shots: int) -> None:
+def _count_labels(items: Iterable[Datum]) -> Counter[int]:
+    """Images per label; labels in the order of their first image."""
+    return Counter([item.label for item in items])
+
+
+def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
     """Advance Python's generator as drawing `shots` per class would."""
-    for count in Counter(item.label for item in items).values():
+    for count in counts.values():
         if count >= shots:
             random.sample(range(count), shots)
 

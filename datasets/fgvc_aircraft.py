@@ -1,0 +1,31 @@
+"""FGVC-Aircraft (Maji et al., 2013): 100 aircraft variants."""
+
+from __future__ import annotations
+
+import os
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import FewShotDataset, check_images, look_up, make_item
+
+
+@DATASET_REGISTRY.register()
+class FGVCAircraft(FewShotDataset):
+    """The official three lists; labels are line numbers of `variants.txt`."""
+
+    dataset_dir = "fgvc_aircraft"
+
+    def read_annotations(self):
+        labels = {name: n for n, name in enumerate(self.annotation_lines("variants.txt"))}
+        return tuple(self._read_list(part, labels) for part in ("train", "val", "test"))
+
+    def _read_list(self, part, labels):
+        """Lines are `<image id> <variant>`; a variant may hold spaces and slashes."""
+        annotation = self.annotation_file(f"images_variant_{part}.txt")
+        items = []
+        for line in self.annotation_lines(annotation):
+            image, variant = line.split(" ", 1)
+            path = os.path.join(self.image_dir, f"{image}.jpg")
+            items.append(make_item(path, look_up(labels, variant, annotation), variant))
+        check_images(items, annotation)
+        return items

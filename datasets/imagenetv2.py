@@ -1,0 +1,26 @@
+"""ImageNetV2 (Recht et al., 2019), matched frequency: 10 new test images per ImageNet class."""
+
+from __future__ import annotations
+
+import os
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import list_folders, list_images, look_up
+from .imagenet import ImageNetVariant
+
+
+@DATASET_REGISTRY.register()
+class ImageNetV2(ImageNetVariant):
+    """Folders are numbered as ImageNet's classes are, in the order of their WordNet ids."""
+
+    dataset_dir = "imagenetv2"
+    image_dir = "imagenetv2-matched-frequency-format-val"
+
+    def read_test(self):
+        names = dict(enumerate(name for _, name in sorted(self.read_classnames().items())))
+        items = []
+        for label in sorted(int(name) for name in list_folders(self.image_dir) if name.isdigit()):
+            folder = os.path.join(self.image_dir, str(label))
+            items += list_images(folder, label, look_up(names, label, folder))
+        return items
