@@ -62,7 +62,7 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
         headers["Range"] = f"bytes={offset}-"
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout_s) as response:
-            if response.status_code == 416:  # nothing after the offset: the part is all there is
+            if offset and response.status_code == 416:  # nothing left: the part is all there is
                 return True
             if response.status_code in (408, 425, 429) or response.status_code >= 500:
                 raise _Interrupted(f"HTTP status {response.status_code}")
