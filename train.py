@@ -160,8 +160,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     ):
         names = registry.registered_names()
         if not name:
-            raise ValueError(f"{option} is missing; there are {', '.join(sorted(names))}")
-        check_availability(name, names)
+            raise ValueError(f"{option} is missing; it can name {', '.join(sorted(names))}")
+        try:
+            check_availability(name, names)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from error
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
     cfg.freeze()

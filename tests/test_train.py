@@ -1,0 +1,171 @@
+"""The command line: precedence, the values that upstream loses, and what bad input gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A data set file and a trainer file that set some of the same keys."""
+    data, method = tmp_path / "data.yaml", tmp_path / "method.yaml"
+    data.write_text("DATASET: {NAME: EuroSAT, NUM_SHOTS: 1, ROOT: data}\nSEED: 1\n")
+    method.write_text(
+        "DATASET: {NUM_SHOTS: 2}\nSEED: 2\nOUTPUT_DIR: method\nOPTIM: {LR: 1, MAX_EPOCH: 7}\n"
+        "TRAINER: {NAME: CoOp}\n"
+    )
+    return ["--dataset-config-file", str(data), "--config-file", str(method)]
+
+
+def setup(*words: str):
+    return train.setup_cfg(train.build_parser().parse_args(words))
+
+
+def error_of(capsys, *words: str) -> str:
+    """The one line that a command which cannot work prints."""
+    assert train.main([*words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_later_settings_win(files):
+    cfg = setup(*files)
+    assert (cfg.DATASET.NAME, cfg.DATASET.ROOT) == ("EuroSAT", "data")
+    assert (cfg.DATASET.NUM_SHOTS, cfg.OUTPUT_DIR) == (2, "method")
+    assert cfg.is_frozen()
+    cfg = setup(*files, "--root", "option", "--output-dir", "option", "--trainer", "MMLoP")
+    assert (cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.TRAINER.NAME) == ("option", "option", "MMLoP")
+    cfg = setup(*files, "--root", "option", "DATASET.ROOT", "pair", "DATASET.NUM_SHOTS", "-1")
+    assert (cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS) == ("pair", -1)
+
+
+@pytest.mark.parametrize(
+    ("words", "seed"),
+    [([], 2), (["--seed", "0"], 0), (["--seed", "-1"], -1), (["--seed", "3", "SEED", "0"], 0)],
+)
+def test_seed_is_what_was_given(files, words, seed):
+    assert setup(*files, *words).SEED == seed
+
+
+def test_without_a_seed_a_run_is_unseeded():
+    cfg = setup("--trainer", "CoOp", "DATASET.NAME", "EuroSAT")
+    assert cfg.SEED == -1
+
+
+def test_every_option_reaches_its_key(files):
+    cfg = setup(
+        *files,
+        *("--source-domains", "a", "b", "--target-domains", "c"),
+        *("--transforms", "random_flip", "normalize", "--backbone", "RN50", "--head", "mlp"),
+    )
+    assert list(cfg.DATASET.SOURCE_DOMAINS) == ["a", "b"]
+    assert list(cfg.DATASET.TARGET_DOMAINS) == ["c"]
+    assert list(cfg.INPUT.TRANSFORMS) == ["random_flip", "normalize"]
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HEAD.NAME) == ("RN50", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--trainer", "COOP"], ["--trainer", "'COOP'", "did you mean 'CoOp'?"]),
+        (["--trainer", ""], ["--trainer is missing", "MMLoP"]),
+        (["DATASET.NAME", "EuroSat"], ["--dataset-config-file", "did you mean 'EuroSAT'?"]),
+        (["DATASET.NUM_SHOT", "4"], ["DATASET.NUM_SHOT", "did you mean DATASET.NUM_SHOTS?"]),
+        (["TRAINER.MMLP.RANK", "4"], ["TRAINER.MMLP.RANK", "did you mean TRAINER.MMLOP.RANK?"]),
+        (["DATASET.NUM_SHOTS", "four"], ["DATASET.NUM_SHOTS", "'four'", "int"]),
+        (["DATASET.NUM_SHOTS"], ["DATASET.NUM_SHOTS has no value", "shell variable"]),
+        (["DATASET.NUM_SHOTS", ""], ["DATASET.NUM_SHOTS"]),
+        (["SEED", "OPTIM.LR", "0.1"], ["SEED has no value", "shell variable"]),
+        (["", "4"], ["an empty word has no value"]),
+        (["SEED", "4", "--eval-only"], ["--eval-only comes after the KEY VALUE pairs"]),
+        (["--resume", "no/such/run"], ["--resume: no folder no/such/run"]),
+    ],
+)
+def test_bad_settings_get_one_line(files, capsys, words, parts):
+    line = error_of(capsys, *files, *words)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("option", ["--config-file", "--dataset-config-file"])
+def test_missing_file_names_the_nearest(tmp_path, capsys, option):
+    (tmp_path / "MMLoP").mkdir()
+    (tmp_path / "MMLoP" / "vit_b16.yaml").write_text("")
+    line = error_of(capsys, option, str(tmp_path / "MMLoP" / "vitb16.yaml"))
+    assert option in line
+    assert "did you mean vit_b16.yaml?" in line
+    line = error_of(capsys, option, str(tmp_path / "mmlop" / "sub" / "vit_b16.yaml"))
+    assert f"{tmp_path} has no 'mmlop'; did you mean MMLoP?" in line
+
+
+def test_broken_file_is_named(tmp_path, capsys):
+    file = tmp_path / "x.yaml"
+    file.write_text("OPTIM: [")
+    assert str(file) in error_of(capsys, "--config-file", str(file))
+    file.write_text("OPTIM:\n  LRR: 1\n")
+    line = error_of(capsys, "--config-file", str(file))
+    assert str(file) in line
+    assert "did you mean OPTIM.LR?" in line
+
+
+def test_traceback_on_request(files):
+    with pytest.raises(ValueError, match="has no value"):
+        train.main(["--traceback", *files, "DATASET.NUM_SHOTS"])
+
+
+def command(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_help_imports_no_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "train.py", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert "--dataset-config-file" in done.stdout
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in modules
+    assert not {"torch", "numpy", "dassl", "clip"} & modules
+
+
+def test_load_epoch_needs_a_number():
+    done = command("--load-epoch")
+    assert done.returncode == 2
+    assert "--load-epoch" in done.stderr
+
+
+def test_missing_data_set_stops_at_once(tmp_path):
+    done = command(
+        *("--trainer", "CoOp", "--root", tmp_path, "--output-dir", tmp_path / "out", "--seed", 0),
+        *("--dataset-config-file", ROOT / "configs/datasets/eurosat.yaml"),
+        *("--config-file", ROOT / "configs/trainers/CoOp/vit_b16.yaml"),
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "eurosat") in done.stderr
+    # What the run was is on the screen and in its log, without the other trainers' settings.
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for text in (done.stdout, log):
+        assert "seed: 0" in text
+        assert "** System info **" in text
+        assert "COOP:" in text
+        assert "MMLOP:" not in text
