@@ -298,7 +298,9 @@ class FewShotDataset(DatasetBase):
         prefix = os.path.join(self.dataset_dir, "")
         for items in (train, val or ()):
             lines = "".join([f"\n{i.impath}\t{i.label}\t{i.classname}" for i in items])
-            digest.update(lines.replace("\n" + prefix, "\n").replace(os.sep, "/").encode())
+            lines = lines.replace("\n" + prefix, "\n").replace(os.sep, "/")
+            # file names need not be UTF-8
+            digest.update(lines.encode(errors="surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from miniatures import BY_STEM, CONFIGS
 
 import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
+from tests.datasets.miniatures import BY_STEM, CONFIGS
 
 
 @pytest.fixture
-def make_cfg(tmp_path):
-    """make_cfg(stem, *opts): the data set's own config file, root at `tmp_path`, then options."""
+def dataset_cfg(tmp_path):
+    """dataset_cfg(stem, *opts): the data set's config file, root at `tmp_path`, then options."""
 
     def make(stem, *opts, root=tmp_path):
         cfg = get_cfg_default()
@@ -25,9 +25,9 @@ def make_cfg(tmp_path):
 
 
 @pytest.fixture
-def build(make_cfg):
+def build(dataset_cfg):
     """build(stem, *opts): the data set of that name from the tree at `tmp_path`."""
-    return lambda stem, *opts, **kwargs: build_dataset(make_cfg(stem, *opts, **kwargs))
+    return lambda stem, *opts, **kwargs: build_dataset(dataset_cfg(stem, *opts, **kwargs))
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniatures import BY_STEM
 
 from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
 from datasets.fewshot import FewShotDataset, make_item
+from tests.datasets.miniatures import BY_STEM
+from tests.parity_files import PARITY_DIR
 
-PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[1] / "fixtures" / "parity"))
-RECORDED = json.loads((PARITY / "fewshot_sampling.json").read_text())
+RECORDED = json.loads((PARITY_DIR / "fewshot_sampling.json").read_text())
 
 
 def rows(items):
@@ -45,7 +45,7 @@ def positions(items):
 
 
 @pytest.fixture
-def recorded_list(tmp_path, make_cfg):
+def recorded_list(tmp_path, dataset_cfg):
     """recorded_list(name, shots, seed, subsample): the data set made of that label list."""
 
     def build_list(name, shots, seed, subsample="all"):
@@ -61,7 +61,7 @@ def recorded_list(tmp_path, make_cfg):
 
         (tmp_path / f"list_{name}").mkdir(exist_ok=True)
         options = ["DATASET.NUM_SHOTS", shots, "SEED", seed, "DATASET.SUBSAMPLE_CLASSES", subsample]
-        cfg = make_cfg("dtd", *options)
+        cfg = dataset_cfg("dtd", *options)
         set_random_seed(seed)
         return RecordedList(cfg)
 
@@ -210,6 +210,15 @@ def test_cache_wins_over_a_new_draw(tree, build):
     content = json.loads(cache_path(folder, seed=2).read_text())
     cache_path(folder, seed=1).write_text(json.dumps({**content, "seed": 1}))
     assert lists(shots(build, seed=1)) == other
+
+
+def test_file_names_that_are_not_utf8(tree, build):
+    folder = tree("dtd")
+    for image in (folder / "images" / "banded").iterdir():
+        image.rename(image.with_name(os.fsdecode(b"caf\xe9" + os.fsencode(image.name))))
+    first = lists(shots(build))
+    assert lists(shots(build)) == first
+    assert all(os.path.isfile(path) for path, _, _ in first[0])
 
 
 def test_changed_split_is_drawn_again(tree, build, capsys):
@@ -408,9 +417,9 @@ def run_children(cfgs, user=None):
 
 
 @pytest.mark.parametrize("stem", ["dtd", "imagenet"])
-def test_processes_starting_at_once(stem, tree, make_cfg, build):
+def test_processes_starting_at_once(stem, tree, dataset_cfg, build):
     folder = tree(stem)
-    gathered = run_children([make_cfg(stem, "DATASET.NUM_SHOTS", 2) for _ in range(6)])
+    gathered = run_children([dataset_cfg(stem, "DATASET.NUM_SHOTS", 2) for _ in range(6)])
     assert len(gathered) == 6
     assert all(result == gathered[0] for result in gathered)
     assert gathered[0] == lists(shots(build, stem))
@@ -434,13 +443,13 @@ def readable_root():
 
 
 @pytest.mark.parametrize("stem", ["dtd", "imagenet"])
-def test_data_root_that_cannot_be_written(stem, readable_root, make_cfg, capfd):
+def test_data_root_that_cannot_be_written(stem, readable_root, dataset_cfg, capfd):
     folder = BY_STEM[stem].make(readable_root)
     before = sorted(folder.rglob("*"))
     for path in [folder, *before]:
         if path.is_dir():
             path.chmod(0o555)
-    cfg = make_cfg(stem, "DATASET.NUM_SHOTS", 2, root=readable_root)
+    cfg = dataset_cfg(stem, "DATASET.NUM_SHOTS", 2, root=readable_root)
     nobody = 65534 if os.geteuid() == 0 else None
     first, second = run_children([cfg], nobody)[0], run_children([cfg], nobody)[0]
     assert isinstance(first, list), first

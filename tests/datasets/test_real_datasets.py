@@ -9,8 +9,17 @@ import shutil
 
 import pytest
 import yaml
-from miniatures import BY_STEM, CONFIGS, REAL, VARIANTS, WNIDS, write_image, write_lines
 from PIL import Image
+
+from tests.datasets.miniatures import (
+    BY_STEM,
+    CONFIGS,
+    REAL,
+    VARIANTS,
+    WNIDS,
+    write_image,
+    write_lines,
+)
 
 ids = [miniature.stem for miniature in REAL]
 with_split = [miniature for miniature in REAL if miniature.split_file]
