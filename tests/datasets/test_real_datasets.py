@@ -11,12 +11,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from tests.datasets.miniatures import (
     BY_STEM,
     CONFIGS,
     REAL,
     VARIANTS,
     WNIDS,
+    class_folders,
     write_image,
     write_lines,
 )
@@ -340,3 +342,31 @@ def test_imagenet_draws_no_validation_shots(tree, build):
     assert len(dataset.train_x) == 2 * 3
     assert len(dataset.test) == 3 * 3
     assert rows(dataset.val) == rows(dataset.test)
+
+
+# --- docs/datasets.md -------------------------------------------------------------------------
+
+GUIDE = (CONFIGS.parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("miniature", REAL + VARIANTS, ids=lambda m: m.stem)
+def test_guide_names_folder_and_split(miniature):
+    start = f"| `{miniature.stem}` | `{miniature.name}` | `{miniature.folder}` |"
+    (row,) = [line for line in GUIDE.splitlines() if line.startswith(start)]
+    last = row.split("|")[-2].strip(" `")
+    if miniature in VARIANTS:
+        assert last == "test only"
+    else:
+        assert last == (miniature.split_file or "official lists")
+
+
+def test_guide_s_new_data_set(tmp_path, dataset_cfg, monkeypatch):
+    """The example's own code, as a file of the package."""
+    code = GUIDE.split("```python\n")[1].split("```")[0]
+    monkeypatch.setattr(DATASET_REGISTRY, "_obj_map", dict(DATASET_REGISTRY._obj_map))
+    scope = {"__name__": "datasets.birds", "__package__": "datasets"}
+    exec(compile(code, "birds.py", "exec"), scope)
+    class_folders(tmp_path / "birds" / "images", ["robin", "wren"], 10)
+    dataset = build_dataset(dataset_cfg("dtd", "DATASET.NAME", "Birds"))
+    assert dataset.classnames == ["robin", "wren"]
+    assert (tmp_path / "birds" / "split_birds.json").is_file()
