@@ -300,7 +300,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
         ValueError: keys that every CLIP checkpoint has are missing.
     """
     visual = (
-        ["visual.proj", "visual.class_embedding"]
+        ["visual.proj", "visual.class_embedding", "visual.positional_embedding"]
         if "visual.proj" in state_dict
         else ["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"]
     )

@@ -19,6 +19,7 @@ class Recorded:
     """One recorded file: tensors by name, texts, and the settings that it was made with."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         with np.load(PARITY_DIR / f"{name}.npz") as arrays:
             self.arrays = {key: arrays[key] for key in arrays.files}
         self.config = json.loads(str(self.arrays["config"])) if "config" in self.arrays else {}

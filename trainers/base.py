@@ -152,7 +152,7 @@ class PromptTrainer(TrainerX):
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
             "config": self.cfg.dump(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
         return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}
 

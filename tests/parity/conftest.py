@@ -1,0 +1,77 @@
+"""Trainers built for a recorded file: its class names, image size, CLIP and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.engine import build_trainer
+from datasets.fewshot import FewShotDataset
+from tests.parity_files import Recorded, recorded_clip
+from trainers.base import PromptTrainer
+
+
+@DATASET_REGISTRY.register()
+class RecordedClasses(FewShotDataset):
+    """One image per recorded class: the trainers take their class names from the data set."""
+
+    dataset_dir = "recorded"
+    image_dir = ""
+
+    def read_annotations(self):
+        names = Path(self.dataset_dir, "names.txt").read_text(encoding="utf-8").splitlines()
+        items = [
+            Datum(impath=str(Path(self.dataset_dir, f"{label}.png")), label=label, classname=name)
+            for label, name in enumerate(names)
+        ]
+        return items, items, items
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Function that gives the checkpoint file of the recorded CLIP with a ViT or a ResNet."""
+    folder, paths = tmp_path_factory.mktemp("clip"), {}
+
+    def path(vision: str) -> str:
+        if vision not in paths:
+            paths[vision] = str(folder / f"{vision}.pt")
+            torch.save(recorded_clip(vision), paths[vision])
+        return paths[vision]
+
+    return path
+
+
+@pytest.fixture()
+def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTrainer]:
+    """Function that builds a trainer for a recorded file, with further config pairs.
+
+    ``data_set`` is the registry name that the recorded classes stand in for.
+    """
+
+    def build(
+        trainer: str, recorded: Recorded, *pairs: object, data_set: str = "RecordedClasses"
+    ) -> PromptTrainer:
+        root = tmp_path / "root"
+        (root / "recorded").mkdir(parents=True, exist_ok=True)
+        names = recorded.classnames
+        (root / "recorded" / "names.txt").write_text("\n".join(names), encoding="utf-8")
+        for label in range(len(names)):
+            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "recorded" / f"{label}.png")
+        monkeypatch.setitem(DATASET_REGISTRY._obj_map, data_set, RecordedClasses)
+        side = recorded["images"].shape[-1]
+        cfg = make_cfg(
+            trainer,
+            *("DATASET.NAME", data_set, "DATASET.ROOT", str(root)),
+            *("MODEL.BACKBONE.NAME", clip_file("rn" if recorded.name.endswith("_rn") else "vit")),
+            *("INPUT.SIZE", (side, side)),
+            *pairs,
+        )
+        return build_trainer(cfg)
+
+    return build

@@ -1,0 +1,97 @@
+"""One clear error for settings that cannot work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clip.model import build_model
+from dassl.engine import build_trainer
+from tests.parity_files import recorded_clip
+from trainers.learner import class_prompts, context_init
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return build_model(recorded_clip()).float()
+
+
+@pytest.mark.filterwarnings("ignore:TRAINER.COOP.N_CTX")
+@pytest.mark.parametrize(
+    ("method", "pairs", "message"),
+    [
+        ("CoOp", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "use end, middle, front"),
+        ("CoOp", ["TRAINER.COOP.N_CTX", 0], "N_CTX is 0"),
+        ("CoOp", ["TRAINER.COOP.N_CTX", 76], "too long"),
+        (
+            "CoOp",
+            ["TRAINER.COOP.CTX_INIT", "a photograph of antidisestablishmentarianism"],
+            "words",
+        ),
+        ("CoOp", ["INPUT.SIZE", (224, 224)], "takes 32 x 32"),
+        ("CoOp", ["MODEL.BACKBONE.NAME", ""], "MODEL.BACKBONE.NAME is empty"),
+        ("CoOp", ["MODEL.BACKBONE.NAME", "ViT-B/61"], "ViT-B/16"),
+        ("MMLoP", ["TRAINER.MMLOP.PROMPT_DEPTH", 13], "PROMPT_DEPTH is 13: .* takes 1 to 12"),
+        ("MMLoP", ["TRAINER.MMLOP.PROMPT_DEPTH", 0], "PROMPT_DEPTH is 0"),
+        ("MMLoP", ["TRAINER.MMLOP.RANK", 0], "RANK is 0"),
+        ("MMLoP", ["TRAINER.MMLOP.N_CTX", 80], "too long"),
+        ("MMLoP", ["TRAINER.MMLOP.INIT_STD", 0.0], "INIT_STD is 0.0"),
+        ("ZeroshotCLIP", ["INPUT.SIZE", (224, 224)], "takes 32 x 32"),
+    ],
+)
+def test_settings(make_cfg, method, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        build_trainer(make_cfg(method, *pairs))
+
+
+def test_image_prompts_need_a_vit(make_cfg, rn_file):
+    cfg = make_cfg("MMLoP", "MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64))
+    with pytest.raises(ValueError, match="needs a vision transformer"):
+        build_trainer(cfg)
+
+
+def test_zero_shot_has_nothing_to_train(make_cfg):
+    with pytest.raises(ValueError, match="--eval-only"):
+        build_trainer(make_cfg("ZeroshotCLIP")).train()
+
+
+def test_class_specific_context_for_other_classes(make_cfg, tmp_path):
+    csc = ["TRAINER.COOP.CSC", True, "DATASET.SUBSAMPLE_CLASSES"]
+    build_trainer(make_cfg("CoOp", *csc, "base")).save_model(0, str(tmp_path))
+    with pytest.raises(ValueError, match="class-specific"):
+        build_trainer(make_cfg("CoOp", *csc, "new")).load_model(str(tmp_path), epoch=1)
+
+
+def test_ignored_settings_are_named(make_cfg):
+    words = ["TRAINER.COOP.CTX_INIT", "a photo of a", "TRAINER.COOP.CSC", True]
+    with pytest.warns(UserWarning, match="CSC = True is ignored"):
+        trainer = build_trainer(make_cfg("CoOp", *words, "TRAINER.COOP.N_CTX", 4))
+    assert trainer.model.learner.ctx.shape == (4, 64)
+
+
+def test_loss_that_is_not_finite_stops_the_run(make_cfg):
+    trainer = build_trainer(make_cfg("CoOp"))
+    with torch.no_grad():
+        trainer.model.learner.ctx.fill_(float("nan"))
+    trainer.num_batches, trainer.batch_idx = 100, 0
+    with pytest.raises(FloatingPointError):
+        trainer.forward_backward(next(iter(trainer.train_loader_x)))
+
+
+def test_class_name_too_long_is_named(clip):
+    with pytest.raises(ValueError, match=r"'long long.*has 8[0-9] tokens"):
+        class_prompts(clip, ["cat", "long " * 80], "{}.")
+    with pytest.raises(ValueError, match="is empty"):
+        class_prompts(clip, [], "{}.")
+    class_prompts(clip, ["x " * 70], "{}.", n_inserted=4)
+    with pytest.raises(ValueError, match="has 78 tokens with 5 learned ones"):
+        class_prompts(clip, ["x " * 70], "{}.", n_inserted=5)
+
+
+def test_context_init_leaves_the_other_words(clip):
+    start, template = context_init(clip, "a photo of a", 2)
+    assert start.shape == (2, 64)
+    assert template == "of a {}."
+    assert context_init(clip, "a photo of a", 4)[1] == "{}."
+    assert context_init(clip, "a photo of a", 5) == (None, "{}.")
+    assert context_init(clip, "", 4) == (None, "{}.")

@@ -1,0 +1,180 @@
+"""What every registered prompt method must do; a new method is covered by being registered."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+import trainers  # noqa: F401  (registers the methods)
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from trainers.base import PromptTrainer
+
+METHODS = [
+    name
+    for name in TRAINER_REGISTRY.registered_names()
+    if issubclass(TRAINER_REGISTRY.get(name), PromptTrainer)
+]
+PRECISIONS = ("fp32", "amp", "bf16", "fp16")
+
+pytestmark = pytest.mark.parametrize("method", METHODS)
+
+
+def node(method: str) -> str:
+    return f"TRAINER.{TRAINER_REGISTRY.get(method).node}"
+
+
+def batch_of(trainer) -> dict:
+    return next(iter(trainer.train_loader_x))
+
+
+def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(module.state_dict())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precision):
+    trainer = build_trainer(make_cfg(method, f"{node(method)}.PREC", precision))
+    trainer.set_model_mode("train")
+    clip, learner = snapshot(trainer.model.clip), snapshot(trainer.model.learner)
+    trainer.num_batches = 100
+    # automatic mixed precision skips steps until its loss scale fits
+    for step in range(12 if precision == "amp" else 2):
+        trainer.batch_idx = step
+        summary = trainer.forward_backward(batch_of(trainer))
+    assert all(isinstance(value, float) for value in summary.values())
+    assert {"loss", "acc"} <= summary.keys()
+    for key, value in trainer.model.clip.state_dict().items():
+        assert torch.equal(value, clip[key]), key
+    assert all(p.grad is None for p in trainer.model.clip.parameters())
+    for key, value in trainer.model.learner.named_parameters():
+        assert value.dtype == torch.float32, key
+        assert torch.isfinite(value).all(), key
+        assert not torch.equal(value.detach(), learner[key]), f"{key} was not trained"
+
+
+def test_every_registered_parameter_is_optimised(make_cfg, method):
+    trainer = build_trainer(make_cfg(method))
+    optimised = {id(p) for group in trainer.optim.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in trainer.model.learner.parameters()}
+
+
+def test_run_saves_the_learner_only(make_cfg, method):
+    cfg = make_cfg(method, "DATASET.NUM_SHOTS", 2)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    folder = Path(cfg.OUTPUT_DIR) / trainer.model_name
+    assert (folder / "checkpoint").read_text() == "model.pth.tar-1\n"
+    checkpoint = torch.load(folder / "model.pth.tar-1", weights_only=True)
+    assert checkpoint["state_dict"].keys() == trainer.model.learner.state_dict().keys()
+    meta = checkpoint["meta"]
+    assert meta["method"] == method
+    assert meta["classnames"] == trainer.dm.dataset.classnames
+    assert meta["backbone"] == cfg.MODEL.BACKBONE.NAME
+    n_values = sum(p.numel() for p in trainer.model.learner.parameters())
+    # weights and momentum in float32, random state and metadata
+    assert (folder / "model.pth.tar-1").stat().st_size < 8 * n_values + 40_000
+
+
+def test_base_checkpoint_classifies_new_classes(make_cfg, method, tmp_path):
+    base = build_trainer(make_cfg(method, "DATASET.SUBSAMPLE_CLASSES", "base"))
+    base.num_batches, base.batch_idx = 100, 0
+    base.forward_backward(batch_of(base))
+    base.save_model(0, str(tmp_path / "base"))
+    cfg = make_cfg(method, "DATASET.SUBSAMPLE_CLASSES", "new")
+    new = build_trainer(cfg)
+    assert set(new.dm.dataset.classnames).isdisjoint(base.dm.dataset.classnames)
+    new.load_model(str(tmp_path / "base"), epoch=1)
+    for key, value in base.model.learner.state_dict().items():
+        assert torch.equal(value, new.model.learner.state_dict()[key])
+    assert 0.0 <= new.test() <= 100.0
+    logits = new.model_inference(batch_of(new)["img"])
+    assert logits.shape[1] == len(new.dm.dataset.classnames)
+
+
+def test_resumed_run_equals_a_straight_one(make_cfg, method, tmp_path):
+    def run(folder: str, epochs_at_once: list[int]):
+        for last in epochs_at_once:
+            torch.manual_seed(5)
+            trainer = build_trainer(
+                make_cfg(
+                    method,
+                    *("OUTPUT_DIR", str(tmp_path / folder), "OPTIM.MAX_EPOCH", 3),
+                    *("DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True, "TRAIN.CHECKPOINT_FREQ", 1),
+                )
+            )
+            trainer.max_epoch = last
+            trainer.train()
+        return trainer
+
+    straight, resumed = run("straight", [3]), run("resumed", [1, 3])
+    assert resumed.get_current_lr() == straight.get_current_lr()
+    for key, value in straight.model.learner.state_dict().items():
+        assert torch.equal(value, resumed.model.learner.state_dict()[key]), key
+
+
+def test_text_is_encoded_once_per_evaluation(make_cfg, method):
+    trainer = build_trainer(make_cfg(method, "DATALOADER.TEST.BATCH_SIZE", 5))
+    assert len(trainer.test_loader) > 1
+    calls, encode = [], trainer.model.clip.encode_text
+
+    def counted(text, prompts=None):
+        calls.append(prompts is not None)
+        return encode(text, prompts)
+
+    trainer.model.clip.encode_text = counted
+    trainer.test()
+    assert calls.count(True) == 1
+    trainer.test()
+    assert calls.count(True) == 1, "nothing changed, nothing to encode again"
+    trainer.num_batches, trainer.batch_idx = 100, 0
+    trainer.forward_backward(batch_of(trainer))
+    seen = calls.count(True)
+    trainer.test()
+    assert calls.count(True) == seen + 1, "after a step the text features are stale"
+
+
+def test_checkpoint_of_another_method_or_width(make_cfg, method, tmp_path):
+    trainer = build_trainer(make_cfg(method))
+    trainer.save_model(0, str(tmp_path))
+    path = tmp_path / trainer.model_name / "model.pth.tar-1"
+    good = torch.load(path, weights_only=True)
+
+    other = copy.deepcopy(good)
+    other["meta"]["method"] = "SomethingElse"
+    torch.save(other, path)
+    with pytest.raises(ValueError, match=f"method SomethingElse, this run has {method}"):
+        trainer.load_model(str(tmp_path), epoch=1)
+
+    wider = copy.deepcopy(good)
+    key = next(iter(wider["state_dict"]))
+    wider["state_dict"][key] = torch.cat([wider["state_dict"][key]] * 2, dim=-1)
+    torch.save(wider, path)
+    with pytest.raises(ValueError, match=rf"{key} has shape"):
+        trainer.load_model(str(tmp_path), epoch=1)
+    trainer.cfg.defrost()
+    trainer.cfg.RESUME = str(tmp_path)
+    with pytest.raises(ValueError, match=rf"{key} has shape"):
+        trainer.before_train()
+
+    unknown = copy.deepcopy(good)
+    unknown["state_dict"] = {"something": torch.zeros(2)}
+    torch.save(unknown, path)
+    with pytest.raises(ValueError, match="something is not known to this method"):
+        trainer.load_model(str(tmp_path), epoch=1)
+
+
+def test_missing_checkpoint(make_cfg, method, tmp_path):
+    trainer = build_trainer(make_cfg(method))
+    with pytest.raises(FileNotFoundError, match="--model-dir"):
+        trainer.load_model(str(tmp_path / "nowhere"), epoch=1)
+    trainer.save_model(0, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"There is: model\.pth\.tar-1"):
+        trainer.load_model(str(tmp_path), epoch=9)
+
+
+def test_unknown_precision(make_cfg, method):
+    with pytest.raises(ValueError, match="PREC is 'fp8'"):
+        build_trainer(make_cfg(method, f"{node(method)}.PREC", "fp8"))
