@@ -197,11 +197,16 @@ class _Inert:
         self.state = state
 
 
+def _empty_dict(*args: Any) -> dict:
+    return {}
+
+
 def _load_legacy(fpath: str) -> dict[str, Any]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
-        # One class per name: PyTorch looks a stored class up by its value, too.
-        inert = [(type("_Inert", (_Inert,), {}), name) for name in names]
+        # A defaultdict is filled with items after it was made, which needs a real dict.
+        stand_ins = {"collections.defaultdict": _empty_dict}
+        inert = [(stand_ins.get(name, _Inert), name) for name in names]
         with torch.serialization.safe_globals(inert):
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
@@ -224,10 +229,13 @@ def _without_objects(value: Any) -> Any:
 
 
 def _damaged(fpath: str, error: Exception) -> ValueError:
+    # PyTorch puts general advice, also to load unsafely, before what went wrong.
+    advice = ("Weights only load failed", "Please file an issue")
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(advice)]
+    reason = lines[0] if lines else ""
     return ValueError(
         f'cannot read "{fpath}" as a checkpoint (truncated, or not written by torch.save): '
-        f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; copy it again, or "
-        "remove it and train again"
+        f"{reason or type(error).__name__}; copy it again, or remove it and train again"
     )
 
 

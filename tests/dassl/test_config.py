@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from yacs.config import CfgNode as YacsNode
+
+from dassl.config import clean_cfg, get_cfg_default
+
+EXPECTED = """
+VERSION: 1
+OUTPUT_DIR: ./output
+RESUME: ''
+SEED: -1
+USE_CUDA: true
+VERBOSE: true
+INPUT: {SIZE: [224, 224], INTERPOLATION: bilinear, TRANSFORMS: [], NO_TRANSFORM: false,
+  PIXEL_MEAN: [0.485, 0.456, 0.406], PIXEL_STD: [0.229, 0.224, 0.225], CROP_PADDING: 4,
+  RRCROP_SCALE: [0.08, 1.0], CUTOUT_N: 1, CUTOUT_LEN: 16, GN_MEAN: 0.0, GN_STD: 0.15,
+  RANDAUGMENT_N: 2, RANDAUGMENT_M: 10, COLORJITTER_B: 0.4, COLORJITTER_C: 0.4,
+  COLORJITTER_S: 0.4, COLORJITTER_H: 0.1, RGS_P: 0.2, GB_P: 0.5, GB_K: 21}
+DATASET: {ROOT: '', NAME: '', SOURCE_DOMAINS: [], TARGET_DOMAINS: [], NUM_LABELED: -1,
+  NUM_SHOTS: -1, VAL_PERCENT: 0.1, STL10_FOLD: -1, CIFAR_C_TYPE: '', CIFAR_C_LEVEL: 1,
+  ALL_AS_UNLABELED: false}
+DATALOADER:
+  NUM_WORKERS: 4
+  K_TRANSFORMS: 1
+  RETURN_IMG0: false
+  TRAIN_X: {SAMPLER: RandomSampler, BATCH_SIZE: 32, N_DOMAIN: 0, N_INS: 16}
+  TRAIN_U: {SAME_AS_X: true, SAMPLER: RandomSampler, BATCH_SIZE: 32, N_DOMAIN: 0, N_INS: 16}
+  TEST: {SAMPLER: SequentialSampler, BATCH_SIZE: 32}
+MODEL:
+  INIT_WEIGHTS: ''
+  BACKBONE: {NAME: '', PRETRAINED: true}
+  HEAD: {NAME: '', HIDDEN_LAYERS: [], ACTIVATION: relu, BN: true, DROPOUT: 0.0}
+OPTIM: {NAME: adam, LR: 0.0003, WEIGHT_DECAY: 0.0005, MOMENTUM: 0.9, SGD_DAMPNING: 0,
+  SGD_NESTEROV: false, RMSPROP_ALPHA: 0.99, ADAM_BETA1: 0.9, ADAM_BETA2: 0.999,
+  STAGED_LR: false, NEW_LAYERS: [], BASE_LR_MULT: 0.1, LR_SCHEDULER: single_step,
+  STEPSIZE: [-1], GAMMA: 0.1, MAX_EPOCH: 10, WARMUP_EPOCH: -1, WARMUP_TYPE: linear,
+  WARMUP_CONS_LR: 0.00001, WARMUP_MIN_LR: 0.00001, WARMUP_RECOUNT: true}
+TRAIN: {CHECKPOINT_FREQ: 0, PRINT_FREQ: 10, COUNT_ITER: train_x}
+TEST: {EVALUATOR: Classification, PER_CLASS_RESULT: false, COMPUTE_CMAT: false, NO_TEST: false,
+  SPLIT: test, FINAL_MODEL: last_step}
+TRAINER:
+  NAME: ''
+  MCD: {N_STEP_F: 4}
+  MME: {LMDA: 0.1}
+  CDAC: {CLASS_LR_MULTI: 10, RAMPUP_COEF: 30, RAMPUP_ITRS: 1000, TOPK_MATCH: 5, P_THRESH: 0.95,
+    STRONG_TRANSFORMS: []}
+  SE: {EMA_ALPHA: 0.999, CONF_THRE: 0.95, RAMPUP: 300}
+  M3SDA: {LMDA: 0.5, N_STEP_F: 4}
+  DAEL: {WEIGHT_U: 0.5, CONF_THRE: 0.95, STRONG_TRANSFORMS: []}
+  DAELDG: {WEIGHT_U: 0.5, CONF_THRE: 0.95, STRONG_TRANSFORMS: []}
+  CROSSGRAD: {EPS_F: 1.0, EPS_D: 1.0, ALPHA_F: 0.5, ALPHA_D: 0.5}
+  DDAIG: {G_ARCH: '', LMDA: 0.3, CLAMP: false, CLAMP_MIN: -1.0, CLAMP_MAX: 1.0, WARMUP: 0,
+    ALPHA: 0.5}
+  DOMAINMIX: {TYPE: crossdomain, ALPHA: 1.0, BETA: 1.0}
+  ENTMIN: {LMDA: 0.001}
+  MEANTEACHER: {WEIGHT_U: 1.0, EMA_ALPHA: 0.999, RAMPUP: 5}
+  MIXMATCH: {WEIGHT_U: 100.0, TEMP: 2.0, MIXUP_BETA: 0.75, RAMPUP: 20000}
+  FIXMATCH: {WEIGHT_U: 1.0, CONF_THRE: 0.95, STRONG_TRANSFORMS: []}
+"""
+
+
+def as_plain(node):
+    if isinstance(node, dict):
+        return {key: as_plain(value) for key, value in node.items()}
+    return list(node) if isinstance(node, tuple) else node
+
+
+def test_defaults():
+    assert as_plain(get_cfg_default()) == yaml.safe_load(EXPECTED)
+
+
+def test_defaults_keep_the_types_that_decide_what_may_be_merged():
+    cfg = get_cfg_default()
+    assert isinstance(cfg, YacsNode)
+    assert type(cfg.OPTIM.WARMUP_CONS_LR) is float
+    assert type(cfg.INPUT.SIZE) is tuple and type(cfg.INPUT.PIXEL_MEAN) is list
+
+
+def test_each_call_gives_an_independent_tree():
+    first = get_cfg_default()
+    first.OPTIM.LR = 7.0
+    first.INPUT.PIXEL_MEAN.append(1.0)
+    assert get_cfg_default().OPTIM.LR == 0.0003
+    assert len(get_cfg_default().INPUT.PIXEL_MEAN) == 3
+
+
+@given(value=st.integers(-(10**6), 10**6))
+def test_an_integer_is_accepted_for_a_float_key(value):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["OPTIM.LR", str(value)])
+    assert cfg.OPTIM.LR == value and type(cfg.OPTIM.LR) is float
+
+
+@given(text=st.text(min_size=1).filter(lambda t: t.strip() != "None"))
+def test_text_for_a_string_key_is_kept_as_text(text):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["DATASET.ROOT", text])
+    assert type(cfg.DATASET.ROOT) is str
+    # A quoted literal loses its quotes, everything else stays as typed.
+    if text[0] not in "'\"rRuUbB" and "'" not in text and '"' not in text:
+        assert cfg.DATASET.ROOT == text
+
+
+def test_digits_are_a_legal_folder_name():
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["DATASET.ROOT", "2024", "DATASET.NAME", "None"])
+    assert cfg.DATASET.ROOT == "2024" and cfg.DATASET.NAME is None
+
+
+def test_a_file_is_merged_with_lists_for_tuples_and_integers_for_floats(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("OPTIM:\n  LR: 1\n  WARMUP_CONS_LR: 1e-5\nINPUT:\n  SIZE: [32, 32]\n")
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(path))
+    assert cfg.OPTIM.LR == 1.0 and cfg.INPUT.SIZE == (32, 32)
+    assert cfg.OPTIM.WARMUP_CONS_LR == 1e-5
+
+
+def test_nodes_added_as_plain_yacs_nodes_can_be_merged(tmp_path):
+    cfg = get_cfg_default()
+    cfg.TRAINER.COOP = YacsNode()
+    cfg.TRAINER.COOP.N_CTX = 16
+    cfg.TRAINER.COOP.SCALE = 0.5
+    path = tmp_path / "c.yaml"
+    path.write_text("TRAINER:\n  COOP:\n    N_CTX: 4\n")
+    cfg.merge_from_file(str(path))
+    cfg.merge_from_list(["TRAINER.COOP.SCALE", "2"])
+    assert cfg.TRAINER.COOP.N_CTX == 4 and cfg.TRAINER.COOP.SCALE == 2.0
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("OPTIM.LRR", "OPTIM.LR"),
+        ("OPTIMM.MAX_EPOCH", "OPTIM.MAX_EPOCH"),
+        ("MAX_EPOCH", "OPTIM.MAX_EPOCH"),
+        ("DATASET.NUM_SHOT", "DATASET.NUM_SHOTS"),
+        ("OPTIM.LR.X", "OPTIM.LR"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key, nearest, tmp_path):
+    cfg = get_cfg_default()
+    with pytest.raises(KeyError) as error:
+        cfg.merge_from_list([key, "1"])
+    assert f"unknown config key {key}" in str(error.value)
+    assert str(error.value).endswith(f"did you mean {nearest}?")
+
+
+def test_an_unknown_key_in_a_file_names_the_file_and_nothing_is_merged(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("OPTIM:\n  MAX_EPOCH: 77\n  LRR: 1\n")
+    cfg = get_cfg_default()
+    with pytest.raises(KeyError, match="LRR") as error:
+        cfg.merge_from_file(str(path))
+    assert str(path) in str(error.value)
+    assert cfg == get_cfg_default()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["OPTIM.MAX_EPOCH", "many"], "OPTIM.MAX_EPOCH takes a int"),
+        (["OPTIM.MAX_EPOCH", "1.5"], "not 1.5"),
+        (["OPTIM.LR", "True"], "OPTIM.LR takes a float"),
+        (["OPTIM", "3"], "is a group of keys"),
+        (["OPTIM.LR"], "KEY VALUE pairs"),
+    ],
+)
+def test_a_wrong_value_says_what_is_expected(options, text):
+    with pytest.raises(ValueError, match=text):
+        get_cfg_default().merge_from_list(options)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "just words"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"c\.yaml"):
+        get_cfg_default().merge_from_file(str(path))
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\nOPTIM: {}\n")
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(path))
+    assert cfg == get_cfg_default()
+
+
+def test_merge_from_other_cfg():
+    cfg = get_cfg_default()
+    cfg.merge_from_other_cfg(YacsNode({"OPTIM": {"LR": 2}}))
+    assert cfg.OPTIM.LR == 2.0
+
+
+def test_a_frozen_tree_refuses_changes():
+    cfg = get_cfg_default()
+    cfg.freeze()
+    with pytest.raises(AttributeError):
+        cfg.OPTIM.LR = 1.0
+
+
+def test_clean_cfg_keeps_the_name_and_one_node():
+    cfg = get_cfg_default()
+    clean_cfg(cfg, "FixMatch")
+    assert list(cfg.TRAINER) == ["NAME", "FIXMATCH"]

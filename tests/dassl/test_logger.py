@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dassl.utils import Logger, setup_logger
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str, *args: str, wait: bool = True) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if wait:
+        process.wait(timeout=60)
+    return process
+
+
+# Loading the module alone spares the child the import of torch.
+LOGGER = """
+    import importlib.util, sys, os, time
+    spec = importlib.util.spec_from_file_location("logger", "dassl/utils/logger.py")
+    logger = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(logger)
+    logger.setup_logger(sys.argv[1])
+"""
+
+
+def test_a_process_ends_cleanly_and_console_and_file_agree(tmp_path):
+    code = LOGGER + "    print('one')\n    print('two', flush=True)\n"
+    process = run(code, str(tmp_path / "new" / "run"))
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out == "one\ntwo\n"
+    assert (tmp_path / "new" / "run" / "log.txt").read_text() == out
+
+
+def test_a_killed_process_leaves_its_log(tmp_path):
+    code = LOGGER + "    print('before')\n    sys.stderr.close()\n    time.sleep(60)\n"
+    process = run(code, str(tmp_path), wait=False)
+    process.stderr.read()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert (tmp_path / "log.txt").read_text() == "before\n"
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_a_resumed_run_continues_the_same_file(tmp_path):
+    for word in ("first", "second"):
+        assert run(LOGGER + f"    print('{word}')\n", str(tmp_path)).wait() == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["log.txt"]
+    assert (tmp_path / "log.txt").read_text() == "first\nsecond\n"
+
+
+@pytest.mark.parametrize("name", ["my.log", "notes.txt"])
+def test_a_file_name_is_used_as_it_is(tmp_path, name):
+    setup_logger(str(tmp_path / name))
+    print("line")
+    assert (tmp_path / name).read_text() == "line\n"
+
+
+def test_no_output_changes_nothing():
+    before = sys.stdout
+    setup_logger(None)
+    assert sys.stdout is before
+
+
+def test_a_second_run_in_one_process_writes_to_its_own_log(tmp_path):
+    setup_logger(str(tmp_path / "a"))
+    print("a")
+    setup_logger(str(tmp_path / "b"))
+    print("b")
+    assert (tmp_path / "a" / "log.txt").read_text() == "a\n"
+    assert (tmp_path / "b" / "log.txt").read_text() == "b\n"
+
+
+def test_closing_leaves_the_console_open(tmp_path, capsys):
+    logger = Logger(str(tmp_path / "log.txt"))
+    logger.write("one\n")
+    logger.close()
+    logger.close()
+    logger.write("two\n")
+    logger.flush()
+    assert not sys.stdout.closed
+    assert capsys.readouterr().out == "one\ntwo\n"
+    assert (tmp_path / "log.txt").read_text() == "one\n"
+
+
+def test_it_answers_what_callers_ask_of_a_console(tmp_path):
+    with Logger(str(tmp_path / "log.txt")) as logger:
+        assert logger.encoding == sys.stdout.encoding
+        assert logger.isatty() == sys.stdout.isatty()

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler, build_optimizer
+from tests.parity_files import PARITY_DIR
+
+RECORDED = json.loads((PARITY_DIR / "optimiser_schedule.json").read_text())
+
+
+def optim_cfg(**settings):
+    node = get_cfg_default().OPTIM
+    for key, value in settings.items():
+        assert key in node
+        node[key] = value
+    return node
+
+
+def build(node, parameter=None):
+    parameter = nn.Parameter(torch.zeros(3)) if parameter is None else parameter
+    optim = build_optimizer([parameter], node)
+    return optim, build_lr_scheduler(optim, node)
+
+
+def rates(optim, sched, epochs):
+    """Rate used in each epoch."""
+    used = []
+    for _ in range(epochs):
+        used.append(optim.param_groups[0]["lr"])
+        optim.step()
+        sched.step()
+    return used
+
+
+@pytest.mark.parametrize(
+    "run", RECORDED["runs"], ids=lambda r: f"{r['config']['LR']}x{r['config']['MAX_EPOCH']}"
+)
+def test_rates_equal_the_recorded_ones(run):
+    keys = {key: value for key, value in run["config"].items() if key.isupper()}
+    optim, sched = build(optim_cfg(**keys))
+    assert rates(optim, sched, len(run["lr_per_epoch"])) == pytest.approx(
+        run["lr_per_epoch"], rel=1e-9
+    )
+    assert optim.param_groups[0]["lr"] == pytest.approx(run["lr_after_last_step"], rel=1e-9)
+    group = optim.param_groups[0]
+    for key in ("momentum", "dampening", "nesterov", "weight_decay"):
+        assert group[key] == run["config"][key]
+
+
+def test_sgd_equals_the_recorded_steps():
+    toy = RECORDED["sgd_toy"]
+    points = torch.tensor(toy["params_before_and_after_each_step"], dtype=torch.float64)
+    parameter = nn.Parameter(points[0].clone())
+    node = optim_cfg(
+        NAME="sgd",
+        LR=toy["lr_base"],
+        MOMENTUM=toy["momentum"],
+        WEIGHT_DECAY=toy["weight_decay"],
+        LR_SCHEDULER="cosine",
+        MAX_EPOCH=toy["max_epoch"],
+        WARMUP_EPOCH=1,
+        WARMUP_TYPE="constant",
+    )
+    optim, sched = build(node, parameter)
+    for lr, grad, after in zip(toy["lr_used"], toy["grads"], points[1:], strict=True):
+        assert optim.param_groups[0]["lr"] == pytest.approx(lr, rel=1e-9)
+        parameter.grad = torch.tensor(grad, dtype=torch.float64)
+        optim.step()
+        sched.step()
+        torch.testing.assert_close(parameter.data, after, rtol=1e-12, atol=0)
+
+
+def test_linear_warmup_rises_to_the_base_rate():
+    node = optim_cfg(NAME="sgd", LR=0.8, WARMUP_EPOCH=4, MAX_EPOCH=100, WARMUP_TYPE="linear")
+    assert rates(*build(node), 6) == pytest.approx([1e-5, 0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear"])
+def test_without_recount_the_inner_schedule_starts_at_the_warmup_epoch(kind):
+    node = optim_cfg(
+        NAME="sgd",
+        LR=1.0,
+        WARMUP_EPOCH=2,
+        WARMUP_TYPE=kind,
+        LR_SCHEDULER="multi_step",
+        STEPSIZE=(3, 5),
+        WARMUP_RECOUNT=False,
+    )
+    assert rates(*build(node), 7)[2:] == pytest.approx([1.0, 0.1, 0.1, 0.01, 0.01])
+    node.WARMUP_RECOUNT = True
+    assert rates(*build(node), 8)[2:] == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("stepsize", "expected"), [((-1,), [1, 1, 1, 1]), ((2,), [1, 1, 0.1, 0.1]), (3, [1, 1, 1, 0.1])]
+)
+def test_single_step(stepsize, expected):
+    node = optim_cfg(NAME="sgd", LR=1.0, MAX_EPOCH=10)
+    node.STEPSIZE = stepsize
+    assert rates(*build(node), 4) == pytest.approx(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    stop=st.integers(1, 11),
+    warmup=st.integers(-1, 4),
+    kind=st.sampled_from(["constant", "linear"]),
+    schedule=st.sampled_from(["cosine", "single_step", "multi_step"]),
+    recount=st.booleans(),
+)
+def test_resumed_rates_equal_those_of_an_uninterrupted_run(stop, warmup, kind, schedule, recount):
+    node = optim_cfg(
+        NAME="sgd",
+        LR=0.1,
+        MAX_EPOCH=12,
+        LR_SCHEDULER=schedule,
+        STEPSIZE=(4, 7),
+        WARMUP_EPOCH=warmup,
+        WARMUP_TYPE=kind,
+        WARMUP_RECOUNT=recount,
+    )
+    straight = rates(*build(node), 12)
+    optim, sched = build(node)
+    first = rates(optim, sched, stop)
+    state = (optim.state_dict(), sched.state_dict())
+    optim, sched = build(node)
+    optim.load_state_dict(state[0])
+    sched.load_state_dict(state[1])
+    assert first + rates(optim, sched, 12 - stop) == straight
+
+
+def test_the_state_of_a_warmup_holds_plain_data_only(tmp_path):
+    _, sched = build(optim_cfg(NAME="sgd", LR_SCHEDULER="cosine", WARMUP_EPOCH=1))
+    torch.save(sched.state_dict(), tmp_path / "s.pt")
+    state = torch.load(tmp_path / "s.pt", weights_only=True)
+    assert state["successor"]["T_max"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adam", "Adam"),
+        ("amsgrad", "Adam"),
+        ("sgd", "SGD"),
+        ("rmsprop", "RMSprop"),
+        ("radam", "RAdam"),
+        ("adamw", "AdamW"),
+    ],
+)
+def test_every_optimiser_reduces_a_quadratic(name, kind):
+    parameter = nn.Parameter(torch.ones(4))
+    optim = build_optimizer([parameter], optim_cfg(NAME=name, LR=0.05))
+    assert type(optim).__name__ == kind
+    assert optim.param_groups[0].get("amsgrad", False) == (name == "amsgrad")
+    for _ in range(20):
+        optim.zero_grad()
+        parameter.square().sum().backward()
+        optim.step()
+    assert parameter.square().sum() < 4
+
+
+def test_what_is_optimised():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    node = optim_cfg(NAME="sgd")
+    assert len(build_optimizer(model, node).param_groups[0]["params"]) == 4
+    groups = [{"params": model[1].parameters(), "lr": 0.5}]
+    assert [g["lr"] for g in build_optimizer(model, node, groups).param_groups] == [0.5]
+
+
+def test_staged_rates():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 3), "classifier": nn.Linear(3, 1)})
+    node = optim_cfg(NAME="sgd", LR=1.0, STAGED_LR=True, NEW_LAYERS=("classifier",))
+    groups = build_optimizer(model, node).param_groups
+    by_lr = {g["lr"]: g["params"] for g in groups}
+    assert by_lr[0.1][0] is model["backbone"].weight
+    assert by_lr[1.0][0] is model["classifier"].weight
+    node.NEW_LAYERS = ("classifer",)
+    with pytest.raises(ValueError, match="did you mean 'classifier'"):
+        build_optimizer(model, node)
+    with pytest.raises(TypeError, match="STAGED_LR"):
+        build_optimizer(list(model.parameters()), node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [("NAME", "sgdd", "sgd"), ("LR_SCHEDULER", "cosin", "cosine"), ("WARMUP_TYPE", "const", None)],
+)
+def test_an_unknown_name_suggests_the_nearest(key, value, nearest):
+    node = optim_cfg(WARMUP_EPOCH=1)
+    node[key] = value
+    with pytest.raises(ValueError, match=f"did you mean '{nearest or 'constant'}'"):
+        build(node)
