@@ -109,6 +109,9 @@ elif [ ${#opts[@]} -gt 0 ]; then
     [ ${#label} -le 200 ] || fail "too many KEY VALUE pairs to name a folder: set TAG=<short name>"
 fi
 
+# The embedded backbone is too small to gain from threads, and loses much where cores are busy.
+[ "$cfg" != tiny ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
 max_epoch() { # of this run: the last OPTIM.MAX_EPOCH of the pairs, else that of the config
     local epoch
     epoch=$(awk '/^[^ #]/ { optim = /^OPTIM:/ } optim && $1 == "MAX_EPOCH:" { print $2 }' \
