@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
-from datasets.fewshot import FewShotDataset, make_item
+from datasets.fewshot import FewShotDataset, list_images, make_item, write_json_atomically
 from tests.datasets.miniatures import BY_STEM
 from tests.parity_files import PARITY_DIR
 
@@ -219,6 +220,17 @@ def test_file_names_that_are_not_utf8(tree, build):
     first = lists(shots(build))
     assert lists(shots(build)) == first
     assert all(os.path.isfile(path) for path, _, _ in first[0])
+
+
+def test_listings_are_sorted_images_only(tmp_path):
+    names = [f"{number:02d}.JPEG" for number in range(60)]
+    for name in random.Random(0).sample(names, len(names)):
+        (tmp_path / name).touch()
+    for other in (".00.jpg", "Thumbs.db", "readme.txt"):
+        (tmp_path / other).touch()
+    assert rows(list_images(str(tmp_path), 3, "cat")) == [
+        (str(tmp_path / name), 3, "cat") for name in names
+    ]
 
 
 def test_changed_split_is_drawn_again(tree, build, capsys):
@@ -428,6 +440,20 @@ def test_processes_starting_at_once(stem, tree, dataset_cfg, build):
     assert json.loads(cache_path(folder).read_text())["num_classes"] == len(
         BY_STEM[stem].classnames
     )
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "cache.json"
+    contents = [[number] * 2000 for number in range(8)]
+
+    def write_and_read(content):
+        for _ in range(20):
+            write_json_atomically(content, str(path))
+            assert json.loads(path.read_text()) in contents
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write_and_read, contents))
+    assert os.listdir(tmp_path) == ["cache.json"]
 
 
 @pytest.fixture
