@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from dassl.utils import check_availability
@@ -14,7 +15,7 @@ from .build import HEAD_REGISTRY
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Linear layers, each with optional batch norm, activation and dropout.
 
     Args:
@@ -36,6 +37,7 @@ class MLP(nn.Sequential):
         bn: bool = True,
         dropout: float = 0.0,
     ) -> None:
+        super().__init__()
         widths = [hidden_layers] if isinstance(hidden_layers, int) else list(hidden_layers)
         if not widths:
             raise ValueError("the mlp head needs MODEL.HEAD.HIDDEN_LAYERS with one width or more")
@@ -49,8 +51,12 @@ class MLP(nn.Sequential):
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
             in_features = width
-        super().__init__(*layers)
+        self.mlp = nn.Sequential(*layers)
         self.out_features = in_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``(batch, out_features)`` of features ``(batch, in_features)``."""
+        return self.mlp(x)
 
 
 @HEAD_REGISTRY.register()
