@@ -20,9 +20,6 @@ from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
 from datasets.fewshot import FewShotDataset, list_images, make_item, write_json_atomically
 from tests.datasets.miniatures import BY_STEM
-from tests.parity_files import PARITY_DIR
-
-RECORDED = json.loads((PARITY_DIR / "fewshot_sampling.json").read_text())
 
 
 def rows(items):
@@ -33,71 +30,9 @@ def lists(dataset):
     return [rows(items) for items in (dataset.train_x, dataset.val, dataset.test)]
 
 
-# --- recorded draws ---------------------------------------------------------------------------
-
-
 def labelled(labels, part):
     """Synthetic items whose path tells their position in the list."""
     return [make_item(f"/{part}/{n}", y, f"class_{y}") for n, y in enumerate(labels)]
-
-
-def positions(items):
-    return [int(os.path.basename(item.impath)) for item in items]
-
-
-@pytest.fixture
-def recorded_list(tmp_path, dataset_cfg):
-    """recorded_list(name, shots, seed, subsample): the data set made of that label list."""
-
-    def build_list(name, shots, seed, subsample="all"):
-        labels = RECORDED["lists"][name]
-
-        class RecordedList(FewShotDataset):
-            dataset_dir = f"list_{name}"
-            image_dir = "."
-
-            def read_annotations(self):
-                parts = ("train", "val", "test")
-                return tuple(labelled(labels[f"{part}_labels"], part) for part in parts)
-
-        (tmp_path / f"list_{name}").mkdir(exist_ok=True)
-        options = ["DATASET.NUM_SHOTS", shots, "SEED", seed, "DATASET.SUBSAMPLE_CLASSES", subsample]
-        cfg = dataset_cfg("dtd", *options)
-        set_random_seed(seed)
-        return RecordedList(cfg)
-
-    return build_list
-
-
-@pytest.mark.parametrize(
-    "case", RECORDED["cases"], ids=lambda c: f"{c['list']}-seed{c['seed']}-{c['shots']}"
-)
-def test_recorded_shots(case, recorded_list):
-    for source in ("drawn", "read from the cache"):
-        dataset = recorded_list(case["list"], case["shots"], case["seed"])
-        assert positions(dataset.train_x) == case["train_indices"], source
-        assert [item.label for item in dataset.train_x] == case["train_labels"], source
-        assert positions(dataset.val) == case["val_indices"], source
-        # what random numbers follow does not depend on whether there was a cache
-        assert random.random() == case["next_python_random_after"], source
-
-
-@pytest.mark.parametrize(
-    ("case", "subsample"),
-    [(c, s) for c in RECORDED["cases"] for s in ("all", "base", "new") if s in c],
-    ids=lambda v: v if isinstance(v, str) else f"{v['list']}-seed{v['seed']}-{v['shots']}",
-)
-def test_recorded_base_and_new(case, subsample, recorded_list):
-    dataset = recorded_list(case["list"], case["shots"], case["seed"], subsample)
-    expected = case[subsample]
-    for part, items in (
-        ("train", dataset.train_x),
-        ("val", dataset.val),
-        ("test", dataset.test),
-    ):
-        assert positions(items) == expected[f"{part}_indices"]
-        assert [item.label for item in items] == expected[f"{part}_labels"]
-    assert dataset.classnames == expected["classnames"]
 
 
 # --- base and new -----------------------------------------------------------------------------
