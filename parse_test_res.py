@@ -8,8 +8,9 @@ tested on other data sets. With a directory, upstream's behaviour: the mean over
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
 A log counts when it shows a result after the end of the training (both ``Finish training`` and
-``Finished training`` mark it), or, in a log of a test, after ``=> result``. Of several logs of one
-run the newest that counts is read. Logs that do not count are named on the standard error output.
+``Finished training`` mark it), or, in a log of a test, after ``=> result``. Where a run was started
+several times, in one log or in several, its last start counts: results from before it may be of
+other weights. Logs that do not count are named on the standard error output.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from tabulate import tabulate
 
 TRAIN_END = re.compile(r"Finish(ed)? training")
 TEST_END = re.compile(r"=> result")
+# Opens every start of a run.
+START = "** Arguments **"
 # Written with the arguments of a run that only tests, so that its log has no end of a training.
 EVAL_ONLY = "eval_only: True"
 
@@ -43,7 +46,7 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
     """Return the last value of a metric in a finished log, in percent.
 
     Args:
-        path: the log.
+        path: the log; of several starts in it only the last is read.
         keyword: the metric: accuracy, error, macro_f1 or average.
         test_log: whether it is the log of a test; None lets the log tell.
 
@@ -51,50 +54,43 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
         BadLog: when the log is unfinished or holds no such value.
     """
     lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines()]
+    if START in lines:
+        lines = lines[len(lines) - lines[::-1].index(START) :]
     if test_log is None:
         test_log = EVAL_ONLY in lines
     gate = TEST_END if test_log else TRAIN_END
-    starts = [number for number, line in enumerate(lines) if gate.fullmatch(line)]
-    if not starts:
-        raise BadLog("unfinished")
-    value = None
-    for line in lines[starts[0] :]:
-        match = re.search(rf"\* {re.escape(keyword)}: ([\d.eE+-]+|nan|inf)%", line)
-        if match:
-            value = match[1]
-    if value is None:
-        raise BadLog(f"no {keyword} after its end line")
+    ends = [number for number, line in enumerate(lines) if gate.fullmatch(line)]
+    if not ends:
+        raise BadLog(f"{path}: unfinished")
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+|nan|inf)%")
+    values = [match[1] for line in lines[ends[0] :] if (match := pattern.search(line))]
+    if not values:
+        raise BadLog(f"{path}: no {keyword} after its end line")
     try:
-        number = float(value)
+        value = float(values[-1])
     except ValueError:
-        raise BadLog(f"{keyword} is {value!r}, not a number") from None
-    if not math.isfinite(number):
-        raise BadLog(f"{keyword} is {value}")
-    return number
+        raise BadLog(f"{path}: {keyword} is {values[-1]!r}, not a number") from None
+    if not math.isfinite(value):
+        raise BadLog(f"{path}: {keyword} is {value}")
+    return value
 
 
 def read_run(folder: Path, keyword: str, test_log: bool | None) -> tuple[Path, float]:
-    """Return the newest log of a run that counts, and its value in percent.
+    """Return the log of a run's last start, and its value in percent.
 
     Args:
-        folder: run folder with ``log.txt`` and, from repeated runs, ``log.txt-<date>``.
+        folder: run folder with ``log.txt`` and, from upstream's repeated runs, ``log.txt-<date>``.
         keyword: the metric.
         test_log: whether these are logs of a test; None lets them tell.
 
     Raises:
-        BadLog: when no log counts; the text is about the newest.
+        BadLog: when there is no log, or it does not count.
     """
-    # A repeated run adds its date to the name, so the order of names is that of time.
+    # The order of the names is that of the dates in them.
     logs = sorted(path for path in folder.glob("log.txt*") if path.is_file())
     if not logs:
         raise BadLog(f"{folder}: no log.txt")
-    reasons = []
-    for path in reversed(logs):
-        try:
-            return path, read_log(path, keyword, test_log)
-        except BadLog as reason:
-            reasons.append(f"{path}: {reason}")
-    raise BadLog(reasons[0])
+    return logs[-1], read_log(logs[-1], keyword, test_log)
 
 
 def spread(values: list[float], ci95: bool) -> float:
@@ -285,6 +281,11 @@ def make_row(
     return row
 
 
+def listing(numbers: Iterable[int]) -> str:
+    """Return numbers in order, with commas."""
+    return ", ".join(map(str, sorted(numbers)))
+
+
 def pair_seeds(
     by_seed: dict[str, dict[int, float]], where: str, note: Callable[[str], None]
 ) -> dict[str, dict[int, float]]:
@@ -293,15 +294,18 @@ def pair_seeds(
     Args:
         by_seed: base and/or new, seed -> percent.
         where: data set and method, for the message.
-        note: called with one line for every seed that misses one of them.
+        note: called with a line that names the seeds that miss one of them.
 
     Returns:
         The paired values; when no seed has both, those of one metric only.
     """
     base, new = by_seed.get("base", {}), by_seed.get("new", {})
-    for seed in sorted(base.keys() ^ new.keys()):
-        have, lack = ("base", "new") if seed in base else ("new", "base")
-        note(f"incomplete: {where}, seed {seed}: only {have}, no {lack}")
+    for have, lack, seeds in (
+        ("base", "new", base.keys() - new),
+        ("new", "base", new.keys() - base),
+    ):
+        if seeds:
+            note(f"incomplete: {where}: {have} but no {lack} for seed {listing(seeds)}")
     both = sorted(base.keys() & new.keys())
     if not both:
         return {"base": base} if base else {"new": new}
@@ -452,9 +456,8 @@ def accuracy_tables(
         lines = []
         for method in sorted({row.method for row in chosen}):
             mine = {row.dataset: row for row in chosen if row.method == method}
-            seeds = sorted({len(row.seeds) for row in mine.values()})
             lines.append(
-                [method.trainer, method.config, " to ".join(map(str, dict.fromkeys(seeds)))]
+                [method.trainer, method.config, listing({len(row.seeds) for row in mine.values()})]
                 + [cell(mine.get(column), "accuracy") for column in columns]
             )
         title = f"{TITLES[protocol]}, {shots} shot{'s' if shots > 1 else ''}"

@@ -134,19 +134,21 @@ find_python() {
     fi
 }
 
-# Whether a folder holds a finished log: a result, after the end of the training if it trains.
-# Logs older than the file given do not count.
+# Whether the last start of a run finished: it logged a result, after the end of the training if it
+# trains, and not before the file given was written. parse_test_res.py goes by the same rule.
 finished() { # FOLDER trains|tests [FILE]
-    local log
+    local log newest="" gate='Finish(ed)? training'
     for log in "$1"/log.txt*; do
-        [ -f "$log" ] || continue
-        [ -z "${3:-}" ] || [ "$log" -nt "$3" ] || continue
-        awk -v "gate=$([ "$2" = tests ] && echo '=> result' || echo 'Finish(ed)? training')" '
-            $0 ~ "^[ \t]*(" gate ")[ \t]*$" { ended = 1 }
-            ended && /^\* accuracy: [0-9.]+%/ { found = 1 }
-            END { exit !found }' "$log" && return 0
+        [ ! -f "$log" ] || newest=$log
     done
-    return 1
+    [ -n "$newest" ] || return 1
+    [ -z "${3:-}" ] || [ "$newest" -nt "$3" ] || return 1
+    [ "$2" = trains ] || gate='=> result'
+    awk -v gate="^[ \t]*($gate)[ \t]*\$" '
+        /^[ \t]*\*\* Arguments \*\*[ \t]*$/ { ended = found = 0 }
+        $0 ~ gate { ended = 1 }
+        ended && /^[ \t]*\* accuracy: [0-9.]+%/ { found = 1 }
+        END { exit !found }' "$newest"
 }
 
 # Runs train.py unless its output folder is finished.

@@ -157,15 +157,34 @@ def test_the_last_value_of_the_log_wins(tmp_path, capsys):
     assert "* accuracy: 71.00%" in out
 
 
-def test_the_newest_finished_log_of_a_run_counts(tmp_path, capsys):
+def test_the_newest_log_of_a_run_counts(tmp_path, capsys):
     folder = tmp_path / "seed1"
-    write(folder / "log.txt", train_log("70.00"))
+    write(folder / "log.txt", CRASHED)
     write(folder / "log.txt-2026-01-01-00-00-00", train_log("80.00"))
-    write(folder / "log.txt-2026-02-01-00-00-00", CRASHED)
     _, out, err = run(capsys, tmp_path)
-    assert "* accuracy: 80.00%" in out
-    assert f"file: {folder}/log.txt-2026-01-01-00-00-00." in out
+    assert f"file: {folder}/log.txt-2026-01-01-00-00-00. accuracy: 80.00%" in out
     assert err == ""
+    write(folder / "log.txt-2026-02-01-00-00-00", CRASHED)
+    status, _, err = run(capsys, tmp_path)
+    assert status == 2
+    assert f"skipped: {folder}/log.txt-2026-02-01-00-00-00: unfinished" in err
+
+
+def test_the_last_start_in_a_log_counts(tmp_path, capsys):
+    path = tmp_path / "seed1/log.txt"
+    starts = [CRASHED, train_log("80.00"), eval_log("81.00")]
+    write(path, "".join(f"** Arguments **\n{text}" for text in starts[:2]))
+    _, out, _ = run(capsys, tmp_path)
+    assert "* accuracy: 80.00%" in out
+    write(path, "".join(f"** Arguments **\n{text}" for text in starts))
+    _, out, _ = run(capsys, tmp_path, "--test-log")
+    assert "* accuracy: 81.00%" in out
+    assert parse_test_res.read_log(path, "accuracy", test_log=None) == 81
+    # A validation result of a second start that crashed is not the result of the first.
+    write(path, f"** Arguments **\n{train_log('80.00')}** Arguments **\n{result('99.0')}")
+    status, _, err = run(capsys, tmp_path)
+    assert status == 2
+    assert "unfinished" in err
 
 
 def test_undecodable_bytes_do_no_harm(tmp_path, capsys):
@@ -231,8 +250,8 @@ def test_incomplete_seeds_are_named_and_left_out(tmp_path, capsys):
     _, out, err = run(capsys, "--output", tmp_path)
     assert table(out, "Base-to-new, digits")[1][3:6] == ["1", "80.00", "60.00"]
     where = "Base-to-new, digits, CoOp tiny (16 shots)"
-    assert f"incomplete: {where}, seed 2: only base, no new\n" in err
-    assert f"incomplete: {where}, seed 3: only new, no base\n" in err
+    assert f"incomplete: {where}: base but no new for seed 2\n" in err
+    assert f"incomplete: {where}: new but no base for seed 3\n" in err
 
 
 def test_base_without_new_is_shown_but_not_averaged(tmp_path, capsys):
@@ -241,7 +260,7 @@ def test_base_without_new_is_shown_but_not_averaged(tmp_path, capsys):
     _, out, err = run(capsys, "--output", tmp_path)
     assert table(out, "Base-to-new, digits")[1][3:] == ["2", "81.00 ± 1.00", "-", "-"]
     assert "average of" not in out
-    assert "seed 1: only base" in err
+    assert "base but no new for seed 1, 2" in err
 
 
 def test_averages_are_over_the_same_data_sets(tmp_path, capsys):
@@ -404,8 +423,11 @@ def test_only_whole_seeds_are_paired(scores):
     }
     paired = parse_test_res.pair_seeds(by_seed, "here", notes.append)
     whole = {s for s, pair in scores.items() if None not in pair}
-    half = {s for s, pair in scores.items() if (pair[0] is None) != (pair[1] is None)}
-    assert len(notes) == len(half)
+    only_base = {s for s in scores if None not in scores[s][:1] and None in scores[s][1:]}
+    only_new = {s for s in scores if None in scores[s][:1] and None not in scores[s][1:]}
+    assert len(notes) == bool(only_base) + bool(only_new)
+    for seed in only_base | only_new:
+        assert any(f" {seed}" in note for note in notes)
     if whole:
         assert {name: set(values) for name, values in paired.items()} == {
             "base": whole,

@@ -231,14 +231,17 @@ def test_bad_arguments_stop_at_once(script, words, env, message):
 
 
 RESULT = "=> result\n* total: 20\n* accuracy: 91.81%\n"
+CURRENT = f"Finish training\nDeploy the last-epoch model\n{RESULT}"
 LOGS = {
-    "current": (f"Finish training\nDeploy the last-epoch model\n{RESULT}", True),
+    "current": (CURRENT, True),
     "older": (f"Finished training\n{RESULT}", True),
     "crashed": ("epoch [1/5] batch [20/124] loss 1.2 (1.3)\n", False),
     "validated only": (RESULT, False),
     "no result": ("Finish training\nDeploy the last-epoch model\n", False),
     "result before the end": (f"{RESULT}Finish training\n", False),
     "empty": ("", False),
+    "started again": (f"** Arguments **\n{CURRENT}** Arguments **\nepoch [1/5]\n", False),
+    "finished later": (f"** Arguments **\nepoch [1/5]\n** Arguments **\n{CURRENT}", True),
 }
 
 
