@@ -171,6 +171,6 @@ def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> A
     if isinstance(old, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(old)(value)
     raise ValueError(
-        f"config key {full_key}{where} takes a {type(old).__name__} (default or earlier value "
+        f"config key {full_key}{where} takes {type(old).__name__} values (so far "
         f"{old!r}), not {value!r} ({type(value).__name__})"
     )

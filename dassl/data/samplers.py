@@ -49,12 +49,12 @@ class RandomDomainSampler(Sampler[int]):
         self.length = len(list(iter(self)))
 
     def __iter__(self) -> Iterator[int]:
-        pools = {domain: list(items) for domain, items in self.domain_dict.items()}
+        pools = _shuffled(self.domain_dict)
         order: list[int] = []
         while True:
             domains = random.sample(self.domains, self.n_domain)
             for domain in domains:
-                order.extend(_take_random(pools[domain], self.n_img_per_domain))
+                order.extend(_take(pools[domain], self.n_img_per_domain))
             if any(len(pools[domain]) < self.n_img_per_domain for domain in domains):
                 return iter(order)
 
@@ -83,10 +83,10 @@ class SeqDomainSampler(Sampler[int]):
         self.length = rounds * batch_size
 
     def __iter__(self) -> Iterator[int]:
-        pools = {domain: list(items) for domain, items in self.domain_dict.items()}
+        pools = _shuffled(self.domain_dict)
         for _ in range(self.length // self.batch_size):
             for domain in self.domains:
-                yield from _take_random(pools[domain], self.n_img_per_domain)
+                yield from _take(pools[domain], self.n_img_per_domain)
 
     def __len__(self) -> int:
         return self.length
@@ -188,8 +188,13 @@ def _share(available: int, batch_size: int, n_domain: int) -> tuple[int, int]:
     return n_domain, batch_size // n_domain
 
 
-def _take_random(pool: list[int], count: int) -> list[int]:
-    chosen = random.sample(pool, count) if len(pool) >= count else random.choices(pool, k=count)
-    taken = set(chosen)
-    pool[:] = [index for index in pool if index not in taken]
+def _shuffled(groups: dict[int, list[int]]) -> dict[int, list[int]]:
+    return {key: random.sample(items, len(items)) for key, items in groups.items()}
+
+
+def _take(pool: list[int], count: int) -> list[int]:
+    if len(pool) < count:
+        return random.choices(pool, k=count)
+    chosen = pool[-count:]
+    del pool[-count:]
     return chosen

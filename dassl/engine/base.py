@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dassl.utils import load_checkpoint, mkdir_if_missing, save_checkpoint, tolist_if_not
-from dassl.utils.checkpoint import BEST, read_latest, restore
+from dassl.utils.checkpoint import BEST, latest_checkpoint, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
 __all__ = ["TrainerBase"]
@@ -155,19 +155,14 @@ class TrainerBase:
             Index of the next epoch; 0 when there is nothing to resume.
         """
         names = self.get_model_names()
-        checkpoints = {}
-        for name in names:
-            folder = osp.join(directory, name)
-            checkpoint = read_latest(folder)
-            if checkpoint is None:
-                break
-            checkpoints[name] = checkpoint
-        if not names or len(checkpoints) < len(names):
+        paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
+        if not names or None in paths:
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
-        start_epoch = 0
-        for name, checkpoint in checkpoints.items():
+        for name, path in zip(names, paths, strict=True):
+            print(f'Loading checkpoint from "{path}"')
+            checkpoint = load_checkpoint(path)
             start_epoch = restore(
                 checkpoint, self._models[name], self._optims[name], self._scheds[name]
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from collections import OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
 import torch
+
+from dassl.utils import replacing
 
 from .build import EVALUATOR_REGISTRY
 
@@ -135,9 +136,7 @@ class Classification(EvaluatorBase):
         from sklearn.metrics import confusion_matrix
 
         cmat = torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true"))
-        os.makedirs(self.cfg.OUTPUT_DIR, exist_ok=True)
         path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        tmp = f"{path}.tmp{os.getpid()}"
-        torch.save(cmat, tmp)
-        os.replace(tmp, path)
+        with replacing(path) as tmp:
+            torch.save(cmat, tmp)
         print(f"Confusion matrix is saved to {path}")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 import pickle
 import shutil
+import warnings
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import nn
 
-from .tools import mkdir_if_missing
+from .tools import replacing
 
 __all__ = [
+    "latest_checkpoint",
     "load_checkpoint",
     "load_pretrained_weights",
-    "read_latest",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
@@ -46,16 +46,18 @@ def save_checkpoint(
         remove_module_from_keys: strip the prefix ``module.`` that ``DataParallel`` adds.
         model_name: file name; empty means ``model.pth.tar-<epoch>``.
     """
-    mkdir_if_missing(save_dir)
     if remove_module_from_keys:
         state = {**state, "state_dict": _strip_module(state["state_dict"])}
     fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    _replace(fpath, lambda tmp: torch.save(state, tmp))
+    with replacing(fpath) as tmp:
+        torch.save(state, tmp)
     print(f"Checkpoint saved to {fpath}")
-    _replace(osp.join(save_dir, POINTER), lambda tmp: _write(tmp, f"{osp.basename(fpath)}\n"))
+    with replacing(osp.join(save_dir, POINTER)) as tmp, open(tmp, "w", encoding="utf-8") as file:
+        file.write(f"{osp.basename(fpath)}\n")
     if is_best:
         best = osp.join(save_dir, BEST)
-        _replace(best, lambda tmp: shutil.copy(fpath, tmp))
+        with replacing(best) as tmp:
+            shutil.copy(fpath, tmp)
         print(f'Best checkpoint saved to "{best}"')
 
 
@@ -79,21 +81,25 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise FileNotFoundError(f'No checkpoint at "{fpath}"')
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
+    except UnicodeDecodeError:
+        # Text written by Python 2. PyTorch warns that it ignores the encoding, but uses it.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="pickle_load_args")
+            return torch.load(fpath, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError:
         return _load_legacy(fpath)
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise _damaged(fpath, error) from error
 
 
-def read_latest(fdir: str) -> dict[str, Any] | None:
-    """Read the checkpoint that the text file ``checkpoint`` of a folder names.
+def latest_checkpoint(fdir: str) -> str | None:
+    """Return the path of the checkpoint that the text file ``checkpoint`` of a folder names.
 
     Returns:
-        The checkpoint, or None when the folder or the text file is missing (no save finished).
+        The path, or None when the folder or the text file is missing (no save was finished).
 
     Raises:
         FileNotFoundError: if the named file is gone.
-        ValueError: if it is damaged.
     """
     pointer = osp.join(fdir, POINTER)
     if not osp.isfile(pointer):
@@ -106,8 +112,7 @@ def read_latest(fdir: str) -> dict[str, Any] | None:
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
             "or remove the folder to train from scratch"
         )
-    print(f'Loading checkpoint from "{fpath}"')
-    return load_checkpoint(fpath)
+    return fpath
 
 
 def restore(
@@ -117,6 +122,9 @@ def restore(
     scheduler: Any = None,
 ) -> int:
     """Load model (strictly), optimiser and scheduler from a checkpoint in memory.
+
+    The schedule goes on with the settings it was started with; other settings in the
+    configuration of the new run are named in a warning.
 
     Returns:
         The number of finished epochs.
@@ -128,7 +136,9 @@ def restore(
         optimizer.load_state_dict(checkpoint["optimizer"])
         print("Loaded optimizer")
     if scheduler is not None and checkpoint.get("scheduler") is not None:
+        configured = _schedule_settings(scheduler.state_dict())
         scheduler.load_state_dict(checkpoint["scheduler"])
+        _warn_of_other_schedule(configured, _schedule_settings(scheduler.state_dict()))
         print("Loaded scheduler")
     print(f"Previous epoch: {checkpoint['epoch']}")
     return checkpoint["epoch"]
@@ -154,10 +164,11 @@ def resume_from_checkpoint(
     Raises:
         FileNotFoundError: if the folder holds no checkpoint.
     """
-    checkpoint = read_latest(fdir)
-    if checkpoint is None:
+    fpath = latest_checkpoint(fdir)
+    if fpath is None:
         raise FileNotFoundError(f'no checkpoint to resume from in "{fdir}" (no file {POINTER})')
-    return restore(checkpoint, model, optimizer, scheduler)
+    print(f'Loading checkpoint from "{fpath}"')
+    return restore(load_checkpoint(fpath), model, optimizer, scheduler)
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
@@ -173,8 +184,6 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     matched = {k: v for k, v in state_dict.items() if k in own and own[k].shape == v.shape}
     discarded = [k for k in state_dict if k not in matched]
     if not matched:
-        import warnings
-
         warnings.warn(
             f"No weight of {weight_path} matches the model in name and shape "
             f"(file: {', '.join(list(state_dict)[:3])} ...; model: {', '.join(list(own)[:3])} ...)",
@@ -185,6 +194,27 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     print(f"Successfully loaded pretrained weights from {weight_path}")
     if discarded:
         print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def _schedule_settings(state: dict[str, Any]) -> dict[str, Any]:
+    names = ("T_max", "eta_min", "base_lrs", "step_size", "gamma", "milestones")
+    warmup = ("warmup_epoch", "cons_lr", "min_lr")
+    found = {name: state[name] for name in (*names, *warmup) if name in state}
+    return {**found, **_schedule_settings(state.get("successor", {}))} if state else {}
+
+
+def _warn_of_other_schedule(configured: dict[str, Any], stored: dict[str, Any]) -> None:
+    changed = [
+        f"{name} {stored.get(name)} (configured: {value})"
+        for name, value in configured.items()
+        if stored.get(name) != value
+    ]
+    if changed:
+        warnings.warn(
+            "the resumed run keeps the learning-rate schedule it was started with: "
+            f"{', '.join(changed)}; use another output folder to train with the new one",
+            stacklevel=3,
+        )
 
 
 class _Inert:
@@ -241,19 +271,3 @@ def _damaged(fpath: str, error: Exception) -> ValueError:
 
 def _strip_module(state_dict: dict[str, Any]) -> OrderedDict:
     return OrderedDict((k.removeprefix("module."), v) for k, v in state_dict.items())
-
-
-def _replace(fpath: str, write: Any) -> None:
-    tmp = f"{fpath}.tmp{os.getpid()}"
-    try:
-        write(tmp)
-        os.replace(tmp, fpath)
-    except BaseException:
-        if osp.exists(tmp):
-            os.remove(tmp)
-        raise
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)

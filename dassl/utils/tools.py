@@ -6,8 +6,9 @@ import json
 import os
 import os.path as osp
 import random
-import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
+    "replacing",
     "set_random_seed",
     "tolist_if_not",
     "write_json",
@@ -34,6 +36,27 @@ def mkdir_if_missing(dirname: str) -> None:
     """Create a folder and its parents unless it exists."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
+
+
+@contextmanager
+def replacing(fpath: str) -> Iterator[str]:
+    """Let a file appear complete or not at all.
+
+    Args:
+        fpath: file to create or replace; its folder is created when missing.
+
+    Yields:
+        A temporary name beside it. The file written there is renamed at the end of the block, and
+        removed if the block raises.
+    """
+    mkdir_if_missing(osp.dirname(fpath))
+    tmp = f"{fpath}.tmp{os.getpid()}"
+    try:
+        yield tmp
+        os.replace(tmp, fpath)
+    finally:
+        if osp.exists(tmp):
+            os.remove(tmp)
 
 
 def check_isfile(fpath: str) -> bool:
@@ -73,17 +96,8 @@ def read_json(fpath: str) -> Any:
 
 def write_json(obj: Any, fpath: str) -> None:
     """Write JSON with indent 4, creating the folder; the file appears complete or not at all."""
-    fpath = str(fpath)
-    mkdir_if_missing(osp.dirname(fpath))
-    tmp = f"{fpath}.tmp{os.getpid()}"
-    try:
-        with open(tmp, "w", encoding="utf-8") as file:
-            json.dump(obj, file, indent=4, separators=(",", ": "))
-        os.replace(tmp, fpath)
-    except BaseException:
-        if osp.exists(tmp):
-            os.remove(tmp)
-        raise
+    with replacing(str(fpath)) as tmp, open(tmp, "w", encoding="utf-8") as file:
+        json.dump(obj, file, indent=4, separators=(",", ": "))
 
 
 def set_random_seed(seed: int) -> None:
@@ -153,19 +167,10 @@ def download_url(url: str, dst: str) -> None:
     from urllib.request import urlopen
 
     print(f'* url="{url}"\n* destination="{dst}"')
-    mkdir_if_missing(osp.dirname(dst))
-    folder = osp.dirname(osp.abspath(dst))
-    fd, tmp = tempfile.mkstemp(dir=folder, prefix=osp.basename(dst) + ".")
-    try:
-        with os.fdopen(fd, "wb") as file, urlopen(url) as response:
-            length = response.headers.get("Content-Length")
-            with tqdm(
-                total=int(length) if length else None, unit="B", unit_scale=True, desc="download"
-            ) as bar:
-                while chunk := response.read(1 << 20):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        os.replace(tmp, dst)
-    except BaseException:
-        os.remove(tmp)
-        raise
+    with replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length else None
+        with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))

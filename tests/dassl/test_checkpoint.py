@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -192,3 +194,27 @@ def test_weights_that_do_not_fit_at_all_warn(tmp_path):
     torch.save(nn.Linear(5, 5).state_dict(), tmp_path / "w.pth")
     with pytest.warns(UserWarning, match=r"No weight of .*w\.pth matches"):
         load_pretrained_weights(nn.Linear(2, 2), str(tmp_path / "w.pth"))
+
+
+def test_text_of_python_2_is_read(tmp_path):
+    torch.save({"epoch": 1}, tmp_path / "new.pth")
+    # {"<e acute as one byte>": 1} as Python 2's protocol writes it
+    pickled = b"\x80\x02}U\x01\xe9K\x01s."
+    with zipfile.ZipFile(tmp_path / "new.pth") as old:
+        with zipfile.ZipFile(tmp_path / "old.pth", "w") as copy:
+            for name in old.namelist():
+                copy.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+    assert load_checkpoint(str(tmp_path / "old.pth")) == {"\xe9": 1}
+
+
+def test_a_changed_schedule_is_named_when_resuming(tmp_path):
+    model, optim, sched = trained()
+    save_checkpoint(state_of(model, optim, sched), str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume_from_checkpoint(str(tmp_path), *trained(0))
+    other = trained(0)
+    other[2].successor.T_max = 50.0
+    with pytest.warns(UserWarning, match=r"T_max 10\.0 \(configured: 50\.0\)"):
+        resume_from_checkpoint(str(tmp_path), *other)
+    assert other[2].successor.T_max == 10.0

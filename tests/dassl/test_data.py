@@ -71,7 +71,7 @@ def test_fewshot_results_by_number_of_sources(base, capsys):
     assert capsys.readouterr().out == "Creating a 1-shot dataset\n"
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 6), st.booleans())
 def test_fewshot_counts(labels, shots, repeat):
     base = DatasetBase(train_x=items_of([0]))
@@ -146,6 +146,9 @@ def test_download_data_unpacks_beside_the_archive(tmp_path, kind, monkeypatch):
     data = DatasetBase(train_x=items_of([0]))
     data.download_data("https://drive/x", str(tmp_path / "new" / f"a.{kind}"))
     assert (tmp_path / "new" / "x.txt").read_text() == "hello"
+    monkeypatch.setattr(gdown, "download", lambda url, dst, **kw: None)
+    with pytest.raises(OSError, match="could not download"):
+        data.download_data("https://drive/x", str(tmp_path / "other" / f"a.{kind}"))
     with pytest.raises(ValueError, match="Google Drive"):
         data.download_data("https://host/a.zip", "a.zip", from_gdrive=False)
 

@@ -147,7 +147,8 @@ def test_resume_from_another_folder(cfg, tmp_path, capsys):
     trained(cfg)
     cfg.RESUME, cfg.OUTPUT_DIR = cfg.OUTPUT_DIR, str(tmp_path / "second")
     cfg.OPTIM.MAX_EPOCH = 4
-    assert trained(cfg).start_epoch == 3
+    with pytest.warns(UserWarning, match=r"T_max 3\.0 \(configured: 4\.0\)"):
+        assert trained(cfg).start_epoch == 3
     assert (tmp_path / "second" / "linear" / "model.pth.tar-4").exists()
 
 
@@ -155,6 +156,20 @@ def test_a_folder_without_a_finished_save_is_trained_from_scratch(cfg, tmp_path)
     (tmp_path / "out" / "linear").mkdir(parents=True)
     (tmp_path / "out" / "linear" / "model.pth.tar-2.tmp1").write_bytes(b"half a file")
     assert trained(cfg).start_epoch == 0
+
+
+def test_a_resumed_run_keeps_its_gradient_scale(cfg):
+    def scaled():
+        trainer = build_trainer(cfg)
+        trainer.scaler = torch.amp.GradScaler("cpu")
+        return trainer
+
+    first = scaled()
+    first.scaler.load_state_dict({**first.scaler.state_dict(), "scale": 128.0})
+    first.save_model(0, cfg.OUTPUT_DIR)
+    second = scaled()
+    assert second.resume_model_if_exist(cfg.OUTPUT_DIR) == 1
+    assert second.scaler.state_dict()["scale"] == 128.0
 
 
 def test_the_same_seed_gives_the_same_run(cfg, tmp_path):

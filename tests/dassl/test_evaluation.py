@@ -120,7 +120,7 @@ def test_another_evaluator_can_be_registered():
     assert ev.evaluate() == {"count": 3}
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(2, 6), st.integers(0, 10**6))
 def test_accuracy(batch, n_cls, seed):
     generator = torch.Generator().manual_seed(seed)

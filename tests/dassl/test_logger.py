@@ -47,9 +47,10 @@ def test_a_process_ends_cleanly_and_console_and_file_agree(tmp_path):
 
 
 def test_a_killed_process_leaves_its_log(tmp_path):
-    code = LOGGER + "    print('before')\n    sys.stderr.close()\n    time.sleep(60)\n"
+    code = LOGGER + "    print('before')\n    os.write(2, b'ready\\n')\n    time.sleep(60)\n"
     process = run(code, str(tmp_path), wait=False)
-    process.stderr.read()
+    assert process.stderr.readline() == "ready\n"
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     assert (tmp_path / "log.txt").read_text() == "before\n"

@@ -147,6 +147,7 @@ def test_translation_with_certainty_and_never():
     assert len(starts) > 1 and always(flat).size == (24, 24)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(2, 10), st.integers(0, 1000))
 def test_cutout_blanks_squares_and_keeps_its_input(n_holes, length, seed):
     torch.manual_seed(seed)

@@ -166,6 +166,7 @@ class DatasetBase:
 
         Raises:
             ValueError: for other sources or archive types.
+            OSError: if nothing could be downloaded.
         """
         if not from_gdrive:
             raise ValueError(
@@ -177,6 +178,8 @@ class DatasetBase:
         folder = osp.dirname(dst)
         mkdir_if_missing(folder)
         gdown.download(url, dst, quiet=False)
+        if not osp.isfile(dst):
+            raise OSError(f'could not download {url}; fetch it yourself and save it as "{dst}"')
         print("Extracting file ...")
         try:
             if dst.endswith(".zip"):
