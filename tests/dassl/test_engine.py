@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import dassl.engine.trainer as trainer_module
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, build_trainer
 from dassl.utils import set_random_seed, setup_logger
 from tests.dassl import toy
@@ -60,6 +63,18 @@ def test_a_run_from_start_to_end(cfg, capsys):
     assert trainer.device == torch.device("cpu") and trainer.best_result == -float("inf")
     with open(f"{cfg.OUTPUT_DIR}/log.txt") as file:
         assert file.read() == out
+
+
+def test_times_and_eta(cfg, capsys, monkeypatch):
+    # Ten seconds pass between any two looks at the clock: loading takes one step, a batch two.
+    clock = SimpleNamespace(time=itertools.count(0, 10).__next__)
+    monkeypatch.setattr(trainer_module, "time", clock)
+    trained(cfg)
+    found = re.findall(r"time (\S+ \S+) data (\S+ \S+) .* eta (\S+)", capsys.readouterr().out)
+    assert {(t, d) for t, d, _ in found} == {("20.000 (20.000)", "10.000 (10.000)")}
+    assert [eta for _, _, eta in found] == [
+        f"0:0{s // 60}:{s % 60:02}" for s in range(100, -1, -20)
+    ]
 
 
 def test_scalars(cfg):
