@@ -169,3 +169,31 @@ def test_missing_data_set_stops_at_once(tmp_path):
         assert "** System info **" in text
         assert "COOP:" in text
         assert "MMLOP:" not in text
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--backbone", "tinny"], ["'tinny'", "tiny"]),
+        (["--backbone", "/no/such/file.pt"], ["/no/such/file.pt"]),
+        (["TRAINER.MMLOP.PROMPT_DEPTH", "13"], ["PROMPT_DEPTH", "13", "12"]),
+        (["TRAINER.MMLOP.RANK", "0"], ["RANK", "0"]),
+        (["DATASET.NUM_SHOTS", "100000"], ["100000"]),
+        (["--eval-only", "--model-dir", "no/such/run"], ["no/such/run", "--model-dir"]),
+    ],
+)
+def test_what_cannot_be_built_gets_one_line(words, parts, data_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the logger takes its place
+    options = [
+        *("--trainer", "MMLoP", "--root", str(data_root), "--output-dir", str(tmp_path)),
+        *("--dataset-config-file", str(ROOT / "configs/datasets/digits.yaml")),
+        *("--config-file", str(ROOT / "configs/trainers/MMLoP/tiny.yaml"), "--seed", "0"),
+    ]
+    line = error_of(capsys, *options, *words)
+    for part in parts:
+        assert part in line
