@@ -41,8 +41,7 @@ def data_root(tmp_path):
 
 
 @pytest.fixture
-def cfg(tmp_path, data_root, monkeypatch):
-    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
+def cfg(tmp_path, data_root):
     cfg = get_cfg_default()
     # As extend_cfg of published train.py files does it.
     cfg.TRAINER.UPSTREAMCOOP = CN()
