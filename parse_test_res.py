@@ -162,20 +162,14 @@ def parse_directory(args: argparse.Namespace) -> None:
 
 # --- everything below output/ as tables -----------------------------------------------------------
 
-# Run folders below the output folder, by protocol. `part` is what was tested.
+# Run folders below the output folder, by protocol; the first that fits counts.
 LAYOUTS = {
-    "base2new": [
-        r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
-        r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
-    ],
-    "cross": [
-        r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<extra>(/[^/]+)*)"
-        r"/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
-    ],
-    "fewshot": [
-        r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
-        r"(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
-    ],
+    "base2new": r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
+    r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
+    "cross": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
+    r"(?P<extra>(/[^/]+)*)/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
+    "fewshot": r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)"
+    r"_(?P<shots>\d+)shots(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
 }
 TITLES = {
     "base2new": "Base-to-new",
@@ -184,7 +178,6 @@ TITLES = {
 }
 # The training run tests on base itself; test_base is for weights that were trained elsewhere.
 PARTS = {"train_base": "base", "test_base": "base", "test_new": "new", None: "accuracy"}
-AVERAGE = "average of "
 METRICS = {"base2new": ("base", "new"), "cross": ("accuracy",), "fewshot": ("accuracy",)}
 
 
@@ -216,16 +209,11 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     # test_base comes before train_base, so that of two base accuracies that of the training counts.
     for folder in sorted({log.parent for log in output.rglob("log.txt*")}):
         name = folder.relative_to(output).as_posix()
-        found = [
-            (protocol, match)
-            for protocol, patterns in LAYOUTS.items()
-            for pattern in patterns
-            if (match := re.fullmatch(pattern, name))
-        ]
-        if not found:
+        matches = [(p, m) for p, layout in LAYOUTS.items() if (m := re.fullmatch(layout, name))]
+        if not matches:
             note(f"skipped: {folder}: not the layout of a known protocol")
             continue
-        protocol, match = found[0]
+        protocol, match = matches[0]
         part = match.groupdict().get("part")
         test_log = True if part in ("test_base", "test_new") or protocol == "cross" else None
         try:
@@ -381,7 +369,7 @@ def average_rows(
             continue
         if len(cover) < 2:
             continue
-        name = f"{AVERAGE}{', '.join(sorted(cover))}"
+        name = f"average of {', '.join(sorted(cover))}"
         parts = {d: make_row(protocol, d, method, r, ci95) for d, r in by_dataset.items()}
         seeds = sorted(set.intersection(*(set(part.seeds) for part in parts.values())))
         if seeds:
