@@ -19,7 +19,7 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
-from dassl.utils.checkpoint import read_latest
+from dassl.utils.checkpoint import latest_checkpoint
 
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
@@ -159,10 +159,9 @@ class PromptTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from a run folder after checking that its checkpoint fits this run."""
         for name in self.get_model_names():
-            folder = osp.join(directory, name)
-            checkpoint = read_latest(folder)
-            if checkpoint is not None:
-                self._check(checkpoint, self._models[name], folder)
+            path = latest_checkpoint(osp.join(directory, name))
+            if path is not None:
+                self._check(load_checkpoint(path), self._models[name], path)
         return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:

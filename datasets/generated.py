@@ -1,0 +1,66 @@
+"""Data sets that write their own images on first use."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from PIL import Image
+
+from .fewshot import FewShotDataset
+
+PARTS = ("train", "val", "test")
+
+
+class GeneratedDataset(FewShotDataset):
+    """Data set whose images come from the repository or one of its dependencies.
+
+    The images and the split file appear below DATASET.ROOT in one step (a folder is filled under
+    another name, then renamed), so an interrupted or a concurrent first use does no harm.
+    """
+
+    image_dir = "images"
+    split_file = "split.json"
+
+    def images(self) -> Iterator[tuple[str, int, str, Image.Image]]:
+        """Yield (part of PARTS, label, class name, image) of every image, in a fixed order."""
+        raise NotImplementedError
+
+    def locate(self, root: str) -> None:
+        if not root:
+            raise ValueError(
+                f"DATASET.ROOT is empty: name a folder to write {self.name} to, e.g. --root data"
+            )
+        super().locate(root)
+
+    def prepare(self) -> None:
+        if os.path.isdir(self.dataset_dir):
+            return
+        print(f"Writing the images of {self.name} to {self.dataset_dir}")
+        os.makedirs(self.data_root, exist_ok=True)
+        folder = tempfile.mkdtemp(
+            prefix=f".{os.path.basename(self.dataset_dir)}-", dir=self.data_root
+        )
+        try:
+            os.chmod(folder, 0o755)  # mkdtemp keeps other users out
+            self._write(folder)
+            os.rename(folder, self.dataset_dir)
+        except OSError:
+            if not os.path.isdir(self.dataset_dir):  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, folder: str) -> None:
+        split: dict[str, list] = {part: [] for part in PARTS}
+        for part, label, classname, image in self.images():
+            name = f"{part}/{label:02d}/{len(split[part]):05d}.png"
+            path = os.path.join(folder, "images", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            image.save(path)
+            split[part].append([name, label, classname])
+        with open(os.path.join(folder, self.split_file), "w", encoding="utf-8") as file:
+            json.dump(split, file, indent=1)

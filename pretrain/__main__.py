@@ -1,0 +1,217 @@
+"""Pre-train the tiny CLIP that the repository ships, on images that it renders.
+
+``python -m pretrain --out clip/weights/tiny.safetensors`` makes the shipped file. The same seed,
+number of threads and PyTorch build give the same file on the same processor; elsewhere the last
+bits differ. docs/embedded.md says how long it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from clip.clip import tokenize
+from clip.model import CLIP
+from clip.packing import PackedText
+from clip.tiny import WEIGHTS, pack
+from pretrain.captions import caption, matches, vocabulary
+from pretrain.images import Attribute, render_collection
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+ARCHITECTURE = {
+    "embed_dim": 64,
+    "image_resolution": 32,
+    "vision_layers": 12,
+    "vision_width": 128,
+    "vision_patch_size": 8,
+    "context_length": 77,
+    "transformer_width": 64,
+    "transformer_heads": 1,
+    "transformer_layers": 12,
+}
+VOCABULARY = 49408
+
+
+class CaptionTokenizer:
+    """Token ids of captions, numbered anew over the vocabulary that pre-training uses.
+
+    The model trains with a token table of these few rows; order is kept, so the end-of-text token
+    still has the largest id.
+    """
+
+    def __init__(self) -> None:
+        self.ids = tokenize(vocabulary()).unique()
+        self._row = torch.full((VOCABULARY,), -1)
+        self._row[self.ids] = torch.arange(len(self.ids))
+        self._words: dict[str, list[int]] = {}
+        start, end = tokenize("")[0, :2]
+        self._start, self._end = int(self._row[start]), int(self._row[end])
+
+    def _encode(self, word: str) -> list[int]:
+        """Ids of one word; byte-pair encoding never looks across a blank."""
+        if word not in self._words:
+            ids = tokenize(word)[0]
+            self._words[word] = self._row[ids[1 : int(ids.argmax())]].tolist()
+            if -1 in self._words[word]:
+                raise ValueError(f"the word {word!r} of a caption is not in the vocabulary")
+        return self._words[word]
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """``(len(texts), longest)`` ids, zero padded."""
+        rows = [
+            [self._start, *(i for word in text.split() for i in self._encode(word)), self._end]
+            for text in texts
+        ]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+
+
+def augment(images: np.ndarray, kinds: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Random crops, and mirror images of shapes (not of digits and letters); normalised.
+
+    Args:
+        images: ``(B, side, side, 3)`` uint8.
+        kinds: ``(B,)``, 0 for shapes.
+        rng: random generator.
+
+    Returns:
+        ``(B, 3, side, side)``.
+    """
+    n = len(images)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    scale = np.sqrt(rng.uniform(0.55, 1, n))
+    scale[rng.random(n) < 0.35] = 1
+    shift_x, shift_y = rng.uniform(-1, 1, n) * (1 - scale), rng.uniform(-1, 1, n) * (1 - scale)
+    mirrored = (rng.random(n) < 0.5) & (kinds == 0)
+    theta = np.zeros((n, 2, 3), np.float32)
+    theta[:, 0, 0] = np.where(mirrored, -scale, scale)
+    theta[:, 1, 1] = scale
+    theta[:, 0, 2], theta[:, 1, 2] = shift_x, shift_y
+    grid = F.affine_grid(torch.from_numpy(theta), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    return (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:
+    """Cross-entropy in both directions, the target spread evenly over all true pairs.
+
+    Args:
+        logits: ``(B, B)``, image by caption.
+        match: ``(B, B)``, 1 where the caption is true of the image.
+    """
+    loss = 0.0
+    for dim in (0, 1):
+        target = match / match.sum(dim, keepdim=True).clamp_min(1)
+        loss = loss - 0.5 * (target * logits.log_softmax(dim)).sum(dim).mean()
+    return loss
+
+
+def full_state(model: CLIP, ids: Tensor) -> dict[str, Tensor]:
+    """State dict with the token table of the whole vocabulary, untrained rows zero."""
+    state = {key: value.detach() for key, value in model.state_dict().items()}
+    table = torch.zeros(VOCABULARY, state["token_embedding.weight"].shape[1])
+    table[ids] = state["token_embedding.weight"]
+    return {**state, "token_embedding.weight": table}
+
+
+def train(args: argparse.Namespace) -> None:
+    """Render, train, save."""
+    torch.set_num_threads(args.threads)
+    began = time.perf_counter()
+    print(f"Rendering {args.images:,} images")
+    images, attributes = render_collection(args.seed, args.images, args.threads)
+    tokens = CaptionTokenizer()
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    model = CLIP(vocab_size=len(tokens.ids), **ARCHITECTURE).train()
+    named = dict(model.named_parameters())
+    decayed = [n for n, p in named.items() if p.dim() > 1 and "embedding" not in n]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [named[n] for n in decayed], "weight_decay": 0.05},
+            {"params": [p for n, p in named.items() if n not in decayed], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+    def save() -> None:
+        seconds = time.perf_counter() - began
+        print(f"Saving {args.out} after {seconds / 60:.1f} minutes", flush=True)
+        pack(
+            full_state(model, tokens.ids),
+            tokens.ids,
+            args.out,
+            {
+                "made by": "python -m pretrain",
+                "steps": args.steps,
+                "batch": args.batch,
+                "images": args.images,
+                "seed": args.seed,
+                "token_seed": 0,
+                "token_std": 0.02,
+            },
+        )
+
+    running = 0.0
+    for step in tqdm(range(args.steps), mininterval=30):
+        progress = max(0, step - args.warmup) / max(1, args.steps - args.warmup)
+        rate = min(1.0, (step + 1) / args.warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * rate
+        index = rng.integers(0, args.images, args.batch)
+        x = augment(images[index], attributes[index, Attribute.KIND], rng)
+        texts, facts = zip(*(caption(rng, row) for row in attributes[index]), strict=True)
+        match = torch.from_numpy(matches(np.stack(facts), attributes[index])).float()
+        # on short sequences the plain kernel is the faster one in bfloat16
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", dtype=torch.bfloat16):
+            image = model.encode_image(x)
+            text = model.encode_text(PackedText(tokens(list(texts))))
+        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        scale = model.logit_scale.exp().clamp(max=100)
+        loss = contrastive_loss(scale * image @ text.T, match)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        running += float(loss.detach())
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1} loss {running / 100:.4f} scale {float(scale.detach()):.1f}")
+            running = 0.0
+        if (step + 1) % args.save_every == 0:
+            save()
+    save()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--out", type=Path, default=WEIGHTS, help="file to write")
+    add("--steps", type=int, default=4000)
+    add("--batch", type=int, default=128, help="image-caption pairs per step")
+    add("--images", type=int, default=80_000, help="rendered images")
+    add("--warmup", type=int, default=300, help="steps of linear warm-up")
+    add("--lr", type=float, default=1e-3)
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=2)
+    add("--save-every", type=int, default=500, help="steps between intermediate files")
+    args = parser.parse_args()
+    for name in ("steps", "batch", "images", "threads", "warmup", "save_every"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Renderer of the pre-training images and the attributes that captions may name."""
+
+from __future__ import annotations
+
+import math
+import string
+from concurrent.futures import ProcessPoolExecutor
+from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from datasets.rendering import (
+    CANVAS,
+    COLOURS,
+    FILLS,
+    HELD_OUT,
+    OUTLINES,
+    RESOLUTION,
+    contrasting_colour,
+    fill_mask,
+    gradient,
+    jittered_colour,
+    outline_mask,
+    paint,
+    plain,
+    to_bytes,
+)
+
+SHAPES = tuple(OUTLINES)
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LETTERS = tuple(string.ascii_lowercase)
+OBJECTS = SHAPES + DIGITS + LETTERS
+KINDS = ("shape", "digit", "letter")
+COLOUR_NAMES = tuple(COLOURS)
+#: backgrounds are a colour, or one of these
+GRADIENT, NOISY = len(COLOUR_NAMES), len(COLOUR_NAMES) + 1
+SIZES = ("small", "medium", "large")
+QUALITIES = ("sharp", "blurry", "pixelated")
+TONES = ("normal", "dark", "bright")
+#: value of an attribute that an image does not have
+NONE = -1
+
+#: (colour, shape) index pairs that are rendered
+COMBINATIONS = tuple(
+    (c, s)
+    for c, colour in enumerate(COLOUR_NAMES)
+    for s, shape in enumerate(SHAPES)
+    if (colour, shape) not in HELD_OUT
+)
+
+FONTS = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSans-Oblique.ttf",
+    "DejaVuSansMono.ttf",
+    "DejaVuSerif.ttf",
+    "STIXGeneral.ttf",
+    "STIXGeneralItalic.ttf",
+    "cmr10.ttf",
+    "cmss10.ttf",
+    "cmtt10.ttf",
+)
+
+
+class Attribute(IntEnum):
+    """Columns of the attribute table, each with its number of values in ``N_VALUES``."""
+
+    OBJECT = 0
+    KIND = 1
+    COLOUR = 2
+    FILL = 3
+    BACKGROUND = 4
+    COUNT = 5  # 1 to 4, counted from 0
+    MANY = 6  # three or more
+    SIZE = 7
+    QUALITY = 8
+    TONE = 9
+    GRAYSCALE = 10
+
+
+N_VALUES = (
+    len(OBJECTS),
+    len(KINDS),
+    len(COLOUR_NAMES),
+    len(FILLS),
+    len(COLOUR_NAMES) + 2,
+    4,
+    2,
+    len(SIZES),
+    len(QUALITIES),
+    len(TONES),
+    2,
+)
+
+
+@lru_cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    # the basic layout engine: the other one depends on a library of the system
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _glyph_mask(
+    rng: np.random.Generator, text: str, centre: tuple[float, float], radius: float
+) -> Image.Image:
+    """A character with random font, stroke width and affine jitter."""
+    font = _font(FONTS[rng.integers(len(FONTS))], 64)
+    stroke = int(rng.integers(0, 5))
+    mask = Image.new("L", (CANVAS, CANVAS))
+    draw = ImageDraw.Draw(mask)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=stroke)
+    corner = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
+    draw.text(corner, text, fill=255, font=font, stroke_width=stroke)
+    height = bottom - top
+    scale = height / (2 * radius * CANVAS)
+    angle, shear = rng.normal(0, 0.14), rng.normal(0, 0.15)
+    wide, high = scale / rng.uniform(0.8, 1.25), scale * rng.uniform(0.92, 1.1)
+    a, b = wide * math.cos(angle), wide * math.sin(angle) + shear
+    d, e = -high * math.sin(angle), high * math.cos(angle)
+    x, y = centre[0] * CANVAS, centre[1] * CANVAS
+    shift = (CANVAS / 2 - a * x - b * y, CANVAS / 2 - d * x - e * y)
+    matrix = (a, b, shift[0], d, e, shift[1])
+    return mask.transform(mask.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+def _places(rng: np.random.Generator, count: int, radius: float) -> list[tuple[float, float]]:
+    """Centres of `count` objects that do not overlap."""
+    if count == 1:
+        room = max(0.5 - radius, 0.0) * 0.8
+        return [tuple(0.5 + rng.uniform(-room, room, 2))]
+    cells = rng.permutation([(0.26, 0.26), (0.26, 0.74), (0.74, 0.26), (0.74, 0.74)])[:count]
+    return [tuple(cell + rng.uniform(-0.04, 0.04, 2)) for cell in cells]
+
+
+def _background(rng: np.random.Generator, rgb: np.ndarray, colour: int) -> tuple[np.ndarray, int]:
+    """A background that the colour `rgb` stands out from, and its attribute."""
+    draw = rng.random()
+    if draw < 0.5:
+        while True:
+            index = int(rng.integers(len(COLOUR_NAMES)))
+            chosen = jittered_colour(rng, COLOUR_NAMES[index])
+            if index != colour and np.linalg.norm(chosen - rgb) > 90:
+                return plain(chosen), index
+    first = contrasting_colour(rng, rgb)
+    if draw < 0.62:
+        return plain(first), NONE
+    if draw < 0.8:
+        return gradient(rng, first, contrasting_colour(rng, rgb)), GRADIENT
+    grain = rng.normal(0, rng.uniform(20, 45), (RESOLUTION, RESOLUTION, 1 if draw < 0.9 else 3))
+    return plain(first) + grain, NOISY
+
+
+def _degrade(
+    rng: np.random.Generator, image: np.ndarray, glyph: bool
+) -> tuple[np.ndarray, dict[Attribute, int]]:
+    """Blur, pixelate, darken, brighten, take the colour away, add noise; each now and then."""
+    found = {Attribute.QUALITY: 0, Attribute.TONE: 0, Attribute.GRAYSCALE: 0}
+    draw = rng.random()
+    if draw < (0.4 if glyph else 0.25):
+        picture = Image.fromarray(to_bytes(image))
+        if draw < 0.12:
+            found[Attribute.QUALITY] = 1
+            picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.9, 1.5)))
+        else:
+            found[Attribute.QUALITY] = 2
+            side = int(rng.integers(8, 13)) if glyph else int(rng.integers(11, 16))
+            back = Image.Resampling.NEAREST if rng.random() < 0.3 else Image.Resampling.BICUBIC
+            small = picture.resize((side, side), Image.Resampling.BOX)
+            picture = small.resize(picture.size, back)
+        image = np.asarray(picture, dtype=np.float32)
+    draw = rng.random()
+    if draw < 0.08:
+        found[Attribute.TONE], image = 1, image * rng.uniform(0.3, 0.5)
+    elif draw < 0.16:
+        found[Attribute.TONE], image = 2, 255 - (255 - image) * rng.uniform(0.35, 0.55)
+    if rng.random() < 0.1:
+        found[Attribute.GRAYSCALE] = 1
+        image = (image @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].repeat(3, 2)
+    if rng.random() < 0.4:
+        image = image + rng.normal(0, rng.uniform(2, 14), image.shape)
+    return image, found
+
+
+def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image number `index` of the collection `seed`.
+
+    Returns:
+        image ``(RESOLUTION, RESOLUTION, 3)`` uint8 and attributes ``(len(Attribute),)`` int64,
+        ``NONE`` where the image lacks one.
+    """
+    rng = np.random.default_rng([seed, index])
+    draw = rng.random()
+    kind = 0 if draw < 0.58 else 1 if draw < 0.9 else 2
+    many = rng.random() < (0.22 if kind == 0 else 0.06)
+    count = int(rng.integers(2, 5)) if many else 1
+    size = NONE if many else int(rng.choice(3, p=(0.2, 0.4, 0.4) if kind == 0 else (0.1, 0.4, 0.5)))
+    radius = rng.uniform(*((0.17, 0.2), (0.16, 0.23), (0.26, 0.35), (0.38, 0.46))[size + 1])
+    if kind == 0:
+        colour, member = COMBINATIONS[rng.integers(len(COMBINATIONS))]
+    else:
+        colour = int(rng.integers(len(COLOUR_NAMES)))
+        member = int(rng.integers(len(DIGITS) if kind == 1 else len(LETTERS)))
+    ink = kind != 0 and rng.random() < 0.35
+    if ink:
+        colour = COLOUR_NAMES.index("white" if rng.random() < 0.6 else "black")
+    rgb = jittered_colour(rng, COLOUR_NAMES[colour])
+    fill = NONE
+    if ink:
+        background = COLOUR_NAMES.index("black" if COLOUR_NAMES[colour] == "white" else "white")
+        image = plain(jittered_colour(rng, COLOUR_NAMES[background]))
+    else:
+        image, background = _background(rng, rgb, colour)
+    if kind == 0:
+        fill = int(rng.choice(len(FILLS), p=(0.48, 0.13, 0.13, 0.13, 0.13)))
+        angle, stretch = rng.normal(0, 0.17), rng.uniform(0.88, 1.14)
+    for centre in _places(rng, count, radius):
+        if kind == 0:
+            outline = OUTLINES[SHAPES[member]]
+            mask = outline_mask(outline, centre, radius, angle, stretch)
+            inner = outline_mask(outline, centre, radius * 0.62, angle, stretch)
+            mask = fill_mask(rng, mask, FILLS[fill], inner)
+        elif kind == 1:
+            mask = _glyph_mask(rng, str(member), centre, radius)
+        else:
+            mask = _glyph_mask(rng, LETTERS[member].upper(), centre, radius)
+        image = paint(image, mask, rgb)
+    image, found = _degrade(rng, image, kind != 0)
+    offset = (0, len(SHAPES), len(SHAPES) + len(DIGITS))[kind]
+    attributes = {
+        Attribute.OBJECT: offset + member,
+        Attribute.KIND: kind,
+        Attribute.COLOUR: NONE if found[Attribute.GRAYSCALE] else colour,
+        Attribute.FILL: fill,
+        Attribute.BACKGROUND: (
+            NONE if found[Attribute.GRAYSCALE] and background < GRADIENT else background
+        ),
+        Attribute.COUNT: count - 1,
+        Attribute.MANY: int(count > 2),
+        Attribute.SIZE: size,
+        **found,
+    }
+    return to_bytes(image), np.array([attributes[a] for a in Attribute])
+
+
+def _render_range(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    images, attributes = zip(*(render(seed, i) for i in range(start, stop)), strict=True)
+    return np.stack(images), np.stack(attributes)
+
+
+def render_collection(seed: int, n: int, workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Images 0 to n - 1; the number of worker processes does not change them.
+
+    Returns:
+        images ``(n, RESOLUTION, RESOLUTION, 3)`` uint8 and attributes ``(n, len(Attribute))``.
+    """
+    if n < 1:
+        raise ValueError(f"cannot render {n} images")
+    if workers <= 1:
+        return _render_range(seed, 0, n)
+    bounds = np.linspace(0, n, num=min(n, workers * 8) + 1, dtype=int)
+    with ProcessPoolExecutor(workers) as pool:
+        parts = list(pool.map(_render_range, [seed] * (len(bounds) - 1), bounds[:-1], bounds[1:]))
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
