@@ -210,3 +210,26 @@ def test_clean_cfg_keeps_the_name_and_one_node():
     cfg = get_cfg_default()
     clean_cfg(cfg, "FixMatch")
     assert list(cfg.TRAINER) == ["NAME", "FIXMATCH"]
+
+
+def test_a_file_builds_on_its_base(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "root.yaml").write_text("OPTIM:\n  LR: 1\n  NAME: sgd\nSEED: 3\n")
+    (tmp_path / "middle.yaml").write_text("_BASE_: root.yaml\nOPTIM:\n  LR: 0.5\n")
+    (tmp_path / "sub" / "top.yaml").write_text("_BASE_: ../middle.yaml\nSEED: 4\n")
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(tmp_path / "sub" / "top.yaml"))
+    assert (cfg.OPTIM.LR, cfg.OPTIM.NAME, cfg.SEED) == (0.5, "sgd", 4)
+
+
+def test_a_file_that_builds_on_itself(tmp_path):
+    (tmp_path / "a.yaml").write_text("_BASE_: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: a.yaml\n")
+    with pytest.raises(ValueError, match="names itself"):
+        get_cfg_default().merge_from_file(str(tmp_path / "a.yaml"))
+
+
+def test_a_missing_base(tmp_path):
+    (tmp_path / "a.yaml").write_text("_BASE_: nowhere.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        get_cfg_default().merge_from_file(str(tmp_path / "a.yaml"))

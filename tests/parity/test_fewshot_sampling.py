@@ -10,6 +10,7 @@ import pytest
 
 import datasets
 from dassl.config import get_cfg_default
+from dassl.data.datasets import DatasetBase
 from dassl.utils import set_random_seed
 from datasets.fewshot import FewShotDataset, make_item
 from tests.parity_files import PARITY_DIR
@@ -81,3 +82,12 @@ def test_recorded_base_and_new(case, subsample, recorded_list):
         assert positions(items) == expected[f"{part}_indices"]
         assert [item.label for item in items] == expected[f"{part}_labels"]
     assert dataset.classnames == expected["classnames"]
+
+
+def test_fewshot_selection_with_repetition_equals_the_recorded_one():
+    set_random_seed(1)
+    base = DatasetBase(train_x=labelled([0], "train"))
+    labels = RECORDED["lists"]["A"]["train_labels"]
+    chosen = base.generate_fewshot_dataset(labelled(labels, "train"), num_shots=4, repeat=True)
+    expected = RECORDED["repeat_true_list_A_seed1_shots4"]["train_indices"]
+    assert positions(chosen) == expected
