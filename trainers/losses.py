@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .prompted_clip import Prediction
+
 
 def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
     """Mean absolute difference of two sets of unit-norm features, over all their entries.
@@ -33,3 +35,20 @@ def logit_consistency(logits: Tensor, frozen_logits: Tensor) -> Tensor:
         )
         / logits.numel()
     )
+
+
+def consistency_terms(
+    prediction: Prediction, frozen: Prediction, text: float, image: float, logits: float
+) -> dict[str, Tensor]:
+    """What keeps a prompted CLIP near the frozen one: PromptSRC's three terms, weighted.
+
+    Args:
+        prediction: of the prompted model.
+        frozen: of the frozen one, on the same images.
+        text, image, logits: weights of the terms.
+    """
+    return {
+        "text": text * feature_consistency(prediction.text_features, frozen.text_features),
+        "image": image * feature_consistency(prediction.image_features, frozen.image_features),
+        "logits": logits * logit_consistency(prediction.logits, frozen.logits),
+    }

@@ -41,7 +41,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptTrainer
 from .learner import PromptLearner, check_depth, clip_widths, context_init, require_vit
-from .losses import feature_consistency, logit_consistency
+from .losses import consistency_terms
 from .prompted_clip import Prediction
 
 
@@ -191,14 +191,11 @@ class MMLoP(PromptTrainer):
         ce = F.cross_entropy(prediction.logits, label)
         if not self.node_cfg.CONSISTENCY:
             return ce, {}
-        cfg, frozen_text = self.node_cfg, self.model.frozen_text_features()
-        frozen_image = self.model.frozen_image_features(prediction.image)
-        frozen_logits = self.model.logits(frozen_image, frozen_text)
-        terms = {
-            "text": cfg.TEXT_LOSS_WEIGHT
-            * feature_consistency(prediction.text_features, frozen_text),
-            "image": cfg.IMAGE_LOSS_WEIGHT
-            * feature_consistency(prediction.image_features, frozen_image),
-            "logits": cfg.LOGIT_LOSS_WEIGHT * logit_consistency(prediction.logits, frozen_logits),
-        }
+        terms = consistency_terms(
+            prediction,
+            self.model.predict_frozen(prediction.image),
+            text=self.node_cfg.TEXT_LOSS_WEIGHT,
+            image=self.node_cfg.IMAGE_LOSS_WEIGHT,
+            logits=self.node_cfg.LOGIT_LOSS_WEIGHT,
+        )
         return ce + sum(terms.values()), {"ce": ce, **terms}

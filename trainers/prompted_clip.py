@@ -169,8 +169,9 @@ class PromptedCLIP(nn.Module):
         return self._frozen_text
 
     @torch.no_grad()
-    def frozen_image_features(self, image: Tensor) -> Tensor:
-        """The frozen CLIP's features of the same images ``(B, embed_dim)``, unit norm."""
+    def predict_frozen(self, image: Tensor) -> Prediction:
+        """What the frozen CLIP, the teacher, says of the same images."""
         with self._autocast(image.device):
             features = self.clip.encode_image(image)
-        return F.normalize(features.float(), dim=-1)
+        features, text = F.normalize(features.float(), dim=-1), self.frozen_text_features()
+        return Prediction(image, features, text, self.logits(features, text))

@@ -77,12 +77,10 @@ def test_full_prompts(build, name):
     assert relative_error(learner.vision.grad, expected) < GRADIENTS
 
     if consistency:
-        teacher = trainer.model.frozen_text_features()
-        assert relative_error(teacher, recorded["teacher_text"]) < FEATURES
-        teacher_image = trainer.model.frozen_image_features(images)
-        assert relative_error(teacher_image, recorded["teacher_image"]) < FEATURES
-        logits = trainer.model.logits(teacher_image, teacher)
-        assert relative_error(logits, recorded["teacher_logits"]) < LOGITS
+        teacher = trainer.model.predict_frozen(images)
+        assert relative_error(teacher.text_features, recorded["teacher_text"]) < FEATURES
+        assert relative_error(teacher.image_features, recorded["teacher_image"]) < FEATURES
+        assert relative_error(teacher.logits, recorded["teacher_logits"]) < LOGITS
         for term, recorded_term, weight in (
             ("ce", "loss_ce", 1.0),
             ("text", "loss_scl_text_unweighted", config["TEXT_LOSS_WEIGHT"]),

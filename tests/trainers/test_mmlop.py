@@ -130,7 +130,8 @@ def test_loss_terms(make_cfg):
     model, batch = trainer.model, next(iter(trainer.train_loader_x))
     prediction = model.predict(batch["img"])
     loss, terms = trainer.loss(prediction, batch["label"])
-    text, image = model.frozen_text_features(), model.frozen_image_features(batch["img"])
+    frozen = model.predict_frozen(batch["img"])
+    text, image = frozen.text_features, frozen.image_features
     q = (model.clip.logit_scale.exp() * image @ text.T).softmax(-1)
     p = prediction.logits.softmax(-1)
     expected = {
@@ -150,7 +151,7 @@ def test_gradient_clipping_bounds_the_step(make_cfg):
     before = [p.detach().clone() for p in trainer.model.learner.parameters()]
     trainer.num_batches, trainer.batch_idx = 100, 0
     trainer.forward_backward(next(iter(trainer.train_loader_x)))
-    after = trainer.model.learner.parameters()
+    after = [p.detach() for p in trainer.model.learner.parameters()]
     moved = math.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(after, before, strict=True)))
     assert moved == pytest.approx(0.1, rel=1e-3)
 
