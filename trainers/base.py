@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import os.path as osp
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -211,13 +211,9 @@ class PromptTrainer(TrainerX):
                     f"{path} was trained with {key} {theirs}, this run has {mine}: "
                     f"change {flag} or the folder"
                 )
-        own = learner.state_dict()
-        # upstream keeps the embedded class names in the checkpoint; they belong to other classes
-        weights = {
-            key: value
-            for key, value in checkpoint["state_dict"].items()
-            if key not in ("token_prefix", "token_suffix")
-        }
+        own, weights = learner.state_dict(), checkpoint["state_dict"]
+        if not meta:
+            weights = learner.from_upstream(_trained_upstream(weights))
         problems = [f"{key} is missing" for key in own if key not in weights]
         problems += [f"{key} is not known to this method" for key in weights if key not in own]
         problems += [
@@ -231,6 +227,22 @@ class PromptTrainer(TrainerX):
                 "and (for class-specific contexts) the classes that it was trained with"
             )
         return weights
+
+
+def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint of the published code trained.
+
+    Left out are the weights of the frozen CLIP that it holds as well, and the embedded class names,
+    which belong to the classes of that run.
+    """
+
+    def frozen(key: str) -> bool:
+        inside = key.startswith(("image_encoder.", "text_encoder.", "prompt_learner.ZS_image_enc"))
+        names = key.removeprefix("prompt_learner.") in ("token_prefix", "token_suffix")
+        return names or key == "logit_scale" or (inside and "VPT" not in key)
+
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return {key: value.float() for key, value in weights.items() if not frozen(key)}
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:

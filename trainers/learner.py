@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,14 +25,38 @@ class PromptLearner(nn.Module):
 
     #: frozen words around the class name; learned tokens are inserted, not written here
     template: str = DEFAULT_TEMPLATE
+    #: whether the text prompts depend on the image; ``text_prompts_for`` is called then
+    image_conditioned: bool = False
 
     def text_prompts(self) -> LayerPrompts | None:
         """Prompts of the text encoder; ``None`` leaves the hand-written template alone."""
         return None
 
+    def text_prompts_for(self, image_features: Tensor) -> LayerPrompts:
+        """Prompts of the text encoder for every image of a batch, if they depend on the image.
+
+        Args:
+            image_features: ``(B, embed_dim)``, unit norm.
+
+        Returns:
+            prompts with one set of tokens per sample, ``(B, 1, n, d_text)``.
+        """
+        raise NotImplementedError
+
     def image_prompts(self) -> LayerPrompts | None:
         """Prompts of the image encoder; ``None`` leaves the image pass as it is."""
         return None
+
+    def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Own state dict from the trained tensors of a checkpoint of the published code.
+
+        Args:
+            weights: by their names there, frozen CLIP weights and embedded class names left out.
+
+        Returns:
+            tensors by the names of this learner; what is not understood keeps its name.
+        """
+        return dict(weights)
 
     def correct_text(self, text: Tensor, frozen_text: Callable[[], Tensor]) -> Tensor:
         """Last word on the classifier's text features.

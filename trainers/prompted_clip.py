@@ -19,13 +19,17 @@ from .templates import TEACHER_TEMPLATES
 #: what PREC may say, and the type of automatic mixed precision it means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
 
+#: image-conditioned prompts encoded at once in evaluation
+MAX_SEQUENCES = 4096
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What one forward pass gives; features have unit norm, everything is float32.
 
     ``image`` is the input ``(B, 3, side, side)``, ``image_features`` ``(B, embed_dim)``,
-    ``text_features`` ``(C, embed_dim)`` and ``logits`` ``(B, C)``, scaled.
+    ``text_features`` ``(C, embed_dim)``, or ``(B, C, embed_dim)`` where they depend on the image,
+    and ``logits`` ``(B, C)``, scaled.
     """
 
     image: Tensor
@@ -119,14 +123,20 @@ class PromptedCLIP(nn.Module):
     def predict(self, image: Tensor) -> Prediction:
         """Prompted features and logits of a batch."""
         image_features = self.image_features(image)
-        text_features = self.text_features()
+        if self.learner.image_conditioned:
+            text_features = self.conditioned_text_features(image_features)
+        else:
+            text_features = self.text_features()
         return Prediction(
             image, image_features, text_features, self.logits(image_features, text_features)
         )
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Scaled cosine similarities ``(B, C)`` of unit-norm features."""
-        return self.clip.logit_scale.exp() * image_features @ text_features.t()
+        scaled = self.clip.logit_scale.exp() * image_features
+        if text_features.dim() == 3:
+            return torch.einsum("be,bce->bc", scaled, text_features)
+        return scaled @ text_features.t()
 
     def image_features(self, image: Tensor) -> Tensor:
         """Prompted image features ``(B, embed_dim)``, unit norm."""
@@ -143,11 +153,27 @@ class PromptedCLIP(nn.Module):
         prompts = self.learner.text_prompts()
         if prompts is not None and torch.is_grad_enabled():
             return self._encode_text(prompts)
-        state = tuple((id(p), p._version) for p in self.learner.parameters())
+        learned = () if prompts is None else self.learner.parameters()
+        state = tuple((id(p), p._version) for p in learned)
         if self._kept_text is None or self._kept_text[0] != state:
             with torch.no_grad():
                 self._kept_text = (state, self._encode_text(prompts))
         return self._kept_text[1]
+
+    def conditioned_text_features(self, image_features: Tensor) -> Tensor:
+        """Text features ``(B, C, embed_dim)`` that depend on the image, unit norm.
+
+        Without gradients the batch is cut into parts, so that memory stays bounded.
+        """
+        part = len(image_features)
+        if not torch.is_grad_enabled():
+            part = max(1, MAX_SEQUENCES // len(self.text))
+        return torch.cat(
+            [
+                self._encode_text(self.learner.text_prompts_for(features))
+                for features in image_features.split(part)
+            ]
+        )
 
     def _encode_text(self, prompts: LayerPrompts | None) -> Tensor:
         with self._autocast(self.text.device):

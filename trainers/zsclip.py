@@ -62,10 +62,9 @@ class ZeroshotCLIP(TrainerX):
         self.model = ZeroshotClassifier(clip, text)
 
     def train(self) -> None:
-        """Raises: ValueError: there is nothing to train."""
-        raise ValueError(
-            f"{self.cfg.TRAINER.NAME} has nothing to train: add --eval-only (or --no-train)"
-        )
+        """There is nothing to train: test at once."""
+        print(f"{self.cfg.TRAINER.NAME} has nothing to train")
+        self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Nothing is ever saved, so there is nothing to load."""

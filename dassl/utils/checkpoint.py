@@ -220,8 +220,11 @@ def _warn_of_other_schedule(configured: dict[str, Any], stored: dict[str, Any]) 
 class _Inert:
     """Stands for an object of a class that a checkpoint may not bring along; runs nothing."""
 
+    # a class attribute: some objects are made without a call of __init__
+    state: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.state: Any = None
+        """Take what the real class would take."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

@@ -218,3 +218,9 @@ def test_a_changed_schedule_is_named_when_resuming(tmp_path):
     with pytest.warns(UserWarning, match=r"T_max 10\.0 \(configured: 50\.0\)"):
         resume_from_checkpoint(str(tmp_path), *other)
     assert other[2].successor.T_max == 10.0
+
+
+def test_an_object_made_without_its_constructor_is_read_as_nothing(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.save({"state_dict": {}, "epoch": 1, "made_by": torch.__version__}, path)
+    assert load_checkpoint(str(path))["made_by"] is None

@@ -1,0 +1,161 @@
+"""Every recorded method through its trainer: features, logits, loss and gradients of one step.
+
+The recorded parameters are read from a checkpoint file as the published code writes it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
+from tests.parity_files import PARITY_DIR, Recorded, recorded_clip, relative_error
+
+
+def steps() -> list[str]:
+    """Names of the recorded files that hold one step of one of our methods."""
+    names = []
+    for path in sorted(PARITY_DIR.glob("*.npz")):
+        recorded = Recorded(path.stem)
+        known = recorded.config.get("trainer") in TRAINER_REGISTRY.registered_names()
+        if known and "loss" in recorded.arrays:
+            names.append(path.stem)
+    return names
+
+
+def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> dict[str, Tensor]:
+    """State dict of the published trainer: learned tensors, class names, and mostly all of CLIP."""
+    width = 64
+    names = {
+        "prompt_learner.token_prefix": torch.zeros(n_classes, 1, width),
+        "prompt_learner.token_suffix": torch.zeros(n_classes, 72, width),
+    }
+    state = names | params
+    if method in ("CoOp", "CoCoOp"):  # these save their prompt learner only
+        return {key.removeprefix("prompt_learner."): value for key, value in state.items()}
+    clip = recorded_clip()
+    for key, value in clip.items():
+        if key.startswith("visual."):
+            state["image_encoder." + key.removeprefix("visual.")] = value
+            if method == "PromptSRC":
+                frozen = "prompt_learner.ZS_image_encoder."
+                state[frozen + key.removeprefix("visual.")] = value
+        elif key == "logit_scale":
+            state[key] = value
+        elif not key.startswith("token_embedding"):
+            state["text_encoder." + key] = value
+    return state
+
+
+def save_upstream(trainer, state: dict[str, Tensor], folder) -> str:
+    path = folder / "upstream" / trainer.model_name
+    path.mkdir(parents=True, exist_ok=True)
+    keys = {"optimizer": None, "scheduler": None, "val_result": None}
+    torch.save({"state_dict": state, "epoch": 7, **keys}, path / "model.pth.tar-7")
+    return str(path.parent)
+
+
+def settings(recorded: Recorded) -> list[object]:
+    """Config pairs: the recorded settings that the method's config node has."""
+    trainer = TRAINER_REGISTRY.get(recorded.config["trainer"])
+    cfg = CfgNode({"TRAINER": CfgNode()})
+    trainer.extend_cfg(cfg)
+    return [
+        word
+        for key, value in recorded.config.items()
+        if key in cfg.TRAINER[trainer.node]
+        for word in (f"TRAINER.{trainer.node}.{key}", value)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:TRAINER.COOP")
+@pytest.mark.parametrize("name", steps())
+def test_step(build, name, tmp_path):
+    recorded = Recorded(name)
+    method = recorded.config["trainer"]
+    trainer = build(method, recorded, *settings(recorded))
+    model, learner = trainer.model, trainer.model.learner
+    for key, value in recorded.named("init").items():
+        start = dict(learner.named_parameters()).get(key.removeprefix("prompt_learner."))
+        start = learner.text[0] if start is None else start
+        assert relative_error(start, value) < 1e-7, key
+
+    params = recorded.named("param")
+    state = upstream_state(method, params, len(recorded.classnames))
+    trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
+
+    images, labels = recorded["images"], recorded["labels"]
+    prediction = model.predict(images)
+    raw = model.clip.encode_image(images, learner.image_prompts())
+    assert relative_error(raw, recorded["image_features_raw"]) < FEATURES
+    if not learner.image_conditioned:
+        raw = model.clip.encode_text(model.text, learner.text_prompts())
+        assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
+    assert relative_error(prediction.text_features, recorded["text_features"]) < FEATURES
+    assert relative_error(prediction.image_features, recorded["image_features"]) < FEATURES
+    assert relative_error(prediction.logits, recorded["logits"]) < LOGITS
+    with torch.no_grad():
+        assert relative_error(trainer.model_inference(images), recorded["logits"]) < LOGITS
+
+    trainer.batch_idx, trainer.num_batches = 0, 2
+    summary = trainer.forward_backward({"img": images, "label": labels})
+    assert relative_error(torch.tensor(summary["loss"]), recorded["loss"]) < LOSS
+    plain_names = method in ("CoOp", "CoCoOp")
+    grads = {
+        key.removeprefix("prompt_learner.") if plain_names else key: value
+        for key, value in recorded.named("grad").items()
+    }
+    grads = learner.from_upstream(grads)
+    learned = dict(learner.named_parameters())
+    assert grads.keys() == learned.keys()
+    for key, value in grads.items():
+        assert relative_error(learned[key].grad, value) < GRADIENTS, key
+
+    if "loss_scl_logits" in recorded.arrays:
+        weights = {"text": recorded.config["TEXT_LOSS_WEIGHT"]}
+        weights |= {"image": recorded.config["IMAGE_LOSS_WEIGHT"], "logits": 1}
+        assert summary["ce"] == pytest.approx(float(recorded["loss_ce"]), rel=LOSS)
+        for term, weight in weights.items():
+            key = "loss_scl_logits" if term == "logits" else f"loss_scl_{term}_unweighted"
+            assert summary[term] == pytest.approx(weight * float(recorded[key]), rel=LOSS), term
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in steps() if "vision_tokens_per_block" in Recorded(n).arrays]
+)
+def test_sequence_lengths_of_the_image_encoder(build, name, tmp_path):
+    recorded = Recorded(name)
+    trainer = build(recorded.config["trainer"], recorded, *settings(recorded))
+    seen, model = [], trainer.model
+    hooks = [
+        block.ln_1.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+        for block in model.clip.visual.transformer.resblocks
+    ]
+    with torch.no_grad():
+        model.image_features(recorded["images"])
+    for hook in hooks:
+        hook.remove()
+    assert seen == recorded["vision_tokens_per_block"].tolist()
+
+
+def test_something_not_understood_is_named(build, tmp_path):
+    recorded = Recorded("ivlp_4_4")
+    trainer = build("IVLP", recorded, *settings(recorded))
+    state = upstream_state("IVLP", recorded.named("param"), 6)
+    state["prompt_learner.something_else"] = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"prompt_learner\.something_else is not known"):
+        trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
+    del state["prompt_learner.something_else"]
+    state.pop("image_encoder.transformer.resblocks.3.VPT_shallow")
+    with pytest.raises(ValueError, match="vision is missing"):
+        trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
+    wrapped = {
+        f"module.{k}": v.half()
+        for k, v in upstream_state("IVLP", recorded.named("param"), 6).items()
+    }
+    trainer.load_model(save_upstream(trainer, wrapped, tmp_path), epoch=7)
+    ctx = recorded["param/prompt_learner.ctx"]
+    assert relative_error(trainer.model.learner.text[0], ctx) < 1e-3

@@ -1,0 +1,78 @@
+"""CoCoOp: conditional context optimization, a context that depends on the image.
+
+Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv 2203.05557.
+A small network maps the image's unit-norm feature to a shift of all context vectors.
+
+As in its code: the width of the network's hidden layer is a sixteenth of the joint embedding.
+Departures: all images of a batch are encoded in one call (there: a Python loop); everything learned
+is float32; the checkpoint holds the learner only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from clip.prompting import LayerPrompts, Prompt
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .coupling import start_context
+from .learner import PromptLearner
+
+
+class ConditionalContextLearner(PromptLearner):
+    """Context vectors, and a network that shifts them for each image.
+
+    Args:
+        ctx: ``(n, d_text)`` start of the context.
+        embed_dim: width of the image features.
+    """
+
+    template = "{}."
+    image_conditioned = True
+
+    def __init__(self, ctx: Tensor, embed_dim: int) -> None:
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        hidden = embed_dim // 16
+        self.meta_net = nn.Sequential(
+            OrderedDict(
+                linear1=nn.Linear(embed_dim, hidden),
+                relu=nn.ReLU(),
+                linear2=nn.Linear(hidden, ctx.shape[-1]),
+            )
+        )
+
+    def text_prompts(self) -> LayerPrompts:
+        return {0: Prompt(self.ctx, at=1)}
+
+    def text_prompts_for(self, image_features: Tensor) -> LayerPrompts:
+        shift = self.meta_net(image_features)[:, None, None]
+        return {0: Prompt(self.ctx + shift, at=1)}
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    """Conditional context optimization."""
+
+    node = "COCOOP"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.COCOOP = node = CfgNode()
+        #: number of context vectors; with CTX_INIT the number of its words counts
+        node.N_CTX = 16
+        #: initial words
+        node.CTX_INIT = ""
+        node.PREC = "fp16"
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ConditionalContextLearner:
+        words = self.node_cfg.CTX_INIT.replace("_", " ").strip()
+        n_ctx = len(words.split(" ")) if words else self.node_cfg.N_CTX
+        ctx, _ = start_context(clip, words, n_ctx, "TRAINER.COCOOP.N_CTX")
+        return ConditionalContextLearner(ctx, clip.text_projection.shape[1])

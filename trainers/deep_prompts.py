@@ -1,0 +1,104 @@
+"""Independent deep prompts of both encoders: one free tensor per prompted block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from clip.prompting import LayerPrompts, deep_prompts
+
+from .learner import PromptLearner, check_depth, clip_widths, context_init, require_vit
+from .templates import DEFAULT_TEMPLATE
+
+
+def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """Parameter with entries from N(0, std^2)."""
+    return nn.Parameter(torch.empty(*shape).normal_(std=std))
+
+
+class DeepPromptLearner(PromptLearner):
+    """Free prompts at the inputs of the first blocks of either encoder, or of both.
+
+    Args:
+        text: ``(depth, n, d_text)`` start values, or ``None`` for no text prompts.
+        vision: ``(depth, n, d_vision)`` start values, or ``None`` for no image prompts.
+        template: frozen words around the class name.
+    """
+
+    def __init__(self, text: Tensor | None, vision: Tensor | None, template: str) -> None:
+        super().__init__()
+        self.template = template
+        self.text = None if text is None else nn.Parameter(text)
+        self.vision = None if vision is None else nn.Parameter(vision)
+
+    def text_prompts(self) -> LayerPrompts | None:
+        return None if self.text is None else deep_prompts(self.text.unbind(), at=1)
+
+    def image_prompts(self) -> LayerPrompts | None:
+        return None if self.vision is None else deep_prompts(self.vision.unbind())
+
+    def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = dict(weights)
+        found = {
+            "text": _take(weights, "prompt_learner.ctx", "text_encoder"),
+            "vision": _take(weights, "image_encoder.VPT", "image_encoder"),
+        }
+        return weights | {name: value for name, value in found.items() if value is not None}
+
+
+def _take(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
+    """Remove the prompts of one encoder from ``weights``; upstream has a tensor for each block."""
+    deep = re.compile(rf"{tower}\.transformer\.resblocks\.(\d+)\.VPT_shallow")
+    blocks = sorted((int(m[1]), key) for key in weights if (m := deep.fullmatch(key)))
+    keys = [first, *(key for _, key in blocks)]
+    if first not in weights or [number for number, _ in blocks] != list(range(1, len(keys))):
+        return None
+    return torch.stack([weights.pop(key).float() for key in keys])
+
+
+def build_deep_prompts(
+    clip: CLIP,
+    method: str,
+    node: str,
+    text: tuple[int, int] | None,
+    vision: tuple[int, int] | None,
+    ctx_init: str = "",
+) -> DeepPromptLearner:
+    """Learner with given numbers of tokens and depths.
+
+    Args:
+        clip: the frozen model.
+        method, node: its name and config node, for error messages.
+        text: ``(n_ctx, depth)`` of the text encoder, ``None`` for hand-written text.
+        vision: ``(n_ctx, depth)`` of the image encoder, ``None`` for no image prompts.
+        ctx_init: words that the first text prompt starts from, when they are long enough.
+
+    Raises:
+        ValueError: a depth or number of tokens out of range, or a backbone without a ViT.
+    """
+    widths = clip_widths(clip)
+    text_start = vision_start = None
+    template = DEFAULT_TEMPLATE
+    if text is not None:
+        n_ctx, depth = _checked(text, widths.text_layers, node, "_TEXT")
+        start, template = context_init(clip, ctx_init, n_ctx)
+        text_start = normal(depth, n_ctx, widths.text).data
+        if start is not None:
+            text_start[0] = start
+    if vision is not None:
+        require_vit(widths, method)
+        n_ctx, depth = _checked(vision, widths.vision_layers, node, "_VISION")
+        vision_start = normal(depth, n_ctx, widths.vision).data
+    return DeepPromptLearner(text_start, vision_start, template)
+
+
+def _checked(size: Sequence[int], n_layers: int, node: str, suffix: str) -> tuple[int, int]:
+    n_ctx, depth = size
+    if n_ctx < 1:
+        raise ValueError(f"TRAINER.{node}.N_CTX{suffix} is {n_ctx}: use 1 or more")
+    check_depth(depth, n_layers, f"TRAINER.{node}.PROMPT_DEPTH{suffix}")
+    return n_ctx, depth

@@ -1,0 +1,47 @@
+"""IVLP: independent vision-language prompting, deep prompts in both encoders without coupling.
+
+The baseline of Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023, arXiv 2210.03117.
+With PROMPT_DEPTH_VISION 0 it is deep language prompting.
+
+As in its code: the first N_CTX_TEXT tokens of CTX_INIT start the first text prompt and the other
+words stay frozen behind it; more tokens than words start at random. Departures: prompts are float32
+parameters and are not rounded to half precision on use; the checkpoint holds the prompts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clip.model import CLIP
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .deep_prompts import DeepPromptLearner, build_deep_prompts
+
+
+@TRAINER_REGISTRY.register()
+class IVLP(PromptTrainer):
+    """Independent vision-language prompting."""
+
+    node = "IVLP"
+    model_name = "VLPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.IVLP = node = CfgNode()
+        #: prompt tokens per block of each encoder
+        node.N_CTX_VISION = 2
+        node.N_CTX_TEXT = 2
+        #: words that the first text prompt starts from
+        node.CTX_INIT = "a photo of a"
+        node.PREC = "fp16"
+        #: prompted blocks, input layer included; 0 for no image prompts
+        node.PROMPT_DEPTH_VISION = 9
+        node.PROMPT_DEPTH_TEXT = 9
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> DeepPromptLearner:
+        cfg = self.node_cfg
+        vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION) if cfg.PROMPT_DEPTH_VISION else None
+        text = (cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT)
+        return build_deep_prompts(clip, "IVLP", self.node, text, vision, cfg.CTX_INIT)

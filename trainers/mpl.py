@@ -1,0 +1,105 @@
+"""MPL: modular prompt learning, image prompts that are added, removed and carried on.
+
+"Modular Prompt Learning Improves Vision-Language Models", ICASSP 2025. MaPLe with three changes:
+before each deeper prompted block of the image encoder the last N_RM_OP tokens are removed and
+N_ADD_OP x N_CTX new ones added, the rest is carried on; several maps make the new tokens from one
+text prompt; and the hand-written words stay behind the learned tokens.
+
+As in its code: all maps start as copies of one another, so that the tokens added at the last
+prompted block get equal gradients and stay twins; with N_RM_OP above N_CTX the first removal takes
+image patches; the learned tokens start as the embedding of the placeholder "X". Departures: those
+of ``maple.py``, and no example prompts are printed (there: drawn from Python's random stream).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clip.clip import tokenize
+from clip.model import CLIP
+from clip.prompting import LayerPrompts, Prompt
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .coupling import CoupledPromptLearner, copies
+from .learner import check_depth, clip_widths, require_vit
+
+
+class MPLLearner(CoupledPromptLearner):
+    """Text prompts, and maps to the tokens that are added to the image encoder.
+
+    Args:
+        ctx: ``(n, d_text)`` start of the input prompt.
+        depth: prompted blocks, input layer included.
+        vision_width: of the image encoder.
+        template: frozen words around the class name.
+        n_add: maps per block; each adds ``n`` tokens.
+        n_remove: tokens removed in front of each deeper prompted block.
+    """
+
+    def __init__(
+        self, ctx: Tensor, depth: int, vision_width: int, template: str, n_add: int, n_remove: int
+    ) -> None:
+        super().__init__(ctx, depth, vision_width, template)
+        self.n_remove = n_remove
+        start = nn.Linear(ctx.shape[-1], vision_width)
+        self.txt2img_proj = nn.ModuleList(copies(start, depth - 1) for _ in range(n_add))
+
+    def image_prompts(self) -> LayerPrompts:
+        prompts = {0: Prompt(self.proj(self.ctx))}
+        for layer, text in enumerate(self.compound_prompts_text, start=1):
+            tokens = torch.cat([maps[layer - 1](text) for maps in self.txt2img_proj])
+            prompts[layer] = Prompt(tokens, drop=self.n_remove)
+        return prompts
+
+
+@TRAINER_REGISTRY.register()
+class MPL(PromptTrainer):
+    """Modular prompt learning."""
+
+    node = "MPL"
+    model_name = "MultiModalPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.MPL = node = CfgNode()
+        #: prompt tokens of the text encoder per block
+        node.N_CTX = 2
+        #: sets of N_CTX tokens added, and tokens removed, in front of each deeper prompted block
+        node.N_ADD_OP = 2
+        node.N_RM_OP = 1
+        #: words that stay behind the learned tokens
+        node.CTX_INIT = "a photo of a"
+        node.PREC = "fp16"
+        #: prompted blocks, input layer included
+        node.PROMPT_DEPTH = 9
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node = cfg.TRAINER.MPL
+        if node.N_CTX < 1 or node.N_ADD_OP < 1 or node.N_RM_OP < 0:
+            raise ValueError(
+                f"TRAINER.MPL: N_CTX is {node.N_CTX}, N_ADD_OP {node.N_ADD_OP}, N_RM_OP "
+                f"{node.N_RM_OP}: use at least 1, 1 and 0"
+            )
+        if node.N_RM_OP > node.N_ADD_OP * node.N_CTX:
+            raise ValueError(
+                f"TRAINER.MPL.N_RM_OP is {node.N_RM_OP}, but only N_ADD_OP x N_CTX = "
+                f"{node.N_ADD_OP * node.N_CTX} tokens are added: the sequence would run out"
+            )
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
+        cfg, widths = self.node_cfg, clip_widths(clip)
+        require_vit(widths, "MPL")
+        n_blocks = min(widths.text_layers, widths.vision_layers)
+        check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
+        words = cfg.CTX_INIT.replace("_", " ").strip()
+        with torch.no_grad():
+            placeholder = tokenize("X")[0, 1:2].to(clip.token_embedding.weight.device)
+            ctx = clip.token_embedding(placeholder).float().repeat(cfg.N_CTX, 1)
+        template = " ".join([words, "{}."]).strip()
+        return MPLLearner(ctx, cfg.PROMPT_DEPTH, widths.vision, template, cfg.N_ADD_OP, cfg.N_RM_OP)

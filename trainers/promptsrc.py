@@ -1,0 +1,121 @@
+"""PromptSRC: self-regulating prompts.
+
+Khattak et al., "Self-regulating Prompts: Foundational Model Adaptation without Forgetting", ICCV
+2023, arXiv 2307.06948. Independent prompts in both encoders, kept near the frozen CLIP by three
+consistency terms, and averaged over the epochs with Gaussian weights.
+
+As in its code: the divergence of the class distributions is divided by images x classes; the frozen
+text features are raw averages over 60 templates. Departures: only the prompts are averaged (there:
+all weights of CLIP as well, which rounds them), and the average survives a resume (there: it starts
+again); GPA_MEAN and GPA_STD may be fractions (there: integers only); every precision works.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip.model import CLIP
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .deep_prompts import DeepPromptLearner, build_deep_prompts
+from .losses import consistency_terms
+from .prompted_clip import Prediction
+
+
+def gaussian_weights(n_epochs: int, mean: float, std: float) -> list[float]:
+    """Weights of epochs 1 to ``n_epochs``: a normal density at the epoch numbers, sum 1."""
+    density = [math.exp(-0.5 * ((epoch - mean) / std) ** 2) for epoch in range(1, n_epochs + 1)]
+    total = sum(density)
+    if total == 0.0:
+        raise ValueError(
+            f"GPA_MEAN {mean} with GPA_STD {std} gives no weight to any of {n_epochs} epochs"
+        )
+    return [value / total for value in density]
+
+
+@TRAINER_REGISTRY.register()
+class PromptSRC(PromptTrainer):
+    """Self-regulating prompts."""
+
+    node = "PROMPTSRC"
+    model_name = "VLPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.PROMPTSRC = node = CfgNode()
+        #: prompt tokens per block of each encoder
+        node.N_CTX_VISION = 4
+        node.N_CTX_TEXT = 4
+        #: words that the first text prompt starts from
+        node.CTX_INIT = "a photo of a"
+        node.PREC = "fp16"
+        #: prompted blocks, input layer included
+        node.PROMPT_DEPTH_VISION = 9
+        node.PROMPT_DEPTH_TEXT = 9
+        node.TEXT_LOSS_WEIGHT = 25.0
+        node.IMAGE_LOSS_WEIGHT = 10.0
+        #: centre and width, in epochs, of the weights that the prompts are averaged with
+        node.GPA_MEAN = 15.0
+        node.GPA_STD = 1.0
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.PROMPTSRC.GPA_STD <= 0:
+            raise ValueError(
+                f"TRAINER.PROMPTSRC.GPA_STD is {cfg.TRAINER.PROMPTSRC.GPA_STD}: use more than 0"
+            )
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> DeepPromptLearner:
+        cfg = self.node_cfg
+        return build_deep_prompts(
+            clip,
+            "PromptSRC",
+            self.node,
+            text=(cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT),
+            vision=(cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION),
+            ctx_init=cfg.CTX_INIT,
+        )
+
+    def build_model(self) -> None:
+        super().build_model()
+        cfg = self.node_cfg
+        self.epoch_weights = gaussian_weights(
+            self.cfg.OPTIM.MAX_EPOCH, float(cfg.GPA_MEAN), float(cfg.GPA_STD)
+        )
+        self.average = {
+            name: torch.zeros_like(value) for name, value in self.model.learner.state_dict().items()
+        }
+
+    def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        ce = F.cross_entropy(prediction.logits, label)
+        terms = consistency_terms(
+            prediction,
+            self.model.predict_frozen(prediction.image),
+            text=self.node_cfg.TEXT_LOSS_WEIGHT,
+            image=self.node_cfg.IMAGE_LOSS_WEIGHT,
+            logits=1.0,
+        )
+        return ce + sum(terms.values()), {"ce": ce, **terms}
+
+    def after_epoch(self) -> None:
+        """Add the epoch's prompts to the average; after the last epoch the average is the model."""
+        for name, value in self.model.learner.state_dict().items():
+            self.average[name] += self.epoch_weights[self.epoch] * value
+        if self.epoch + 1 == len(self.epoch_weights):
+            self.model.learner.load_state_dict(self.average)
+        super().after_epoch()
+
+    def trainer_state(self) -> dict[str, Any]:
+        return {**super().trainer_state(), "average": self.average}
+
+    def load_trainer_state(self, state: dict[str, Any]) -> None:
+        super().load_trainer_state(state)
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
