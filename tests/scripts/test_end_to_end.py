@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,37 @@ def test_base2new_from_the_images_to_the_table(method, tmp_path):
     for part, logs in logged.items():
         (log,) = logs
         assert f"* accuracy: {row[part]:.2f}%" in log.read_text()
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHON": sys.executable,
+        "DATA": str(tmp_path / "data"),
+        "OUTPUT": str(tmp_path / "output"),
+        "SHOTS": "4",
+        "TAG": "killed",
+    }
+    command = ["bash", str(ROOT / "scripts/coop/base2new_train.sh"), "digits", "0"]
+    command += ["OPTIM.MAX_EPOCH", "40", "USE_CUDA", "False"]
+    run = tmp_path / "output/base2new/train_base/digits/shots_4/CoOp/tiny-killed/seed0"
+    first = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
+    checkpoint, deadline = run / "prompt_learner" / "model.pth.tar-5", time.time() + 200
+    while not checkpoint.exists():
+        assert first.poll() is None, "the run ended before its first checkpoint"
+        assert time.time() < deadline
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert "Finish training" not in (run / "log.txt").read_text()
+
+    second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    assert f"Found checkpoint at {run} (will resume training)" in second.stdout
+    epochs = re.findall(r"epoch \[(\d+)/40\]", second.stdout)
+    assert int(epochs[0]) > 5
+    assert epochs[-1] == "40"
+    assert (run / "prompt_learner" / "checkpoint").read_text() == "model.pth.tar-40\n"
