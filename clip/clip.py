@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from . import tiny
 from .download import cache_folder, fetch
-from .model import CLIP, architecture, build_model
+from .model import CLIP, SIZE_ENTRIES, architecture, build_model
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
 if TYPE_CHECKING:
@@ -57,10 +57,9 @@ _MODELS = {
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 # Sizes that OpenAI's archives store as buffers beside the weights.
-_SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def available_models() -> list[str]:
@@ -138,6 +137,12 @@ def load_state_dict(
     return state_dict
 
 
+def check_name(name_or_path: str | Path) -> None:
+    """Raise what `load_state_dict` raises for a name it does not know or a file that is absent."""
+    if str(name_or_path) not in _MODELS:
+        _local_checkpoint(str(name_or_path))
+
+
 def _local_checkpoint(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
@@ -180,7 +185,7 @@ def _weights(content: object) -> dict[str, torch.Tensor]:
     return {
         key.removeprefix("module."): value  # left by torch's DataParallel
         for key, value in content.items()
-        if key not in _SIZE_ENTRIES
+        if key not in SIZE_ENTRIES
     }
 
 
@@ -240,7 +245,7 @@ def _transform(n_px: int) -> Callable[[Image.Image], torch.Tensor]:
             transforms.CenterCrop(n_px),
             _to_rgb,
             transforms.ToTensor(),
-            transforms.Normalize(_MEAN, _STD),
+            transforms.Normalize(MEAN, STD),
         ]
     )
 

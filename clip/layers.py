@@ -56,15 +56,24 @@ class Attention(nn.Module):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """Attention of ``(N, q_len, d)`` queries over ``(N, k_len, d)`` keys; no out-projection."""
+        """Attention without the out-projection.
+
+        Args:
+            q: ``(..., q_len, d)`` queries.
+            k, v: ``(..., k_len, d)`` keys and values.
+            mask: boolean, true where a query sees a key; broadcast to (sequences, heads, q_len,
+                k_len), all leading dimensions of ``q`` being one.
+            causal: whether a query sees the keys up to its own position only.
+        """
 
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            # the fused kernels take four dimensions only
+            return t.flatten(0, -3).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
         y = F.scaled_dot_product_attention(
             split(q), split(k), split(v), attn_mask=mask, is_causal=causal
         )
-        return y.transpose(-3, -2).flatten(-2)
+        return y.transpose(1, 2).reshape(q.shape)
 
 
 class ResidualAttentionBlock(nn.Module):

@@ -20,6 +20,9 @@ from .packing import PackedText, PrefixPlan, SuffixLayout, splice_packed
 from .prompting import LayerPrompts, Prompt, by_layer, splice
 from .resnet import ModifiedResNet
 
+#: entries of the official archives that are no weights
+SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+
 
 class VisionTransformer(nn.Module):
     """Image tower: patches and a class token through a transformer, class token projected.
@@ -239,12 +242,10 @@ def _causal_block(
     """One block on a packed sequence: ``(B, n_prefix + total, d)`` to the same shape."""
     attn = block.attn
     q, k, v = attn.project(block.ln_1(x))
-    # SDPA aligns its causal flag at the top left, so suffix over prefix needs a mask of its own
-    mask = torch.ones(
-        layout.longest, n_prefix + layout.longest, dtype=torch.bool, device=x.device
-    ).tril(n_prefix)
     suffix = attn.attend(
-        layout.to_padded(q[:, n_prefix:]), *_keys(n_prefix, layout, k, v), mask=mask
+        layout.to_padded(q[:, n_prefix:]),
+        *_keys(n_prefix, layout, k, v),
+        mask=layout.causal_mask(n_prefix),
     )
     parts = [layout.to_packed(suffix)]
     if n_prefix:
@@ -260,6 +261,7 @@ def _finish_ends(
     y, end = block.ln_1(x), n_prefix + layout.end
     q, k, v = attn.project_one_query(y, y.index_select(1, end))
     mask = nn.functional.pad(layout.inside, (n_prefix, 0), value=True)[:, None, None]
+    mask = mask.repeat(x.shape[0], 1, 1, 1)
     attended = attn.attend(q.unsqueeze(2), *_keys(n_prefix, layout, k, v), mask=mask)
     return block.finish(x.index_select(1, end), attended.squeeze(2))
 
@@ -343,17 +345,13 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     """The model a state dict belongs to, in evaluation mode, weights stored as OpenAI stores them.
 
     Args:
-        state_dict: OpenAI's keys, in any floating-point type. The three size entries of the
-            official archives (``input_resolution``, ``context_length``, ``vocab_size``) are
-            ignored.
+        state_dict: OpenAI's keys, in any floating-point type; ``SIZE_ENTRIES`` are ignored.
 
     Raises:
         ValueError: the state dict is not one of a CLIP, or has missing or left-over keys.
     """
     weights = {
-        key: value.detach().clone()
-        for key, value in state_dict.items()
-        if key not in ("input_resolution", "context_length", "vocab_size")
+        key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
     }
     with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
         model = CLIP(**architecture(weights))

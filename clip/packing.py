@@ -92,7 +92,7 @@ class SuffixLayout:
         self.end = (starts + size - 1).to(device)
         #: (C, longest) whether a padded place is real
         self.inside = inside.to(device)
-        self._starts, self._splices = starts, {}
+        self._starts, self._splices, self._masks = starts, {}, {}
 
     def to_padded(self, x: Tensor) -> Tensor:
         """``(B, total, d)`` packed rows to ``(B, C, longest, d)``."""
@@ -104,6 +104,17 @@ class SuffixLayout:
         """``(B, C, longest, d)`` to ``(B, total, d)``; what stood on pads is dropped."""
         x = x.reshape(x.shape[0], self.n_classes * self.longest, x.shape[-1])
         return x if self.even else x.index_select(1, self.unpad)
+
+    def causal_mask(self, n_prefix: int) -> Tensor:
+        """Which of prefix and own suffix a suffix place sees: ``(longest, n_prefix + longest)``.
+
+        SDPA aligns its causal flag at the top left, so a suffix over a prefix needs a mask.
+        """
+        if n_prefix not in self._masks:
+            shape = (self.longest, n_prefix + self.longest)
+            seen = torch.ones(shape, dtype=torch.bool, device=self.end.device)
+            self._masks[n_prefix] = seen.tril(n_prefix)
+        return self._masks[n_prefix]
 
     def splice_index(
         self, at: tuple[int, ...], n: int, drop: int, n_prefix: int, first_new: int, per_class: bool

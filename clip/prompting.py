@@ -93,7 +93,8 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         ``(S, length + n - drop, d)``.
 
     Raises:
-        ValueError: fewer tokens than are to be dropped, or sizes that do not fit.
+        ValueError: fewer tokens than are to be dropped, sizes that do not fit, or a prompt in
+            front of the first token, which both encoders read as what it is.
     """
     tokens = prompt.tokens
     if tokens.shape[-1] != x.shape[-1]:
@@ -104,7 +105,7 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
     length = x.shape[1]
     at = length - prompt.drop if prompt.at is None else prompt.at
-    if at < 0 or at + prompt.drop > length:
+    if at < 1 or at + prompt.drop > length:
         raise ValueError(
             f"cannot drop {prompt.drop} tokens at position {at} of a sequence of {length} tokens"
         )

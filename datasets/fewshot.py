@@ -14,13 +14,13 @@ import json
 import os
 import pickle
 import random
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils import replacing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 MAX_VAL_SHOTS = 4
@@ -480,15 +480,8 @@ def check_images(items: Iterable[Datum], annotation: str) -> None:
 
 def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
     """Write JSON to a temporary name beside `path`, then rename it."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(json.dumps(obj, indent=indent))
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        file.write(json.dumps(obj, indent=indent))
 
 
 class _PickledDatum:

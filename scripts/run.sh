@@ -6,7 +6,7 @@
 #   scripts/<method>/fewshot.sh DATASET SHOTS [SEED ...] [KEY VALUE ...]   seeds 1 2 3 by default
 #
 # From the environment:
-#   DATA     folder that holds the data sets; the embedded ones default to data/
+#   DATA     folder that holds the data sets (default: data/); docs/datasets.md has their layout
 #   OUTPUT   results (default: output/)
 #   SHOTS    images per class of base2new (default: 16)
 #   CFG      another file of configs/trainers/<Trainer>/, without .yaml
@@ -80,11 +80,7 @@ opts=("$@")
     fail "no data set $dataset; there are: $(cd configs/datasets && echo *.yaml)"
 is_embedded=no
 case " $embedded " in *" $dataset "*) is_embedded=yes ;; esac
-if [ -z "${DATA:-}" ]; then
-    [ $is_embedded = yes ] ||
-        fail "DATA is not set: export DATA=<folder that holds the data sets, $dataset among them>"
-    DATA=data
-fi
+DATA=${DATA:-data}
 
 if [ -n "${CFG:-}" ]; then
     cfg=$CFG

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import os.path as osp
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,20 +11,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.clip import load_state_dict
+from clip.clip import check_name, load_state_dict
 from clip.model import CLIP, build_model
 from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
-from dassl.utils.checkpoint import latest_checkpoint
+from dassl.utils.checkpoint import BEST, latest_checkpoint
 
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
+from .version import __version__
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
+
+
+def check_backbone(cfg: CfgNode) -> None:
+    """Check the backbone's name before anything is loaded.
+
+    Raises:
+        ValueError: neither a known name nor a file; the nearest name is suggested.
+        FileNotFoundError: looks like a file that does not exist.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if not name:
+        raise ValueError("MODEL.BACKBONE.NAME is empty: name a CLIP, e.g. --backbone ViT-B/16")
+    check_name(name)
 
 
 def load_clip(cfg: CfgNode) -> CLIP:
@@ -35,8 +48,6 @@ def load_clip(cfg: CfgNode) -> CLIP:
         ValueError: unknown name, or ``INPUT.SIZE`` differs from the backbone's resolution.
     """
     name = cfg.MODEL.BACKBONE.NAME
-    if not name:
-        raise ValueError("MODEL.BACKBONE.NAME is empty: name a CLIP, e.g. --backbone ViT-B/16")
     clip = build_model(load_state_dict(name))
     side = clip.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (side, side):
@@ -68,7 +79,12 @@ class PromptTrainer(TrainerX):
         """The method's own part of the config."""
         return self.cfg.TRAINER[self.node]
 
+    def set_model_mode(self, mode: str = "train", names: Sequence[str] | None = None) -> None:
+        super().set_model_mode(mode, names)
+        self.model.forget_text()
+
     def check_cfg(self, cfg: CfgNode) -> None:
+        check_backbone(cfg)
         precision = cfg.TRAINER[self.node].PREC
         if precision not in PRECISIONS:
             raise ValueError(
@@ -148,6 +164,7 @@ class PromptTrainer(TrainerX):
         """The learner (not CLIP) with what is needed to load it elsewhere, as plain values."""
         meta = {
             "version": CHECKPOINT_VERSION,
+            "library": __version__,
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
@@ -161,7 +178,13 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = latest_checkpoint(osp.join(directory, name))
             if path is not None:
-                self._check(load_checkpoint(path), self._models[name], path)
+                checkpoint = load_checkpoint(path)
+                self._check(checkpoint, self._models[name], path)
+                if "meta" not in checkpoint:
+                    raise ValueError(
+                        f"{path} was not written by this toolbox and cannot be resumed: "
+                        "use another output folder, or test it with --eval-only --model-dir"
+                    )
         return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
@@ -178,7 +201,7 @@ class PromptTrainer(TrainerX):
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        file = BEST if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
             path = osp.join(directory, name, file)
             if not osp.exists(path):
@@ -200,7 +223,14 @@ class PromptTrainer(TrainerX):
         self, checkpoint: dict[str, Any], learner: PromptLearner, path: str
     ) -> dict[str, Tensor]:
         """Weights of a checkpoint, after a check that they are this run's learner's."""
+        if missing := [key for key in ("state_dict", "epoch") if key not in checkpoint]:
+            raise ValueError(f"{path} is not a checkpoint: it has no {' and no '.join(missing)}")
         meta = checkpoint.get("meta", {})
+        if meta.get("version", 1) > CHECKPOINT_VERSION:
+            raise ValueError(
+                f"{path} has layout {meta['version']}, newer than this toolbox reads "
+                f"({CHECKPOINT_VERSION}): update it (written by version {meta['library']})"
+            )
         for key, mine, flag in (
             ("method", self.cfg.TRAINER.NAME, "--trainer"),
             ("backbone", self.cfg.MODEL.BACKBONE.NAME, "--backbone"),
@@ -243,8 +273,3 @@ def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return {key: value.float() for key, value in weights.items() if not frozen(key)}
-
-
-def warn_ignored(key: str, value: object, reason: str) -> None:
-    """Say that a config value has no effect."""
-    warnings.warn(f"{key} = {value!r} is ignored: {reason}", stacklevel=3)

@@ -72,7 +72,7 @@ class CoCoOp(PromptTrainer):
         node.PREC = "fp16"
 
     def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ConditionalContextLearner:
-        words = self.node_cfg.CTX_INIT.replace("_", " ").strip()
-        n_ctx = len(words.split(" ")) if words else self.node_cfg.N_CTX
+        words = self.node_cfg.CTX_INIT
+        n_ctx = len(words.replace("_", " ").split()) or self.node_cfg.N_CTX
         ctx, _ = start_context(clip, words, n_ctx, "TRAINER.COCOOP.N_CTX")
         return ConditionalContextLearner(ctx, clip.text_projection.shape[1])

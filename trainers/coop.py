@@ -22,8 +22,8 @@ from clip.prompting import LayerPrompts, Prompt
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptTrainer, warn_ignored
-from .learner import PromptLearner, clip_widths, context_init
+from .base import PromptTrainer
+from .learner import PromptLearner, clip_widths, context_init, warn_ignored
 
 #: where the class name stands relative to the context
 POSITIONS = ("end", "middle", "front")
@@ -85,14 +85,14 @@ class CoOp(PromptTrainer):
 
     def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
         cfg = self.node_cfg
-        words = cfg.CTX_INIT.replace("_", " ").strip()
+        words = cfg.CTX_INIT.replace("_", " ").split()
         if words:
-            n_words = len(words.split(" "))
+            n_words = len(words)
             if cfg.CSC:
                 warn_ignored("TRAINER.COOP.CSC", True, "CTX_INIT gives a shared context")
             if cfg.N_CTX != n_words:
                 warn_ignored("TRAINER.COOP.N_CTX", cfg.N_CTX, f"CTX_INIT has {n_words} words")
-            ctx, _ = context_init(clip, words, n_words)
+            ctx, _ = context_init(clip, cfg.CTX_INIT, n_words)
         else:
             shape = (cfg.N_CTX, clip_widths(clip).text)
             ctx = torch.empty((len(classnames), *shape) if cfg.CSC else shape).normal_(std=0.02)

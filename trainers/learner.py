@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -68,6 +69,11 @@ class PromptLearner(nn.Module):
         return text
 
 
+def warn_ignored(key: str, value: object, reason: str) -> None:
+    """Say that a config value has no effect."""
+    warnings.warn(f"{key} = {value!r} is ignored: {reason}", stacklevel=3)
+
+
 class Widths(NamedTuple):
     """Sizes of a CLIP that learners are built from; the vision ones are 0 without a ViT."""
 
@@ -122,12 +128,14 @@ def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str
         ``(n_ctx, d_text)`` token embeddings, or ``None`` when the words do not cover the context
         and a random start is due; and the template.
     """
-    words = words.replace("_", " ").strip()
-    token_ids = tokenize(words)[0]
+    split = words.replace("_", " ").split()
+    token_ids = tokenize(" ".join(split))[0]
     token_ids = token_ids[1 : int(token_ids.argmax())]
-    if not words or n_ctx > len(token_ids):
+    if not split:
         return None, "{}."
-    split = words.split(" ")
+    if n_ctx > len(token_ids):
+        warn_ignored("CTX_INIT", words, f"{len(token_ids)} tokens cannot start {n_ctx}")
+        return None, "{}."
     if len(split) != len(token_ids):
         raise ValueError(
             f"CTX_INIT {words!r}: {len(split)} words but {len(token_ids)} tokens; "

@@ -156,6 +156,8 @@ class MMLoP(PromptTrainer):
         for key in ("INIT_STD", "LR_MULT_U"):
             if node[key] <= 0:
                 raise ValueError(f"TRAINER.MMLOP.{key} is {node[key]}: use a positive number")
+        if node.INIT_STD_U < 0:
+            raise ValueError(f"TRAINER.MMLOP.INIT_STD_U is {node.INIT_STD_U}: use 0 or more")
 
     def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> LowRankPromptLearner:
         cfg, widths = self.node_cfg, clip_widths(clip)

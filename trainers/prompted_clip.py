@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from clip.model import CLIP, convert_weights
 from clip.prompting import LayerPrompts
@@ -54,7 +55,8 @@ def encode_templates(
         ``(C, embed_dim)`` float32, unit norm.
     """
     total: Tensor | float = 0.0
-    for template in templates:
+    # for a thousand classes and 60 templates this takes a while
+    for template in tqdm(templates, desc="templates", leave=False, disable=len(templates) == 1):
         features = clip.encode_text(class_prompts(clip, classnames, template)).float()
         total = total + (F.normalize(features, dim=-1) if unit else features)
     return F.normalize(total / len(templates), dim=-1)
@@ -103,6 +105,7 @@ class PromptedCLIP(nn.Module):
         self.text = class_prompts(self.clip, classnames, self.learner.template, n_inserted)
         self.classnames = list(classnames)
         self._frozen_text: Tensor | None = None
+        self._plain_text: Tensor | None = None
         self._kept_text: tuple[object, Tensor] | None = None
 
     def train(self, mode: bool = True) -> PromptedCLIP:
@@ -140,25 +143,27 @@ class PromptedCLIP(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Prompted image features ``(B, embed_dim)``, unit norm."""
+        prompts = self.learner.image_prompts()  # in float32, as the text prompts
         with self._autocast(image.device):
-            features = self.clip.encode_image(image, self.learner.image_prompts())
+            features = self.clip.encode_image(image, prompts)
         return F.normalize(features.float(), dim=-1)
 
     def text_features(self) -> Tensor:
         """Prompted text features ``(C, embed_dim)``, unit norm.
 
-        Without gradients (evaluation), or without text prompts, they are computed once and kept
-        until a parameter of the learner or the class list changes.
+        Without gradients (evaluation) they are computed once and kept until a parameter of the
+        learner changes, the class list changes, or ``forget_text`` is called.
         """
-        prompts = self.learner.text_prompts()
-        if prompts is not None and torch.is_grad_enabled():
-            return self._encode_text(prompts)
-        learned = () if prompts is None else self.learner.parameters()
-        state = tuple((id(p), p._version) for p in learned)
+        if torch.is_grad_enabled():
+            return self._encode_text(self.learner.text_prompts())
+        state = tuple((id(p), p._version) for p in self.learner.parameters())
         if self._kept_text is None or self._kept_text[0] != state:
-            with torch.no_grad():
-                self._kept_text = (state, self._encode_text(prompts))
+            self._kept_text = (state, self._encode_text(self.learner.text_prompts()))
         return self._kept_text[1]
+
+    def forget_text(self) -> None:
+        """Encode the prompted text anew; needed after a write to ``parameter.data`` only."""
+        self._kept_text = None
 
     def conditioned_text_features(self, image_features: Tensor) -> Tensor:
         """Text features ``(B, C, embed_dim)`` that depend on the image, unit norm.
@@ -176,10 +181,22 @@ class PromptedCLIP(nn.Module):
         )
 
     def _encode_text(self, prompts: LayerPrompts | None) -> Tensor:
-        with self._autocast(self.text.device):
-            features = self.clip.encode_text(self.text, prompts)
-        features = F.normalize(features.float(), dim=-1)
+        if prompts is None:
+            features = self._hand_written_text()
+        else:
+            with self._autocast(self.text.device):
+                features = self.clip.encode_text(self.text, prompts)
+            features = F.normalize(features.float(), dim=-1)
         return self.learner.correct_text(features, self.frozen_text_features)
+
+    @torch.no_grad()
+    def _hand_written_text(self) -> Tensor:
+        """Features of the template without prompts, computed once per class list."""
+        if self._plain_text is None:
+            with self._autocast(self.text.device):
+                features = self.clip.encode_text(self.text)
+            self._plain_text = F.normalize(features.float(), dim=-1)
+        return self._plain_text
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
+from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import load_clip
+from .base import check_backbone, load_clip
 from .prompted_clip import encode_templates
 from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template
 
@@ -45,6 +46,9 @@ class ZeroshotClassifier(nn.Module):
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
     """One template per data set."""
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        check_backbone(cfg)
 
     def templates(self) -> tuple[str, ...]:
         """Texts to average over."""

@@ -6,6 +6,7 @@ import json
 import os
 import os.path as osp
 import random
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def replacing(fpath: str) -> Iterator[str]:
         removed if the block raises.
     """
     mkdir_if_missing(osp.dirname(fpath))
-    tmp = f"{fpath}.tmp{os.getpid()}"
+    # unique also among machines that share the folder
+    tmp = f"{fpath}.tmp{uuid.uuid4().hex}"
     try:
         yield tmp
         os.replace(tmp, fpath)

@@ -58,7 +58,7 @@ def encode_text(model: CLIP, ids: Tensor, prompts: LayerPrompts | None = None) -
 
 
 def encode_image(model: CLIP, images: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
-    """``(N, embed_dim)`` of a ViT; prompts at the end of the sequence, shared or per image."""
+    """``(N, embed_dim)`` of a ViT; prompts shared or per image."""
     tower, features = model.visual, []
     patch = tower.conv1.kernel_size[0]
     for n, image in enumerate(images):
@@ -69,7 +69,8 @@ def encode_image(model: CLIP, images: Tensor, prompts: LayerPrompts | None = Non
         for i, layer in enumerate(tower.transformer.resblocks):
             for p in prompts_of(prompts, i):
                 tokens = p.tokens[n] if p.tokens.dim() == 3 else p.tokens
-                x = torch.cat([x[: len(x) - p.drop], tokens])
+                at = len(x) - p.drop if p.at is None else p.at
+                x = torch.cat([x[:at], tokens, x[at + p.drop :]])
             if i == 0:
                 x = norm(tower.ln_pre, x)
             x = block(layer, x, causal=False)

@@ -146,17 +146,18 @@ def test_text_prompts_per_sample(model, rows, batch, n, per_class, seed):
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),
+    at=st.sampled_from([None, 1, 3]),
     sizes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=LAYERS),
     per_image=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_image_prompts(model, images, sizes, per_image, seed):
-    """Tokens added at, and dropped from, the end of the sequence, also more than were added."""
+def test_image_prompts(model, images, at, sizes, per_image, seed):
+    """Tokens added and dropped at the end, also more than were added, or behind the class token."""
     x = torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).double()
     lead = (images,) if per_image else ()
     layers = tensors(*[(*lead, n, VISION_WIDTH) for n, _ in sizes], seed=seed)
     prompts = {
-        i: Prompt(tokens, drop=0 if i == 0 else drop)
+        i: Prompt(tokens, at=at, drop=0 if i == 0 else drop)
         for i, (tokens, (_, drop)) in enumerate(zip(layers, sizes, strict=True))
     }
     fast, slow = model.encode_image(x, prompts), plain.encode_image(model, x, prompts)
@@ -246,6 +247,10 @@ def test_impossible_image_prompts(model):
     image = torch.zeros(2, 3, 32, 32).double()
     with pytest.raises(ValueError, match="cannot drop 99"):
         model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)})
+    with pytest.raises(ValueError, match="at position 0"):
+        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=0)})
+    with pytest.raises(ValueError, match="cannot drop 17"):
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)})
     with pytest.raises(ValueError, match="2 sequences"):
         model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))})
     with pytest.raises(ValueError, match="dimensions"):
@@ -257,3 +262,14 @@ def test_impossible_image_prompts(model):
 def test_empty_class_list():
     with pytest.raises(ValueError, match="one row per class"):
         PackedText(torch.zeros(0, 77, dtype=torch.long))
+
+
+def test_attention_uses_fused_kernels(model):
+    """Without a fused kernel that takes the shapes, PyTorch would raise here."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    ids = token_ids([[1, 2], [3], [4, 5, 6]])
+    prompts = {0: Prompt(torch.ones(2, WIDTH).double(), at=1)}
+    expected = model.encode_text(ids, prompts)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+        torch.testing.assert_close(model.encode_text(ids, prompts), expected)

@@ -94,3 +94,20 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert int(epochs[0]) > 5
     assert epochs[-1] == "40"
     assert (run / "prompt_learner" / "checkpoint").read_text() == "model.pth.tar-40\n"
+
+
+def test_main_line_without_the_images_says_what_to_do(tmp_path):
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHON": sys.executable,
+        "DATA": str(tmp_path / "data"),
+        "OUTPUT": str(tmp_path / "output"),
+    }
+    command = ["bash", str(ROOT / "scripts/mmlop/base2new_train.sh"), "imagenet", "1"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ImageNet: folder ")
+    assert str(tmp_path / "data" / "imagenet") in line
+    assert "docs/datasets.md" in line

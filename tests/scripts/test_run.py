@@ -211,7 +211,6 @@ def test_config_and_shots_from_the_environment():
 @pytest.mark.parametrize(
     ("script", "words", "env", "message"),
     [
-        ("mmlop/base2new_train", ["eurosat", "1"], {}, "DATA is not set"),
         ("mmlop/base2new_train", ["digits"], {}, "usage: scripts/mmlop/base2new_train.sh DATASET"),
         ("mmlop/fewshot", ["digits"], {}, "usage: scripts/mmlop/fewshot.sh DATASET SHOTS"),
         ("mmlop/base2new_train", ["digits", "-1"], {}, "SEED must be a whole number"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import trainers  # noqa: F401  (registers the methods)
+import trainers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers.base import PromptTrainer
 
@@ -34,9 +34,13 @@ def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return copy.deepcopy(module.state_dict())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precision):
-    trainer = build_trainer(make_cfg(method, f"{node(method)}.PREC", precision))
+def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precision, device):
+    cfg = make_cfg(method, f"{node(method)}.PREC", precision, "USE_CUDA", device == "cuda")
+    torch.manual_seed(1)  # a start that leaves no hidden unit of a small network dead
+    trainer = build_trainer(cfg)
+    assert trainer.device.type == device
     trainer.set_model_mode("train")
     clip, learner = snapshot(trainer.model.clip), snapshot(trainer.model.learner)
     trainer.num_batches = 100
@@ -53,6 +57,7 @@ def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precisi
         assert value.dtype == torch.float32, key
         assert torch.isfinite(value).all(), key
         assert not torch.equal(value.detach(), learner[key]), f"{key} was not trained"
+    assert 0.0 <= trainer.test() <= 100.0
 
 
 def test_every_registered_parameter_is_optimised(make_cfg, method):
@@ -131,16 +136,24 @@ def test_text_is_encoded_once_per_evaluation(make_cfg, method):
         assert len(calls) == len(trainer.test_loader)
         return
     assert len(calls) == 1
-    trainer.test()
-    assert len(calls) == 1, "nothing changed, nothing to encode again"
+    with torch.no_grad():
+        image = batch_of(trainer)["img"]
+        before = trainer.model_inference(image)
+        assert len(calls) == 1, "nothing changed, nothing to encode again"
     trainer.num_batches, trainer.batch_idx = 100, 0
     trainer.forward_backward(batch_of(trainer))
     seen = len(calls)
-    trainer.test()
+    with torch.no_grad():
+        trainer.model_inference(image)
     if model.learner.text_prompts() is None:
         assert len(calls) == 1, "hand-written text is encoded once, also in training"
-    else:
-        assert len(calls) == seen + 1, "after a step the kept text features are stale"
+        return
+    assert len(calls) == seen + 1, "after a step the kept text features are stale"
+    for parameter in model.learner.parameters():
+        parameter.data = parameter.data + 0.5
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        assert not torch.allclose(trainer.model_inference(image), before, atol=1e-3)
 
 
 def test_checkpoint_of_another_method_or_width(make_cfg, method, tmp_path):
@@ -180,6 +193,27 @@ def test_missing_checkpoint(make_cfg, method, tmp_path):
     trainer.save_model(0, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"There is: model\.pth\.tar-1"):
         trainer.load_model(str(tmp_path), epoch=9)
+
+
+def test_file_that_is_no_checkpoint_or_too_new(make_cfg, method, tmp_path):
+    trainer = build_trainer(make_cfg(method))
+    trainer.save_model(0, str(tmp_path))
+    path = tmp_path / trainer.model_name / "model.pth.tar-1"
+    good = torch.load(path, weights_only=True)
+    assert good["meta"]["library"] == trainers.version.__version__
+    torch.save({"weights": 1}, path)
+    with pytest.raises(ValueError, match="no state_dict and no epoch"):
+        trainer.load_model(str(tmp_path), epoch=1)
+    good["meta"]["version"] = 99
+    torch.save(good, path)
+    with pytest.raises(ValueError, match="layout 99, newer than"):
+        trainer.load_model(str(tmp_path), epoch=1)
+    del good["meta"]
+    torch.save(good, path)
+    trainer.cfg.defrost()
+    trainer.cfg.RESUME = str(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be resumed|does not fit"):
+        trainer.before_train()
 
 
 def test_unknown_precision(make_cfg, method):
