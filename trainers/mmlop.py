@@ -141,8 +141,9 @@ class MMLoP(PromptTrainer):
         node.DRIFT_CORRECTION = True
         #: standard deviation of a prompt entry at the start
         node.INIT_STD = 0.02
-        #: that of U; 0 gives U and V the same one
-        node.INIT_STD_U = 0.0
+        #: that of U; 0 gives U and V the same one. With 1 the gradient norm wants clipping
+        #: (OPTIM.CLIP_GRAD_NORM 1 in the shipped files; docs/mmlop_stability.md)
+        node.INIT_STD_U = 1.0
         #: learning rate of U relative to OPTIM.LR
         node.LR_MULT_U = 1.0
         node.PREC = "fp16"
