@@ -16,17 +16,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """What the scripts read from the environment; all they write stays in ``folder``."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHON": sys.executable,
+        "DATA": str(folder / "data"),
+        "OUTPUT": str(folder / "output"),
+        **more,
+    }
+
+
 @pytest.mark.parametrize("method", ["mmlop", "zsclip"])
 def test_base2new_from_the_images_to_the_table(method, tmp_path):
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHON": sys.executable,
-        "DATA": str(tmp_path / "data"),
-        "OUTPUT": str(tmp_path / "output"),
-        "SHOTS": "1",
-        "TAG": "short",
-    }
+    env = environment(tmp_path, SHOTS="1", TAG="short")
 
     def script(protocol: str) -> subprocess.CompletedProcess:
         words = ["digits", "0", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"]
@@ -63,15 +67,7 @@ def test_base2new_from_the_images_to_the_table(method, tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHON": sys.executable,
-        "DATA": str(tmp_path / "data"),
-        "OUTPUT": str(tmp_path / "output"),
-        "SHOTS": "4",
-        "TAG": "killed",
-    }
+    env = environment(tmp_path, SHOTS="4", TAG="killed")
     command = ["bash", str(ROOT / "scripts/coop/base2new_train.sh"), "digits", "0"]
     command += ["OPTIM.MAX_EPOCH", "40", "USE_CUDA", "False"]
     run = tmp_path / "output/base2new/train_base/digits/shots_4/CoOp/tiny-killed/seed0"
@@ -97,13 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def test_main_line_without_the_images_says_what_to_do(tmp_path):
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "PYTHON": sys.executable,
-        "DATA": str(tmp_path / "data"),
-        "OUTPUT": str(tmp_path / "output"),
-    }
+    env = environment(tmp_path)
     command = ["bash", str(ROOT / "scripts/mmlop/base2new_train.sh"), "imagenet", "1"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
