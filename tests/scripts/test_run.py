@@ -13,7 +13,17 @@ import parse_test_res
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in ROOT.glob("scripts/*/*.sh") if path.name != "settings.sh")
-TRAINERS = {"zsclip": "ZeroshotCLIP", "coop": "CoOp", "mmlop": "MMLoP"}
+TRAINERS = {
+    "zsclip": "ZeroshotCLIP",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "vpt": "VPT",
+    "ivlp": "IVLP",
+    "maple": "MaPLe",
+    "promptsrc": "PromptSRC",
+    "mpl": "MPL",
+    "mmlop": "MMLoP",
+}
 UNTRAINED = {"zsclip"}
 # method -> protocol -> data set -> config; fewshot with 16 shots
 CONFIGS = {
@@ -29,6 +39,18 @@ CONFIGS = {
         },
         "fewshot": {"digits": "tiny", "imagenet": "vit_b16_ep50", "eurosat": "vit_b16"},
     },
+    "promptsrc": {
+        "base2new": {
+            "digits": "tiny",
+            "imagenet": "vit_b16_c4_ep20_batch4_4+4ctx",
+            "eurosat": "vit_b16_c4_ep20_batch4_4+4ctx",
+        },
+        "fewshot": {
+            "digits": "tiny",
+            "imagenet": "vit_b16_c4_ep50_batch4_4+4ctx_few_shot",
+            "eurosat": "vit_b16_c4_ep50_batch4_4+4ctx_few_shot_gpa45",
+        },
+    },
     "mmlop": {
         "base2new": {
             "digits": "tiny",
@@ -38,6 +60,16 @@ CONFIGS = {
         "fewshot": {"digits": "tiny", "imagenet": "vit_b16_fewshot", "eurosat": "vit_b16_fewshot"},
     },
 }
+# these take one file for both protocols and all real data sets
+for _method, _config in {
+    "cocoop": "vit_b16_c4_ep10_batch1_ctxv1",
+    "vpt": "vit_b16_c8_ep5_batch4",
+    "ivlp": "vit_b16_c2_ep5_batch4_2+2ctx",
+    "maple": "vit_b16_c2_ep5_batch4_2ctx",
+    "mpl": "vit_b16_c1_add2_rm1",
+}.items():
+    _real = {"digits": "tiny", "imagenet": _config, "eurosat": _config}
+    CONFIGS[_method] = {"base2new": _real, "fewshot": _real}
 
 
 def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
