@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clip.model import CLIP
-from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from trainers import extend_cfg
+from dassl.engine import build_trainer
 from trainers.mmlop import LowRankPromptLearner
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs" / "trainers" / "MMLoP"
-
-
-@pytest.mark.parametrize(
-    ("config", "depth"),
-    [("vit_b16_base2new", 9), ("vit_b16_fewshot", 9), ("vit_b16_cross_datasets", 3)],
-)
-def test_trainable_parameters_on_vit_b16(config, depth):
-    """J (n r + r (d_t + d_v)) with the shipped configuration; 11 556 for J = 9."""
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    cfg.merge_from_file(str(CONFIGS / f"{config}.yaml"))
-    with torch.device("meta"):  # sizes only, no weights
-        clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
-    trainer = object.__new__(TRAINER_REGISTRY.get("MMLoP"))
-    trainer.cfg = cfg
-    learner = trainer.build_learner(clip, ["cat", "dog"])
-    count = sum(p.numel() for p in learner.parameters())
-    assert count == depth * (4 + 512 + 768)
-    assert count == {9: 11_556, 3: 3_852}[depth]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Trainable parameters of every shipped ViT-B/16 setting: ``python -m benchmarks.parameters``.
+
+The learners are built for a ViT-B/16 without weights (on PyTorch's meta device), so this needs
+neither a download nor memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+import trainers
+from clip.model import CLIP
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from trainers.base import PromptTrainer
+from trainers.learner import PromptLearner
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
+
+
+def vit_b16() -> CLIP:
+    """CLIP ViT-B/16 without values, but for the token table, which learners copy words from."""
+    with torch.device("meta"):
+        clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+    clip.token_embedding.to_empty(device="cpu")
+    return clip
+
+
+def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) -> PromptLearner:
+    """The learner that a config file asks for.
+
+    Args:
+        method: registry name.
+        config: YAML file.
+        clip: the model it is for.
+        n_classes: matters for class-specific contexts only.
+    """
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.merge_from_file(str(config))
+    # a trainer's constructor loads data and weights; its learner needs the config alone
+    trainer = object.__new__(TRAINER_REGISTRY.get(method))
+    trainer.cfg = cfg
+    return trainer.build_learner(clip, [f"class {n}" for n in range(n_classes)])
+
+
+def counts() -> dict[tuple[str, str], int]:
+    """Trainable parameters by (method, config) of all shipped ViT-B/16 files."""
+    clip, found = vit_b16(), {}
+    for method in TRAINER_REGISTRY.registered_names():
+        if issubclass(TRAINER_REGISTRY.get(method), PromptTrainer):
+            for config in sorted((CONFIGS / method).glob("vit_b16*.yaml")):
+                learner = build_learner(method, config, clip)
+                found[method, config.stem] = sum(p.numel() for p in learner.parameters())
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    rows = [(*key, f"{count:,}") for key, count in counts().items()]
+    headers = ("method", "config", "trainable parameters")
+    print(tabulate(rows, headers, tablefmt="github", colalign=("left", "left", "right")))
+
+
+if __name__ == "__main__":
+    main()
