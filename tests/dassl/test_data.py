@@ -125,6 +125,30 @@ def test_download_data_unpacks_beside_the_archive(tmp_path, kind, monkeypatch):
         data.download_data("https://host/a.zip", "a.zip", from_gdrive=False)
 
 
+@pytest.mark.parametrize("filters", [True, False], ids=["filters", "older Python"])
+def test_an_archive_that_escapes_is_refused(tmp_path, filters, monkeypatch):
+    import io
+    import shutil
+    import tarfile
+
+    import gdown
+
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with tarfile.open(tmp_path / "archive.tar", "w") as archive:
+        for name in ("fine.txt", "../../escaped.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"hello"))
+    monkeypatch.setattr(
+        gdown, "download", lambda url, dst, **kw: shutil.copy(tmp_path / "archive.tar", dst)
+    )
+    data = DatasetBase(train_x=items_of([0]))
+    with pytest.raises(ValueError, match="is not a zip or tar archive"):
+        data.download_data("https://drive/x", str(tmp_path / "a" / "b" / "a.tar"))
+    assert not list(tmp_path.glob("**/escaped.txt"))
+
+
 def test_build_dataset(cfg, capsys):
     assert isinstance(build_dataset(cfg), toy.ToyColours)
     assert "Loading dataset: ToyColours" in capsys.readouterr().out

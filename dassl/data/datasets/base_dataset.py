@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path as osp
 import random
 import shutil
+import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -185,10 +186,11 @@ class DatasetBase:
             if dst.endswith(".zip"):
                 shutil.unpack_archive(dst, folder)
             else:
-                # "data" refuses members that would be written outside the folder.
-                shutil.unpack_archive(dst, folder, filter="data")
-        except shutil.ReadError as error:
-            raise ValueError(f'"{dst}" is not a zip or tar archive: {error}') from error
+                _unpack_tar(dst, folder)
+        except (shutil.ReadError, tarfile.TarError) as error:
+            raise ValueError(
+                f'"{dst}" is not a zip or tar archive that can be unpacked: {error}'
+            ) from error
         print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(
@@ -237,3 +239,19 @@ class DatasetBase:
         for item in data_source:
             output[item.domain].append(item)
         return output
+
+
+def _unpack_tar(path: str, folder: str) -> None:
+    """Unpack a tar archive; a member that would be written outside of ``folder`` is refused."""
+    with tarfile.open(path) as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(folder, filter="data")
+            return
+        # Python before 3.10.12 and 3.11.4 has no filters
+        root = osp.realpath(folder)
+        for member in archive:
+            target = osp.realpath(osp.join(root, member.name))
+            inside = target == root or target.startswith(osp.join(root, ""))
+            if not inside or not (member.isfile() or member.isdir()):
+                raise tarfile.ExtractError(f"{member.name!r} is a link or lies outside")
+        archive.extractall(folder)
