@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from benchmarks.sweep import ROOT, Run, summarise, sweep
 
-METHODS = ("CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "MMLoP")
+METHODS = ("CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP", "MMLoP")
 
 
 def main() -> None:

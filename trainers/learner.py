@@ -48,6 +48,21 @@ class PromptLearner(nn.Module):
         """Prompts of the image encoder; ``None`` leaves the image pass as it is."""
         return None
 
+    def change_image(self, image: Tensor) -> Tensor:
+        """The image that the image encoder gets in place of a normalised one, of the same shape."""
+        return image
+
+    def own_logits(self, image_features: Tensor) -> Tensor | None:
+        """Logits of a classifier of the learner's own; ``None`` leaves it to CLIP's text features.
+
+        Args:
+            image_features: ``(B, embed_dim)``, not normalised.
+
+        Returns:
+            ``(B, C)``, as they enter the softmax.
+        """
+        return None
+
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Own state dict from the trained tensors of a checkpoint of the published code.
 

@@ -125,14 +125,16 @@ class PromptedCLIP(nn.Module):
 
     def predict(self, image: Tensor) -> Prediction:
         """Prompted features and logits of a batch."""
-        image_features = self.image_features(image)
+        raw = self.encode_image(image)
+        image_features = F.normalize(raw, dim=-1)
         if self.learner.image_conditioned:
             text_features = self.conditioned_text_features(image_features)
         else:
             text_features = self.text_features()
-        return Prediction(
-            image, image_features, text_features, self.logits(image_features, text_features)
-        )
+        logits = self.learner.own_logits(raw)
+        if logits is None:
+            logits = self.logits(image_features, text_features)
+        return Prediction(image, image_features, text_features, logits)
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Scaled cosine similarities ``(B, C)`` of unit-norm features."""
@@ -141,12 +143,16 @@ class PromptedCLIP(nn.Module):
             return torch.einsum("be,bce->bc", scaled, text_features)
         return scaled @ text_features.t()
 
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Prompted image features ``(B, embed_dim)``, not normalised."""
+        prompts = self.learner.image_prompts()  # in float32, as the text prompts
+        image = self.learner.change_image(image)
+        with self._autocast(image.device):
+            return self.clip.encode_image(image, prompts).float()
+
     def image_features(self, image: Tensor) -> Tensor:
         """Prompted image features ``(B, embed_dim)``, unit norm."""
-        prompts = self.learner.image_prompts()  # in float32, as the text prompts
-        with self._autocast(image.device):
-            features = self.clip.encode_image(image, prompts)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(self.encode_image(image), dim=-1)
 
     def text_features(self) -> Tensor:
         """Prompted text features ``(C, embed_dim)``, unit norm.

@@ -22,6 +22,7 @@ EXPECTED = {
     ("PromptSRC", "vit_b16_c4_ep20_batch4_4+4ctx_cross_datasets"): 15_360,
     ("MPL", "vit_b16_c1_add2_rm1"): 6_702_336,
     ("MPL", "vit_b16_c1_add2_rm1_cross_datasets"): 512 + MAP + 2 * 512 + 2 * 2 * MAP,
+    ("LoRVP", "vit_b16_r4_ep20_batch32"): 5_376,
     ("MMLoP", "vit_b16_base2new"): 11_556,
     ("MMLoP", "vit_b16_fewshot"): 11_556,
     ("MMLoP", "vit_b16_cross_datasets"): 3_852,

@@ -22,6 +22,7 @@ TRAINERS = {
     "maple": "MaPLe",
     "promptsrc": "PromptSRC",
     "mpl": "MPL",
+    "lorvp": "LoRVP",
     "mmlop": "MMLoP",
 }
 UNTRAINED = {"zsclip"}
@@ -67,6 +68,7 @@ for _method, _config in {
     "ivlp": "vit_b16_c2_ep5_batch4_2+2ctx",
     "maple": "vit_b16_c2_ep5_batch4_2ctx",
     "mpl": "vit_b16_c1_add2_rm1",
+    "lorvp": "vit_b16_r4_ep20_batch32",
 }.items():
     _real = {"digits": "tiny", "imagenet": _config, "eurosat": _config}
     CONFIGS[_method] = {"base2new": _real, "fewshot": _real}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import trainers
+from clip.packing import PackedText
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from tests.clip import plain
+from tests.parity_files import relative_error
 from trainers.base import PromptTrainer
 
 METHODS = [
@@ -58,6 +63,58 @@ def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precisi
         assert torch.isfinite(value).all(), key
         assert not torch.equal(value.detach(), learner[key]), f"{key} was not trained"
     assert 0.0 <= trainer.test() <= 100.0
+
+
+def use_plain_encoders(clip) -> None:
+    """Make a CLIP compute all 77 positions of every class and sample, one after the other."""
+
+    def encode_text(text, prompts=None):
+        ids = text.ids if isinstance(text, PackedText) else text
+        ids = F.pad(ids, (0, clip.context_length - ids.shape[1]))
+        layers = {layer: plain.prompts_of(prompts, layer) for layer in prompts or {}}
+        sizes = [len(p.tokens) for ps in layers.values() for p in ps if p.tokens.dim() == 4]
+        if not sizes:
+            return plain.encode_text(clip, ids, layers)
+        samples = [
+            {
+                layer: tuple(replace(p, tokens=p.tokens[b].expand(len(ids), -1, -1)) for p in ps)
+                for layer, ps in layers.items()
+            }
+            for b in range(sizes[0])
+        ]
+        return torch.stack([plain.encode_text(clip, ids, sample) for sample in samples])
+
+    clip.encode_text = encode_text
+    clip.encode_image = lambda image, prompts=None: plain.encode_image(clip, image, prompts)
+
+
+def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):
+    """Features, gradients of every learnable tensor, and where three steps lead."""
+
+    def run(slow: bool):
+        torch.manual_seed(3)
+        cfg = make_cfg(method, "OPTIM.WARMUP_EPOCH", -1)
+        trainer = build_trainer(cfg)
+        trainer.set_model_mode("train")
+        if slow:
+            use_plain_encoders(trainer.model.clip)
+        trainer.num_batches, batches = 100, [batch_of(trainer) for _ in range(3)]
+        with torch.no_grad():
+            prediction = trainer.model.predict(batches[0]["img"])
+        learner, grads = trainer.model.learner, {}
+        for trainer.batch_idx, batch in enumerate(batches):
+            trainer.forward_backward(batch)
+            grads = grads or {key: p.grad.clone() for key, p in learner.named_parameters()}
+        return batches, prediction, grads, learner.state_dict()
+
+    batches, fast, fast_grads, fast_end = run(slow=False)
+    same, slow, slow_grads, slow_end = run(slow=True)
+    assert torch.equal(batches[2]["img"], same[2]["img"])
+    for field in ("image_features", "text_features", "logits"):
+        assert relative_error(getattr(fast, field), getattr(slow, field)) < 2e-5, field
+    for key, grad in slow_grads.items():
+        assert relative_error(fast_grads[key], grad) < 5e-4, key
+        assert relative_error(fast_end[key], slow_end[key]) < 1e-4, key
 
 
 def test_every_registered_parameter_is_optimised(make_cfg, method):

@@ -1,0 +1,250 @@
+"""LoR-VP: low-rank visual prompting, a learned picture added to every image.
+
+Jin, Li, Xing, Zhu, Wang, Zhang, "LoR-VP: Low-Rank Visual Prompting for Efficient Vision Model
+Adaptation", ICLR 2025, arXiv 2502.00896.
+
+Per colour channel ``k`` the picture is a product of two bars, ``P[k] = left[k] right[k]`` with
+``left`` of shape (3, L, r) and ``right`` (3, r, L), ``L`` the image side: 6 L r trained numbers,
+5 376 at L = 224 and r = 4. It is added to the image in [0, 1], before normalisation, the same one
+for every image, neither scaled nor clamped.
+
+The paper adapts image classifiers with a new linear head. Here the frozen model is CLIP, and
+``HEAD`` chooses the classifier:
+
+* ``text`` (default): CLIP's text features of "a photo of a <class>.", so that the prompt can be
+  compared with the other methods and classifies classes it has not seen;
+* ``lp``: a linear head on the image features (not normalised), trained along, as in the paper;
+* ``flm``, ``ilm``: CLIP classifies among source classes, and every target class is read off one of
+  them, chosen by frequency on the training images, once before training or anew in every epoch.
+
+The released code never builds its prompt (the command line says ``lor_vp``, the code compares with
+``LoR_VP``) and trains a linear probe alone; this follows the paper and the prompt class itself.
+Departures from that code: image pipeline, batches and a schedule per epoch are those of the other
+methods; features are CLIP's (512 wide on ViT-B/16, 768 of another backbone there), so the linear
+head has 512 C + C parameters; the last epoch counts, not the best on the test images; the
+log-softmax before the cross-entropy is left out (it changes nothing); source classes are ImageNet's
+names or those of a file, as CLIP has none of its own. Its linear map of source logits (``fm``) is
+not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.init import kaiming_uniform_, normal_, uniform_, xavier_uniform_, zeros_
+
+from clip.model import CLIP
+from dassl.config import CfgNode
+from dassl.data.data_manager import build_data_loader
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .learner import PromptLearner
+from .prompted_clip import encode_templates
+
+#: start values of a bar
+STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": zeros_,
+    "random": normal_,
+    "xavier": xavier_uniform_,
+    "kaiming": lambda bar: kaiming_uniform_(bar, nonlinearity="relu"),
+    "uniform": lambda bar: uniform_(bar, -0.1, 0.1),
+    "normal": lambda bar: normal_(bar, std=0.01),
+}
+HEADS = ("text", "lp", "flm", "ilm")
+
+
+def frequency_mapping(source: Tensor, target: Tensor, n_source: int, n_target: int) -> Tensor:
+    """One source class per target class, the most frequent pairs first.
+
+    Args:
+        source: ``(N,)`` source class that each image is taken for.
+        target: ``(N,)`` its label.
+        n_source: number of source classes, at least ``n_target``.
+        n_target: number of target classes.
+
+    Returns:
+        ``(n_target,)`` distinct source classes; equal counts go to the lower classes.
+    """
+    counts = torch.bincount(source * n_target + target, minlength=n_source * n_target)
+    counts = counts.view(n_source, n_target).clone()
+    mapping = torch.empty(n_target, dtype=torch.long)
+    for _ in range(n_target):
+        row, column = divmod(int(counts.flatten().argmax()), n_target)
+        mapping[column] = row
+        counts[row], counts[:, column] = -1, -1
+    return mapping
+
+
+class PixelPromptLearner(PromptLearner):
+    """A low-rank picture for the pixels, and the head that goes with it.
+
+    Args:
+        side: image side ``L`` in pixels.
+        rank: ``r``.
+        starts: names of the start values of the left and the right bar.
+        pixel_std: standard deviations per channel that images were divided by.
+        head: linear head of the image features, or ``None``.
+        source: ``(S, embed_dim)`` text features of source classes to map from, of norm
+            exp(logit scale), or ``None``.
+        n_classes: ``C``, for the mapping.
+    """
+
+    mapping: Tensor
+
+    def __init__(
+        self,
+        side: int,
+        rank: int,
+        starts: tuple[str, str],
+        pixel_std: Sequence[float],
+        head: nn.Linear | None = None,
+        source: Tensor | None = None,
+        n_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.empty(3, side, rank))
+        self.right = nn.Parameter(torch.empty(3, rank, side))
+        for bar, start in zip((self.left, self.right), starts, strict=True):
+            STARTS[start](bar)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.head = head
+        self.register_buffer("source", source, persistent=False)
+        if source is not None:
+            self.register_buffer("mapping", torch.arange(n_classes))
+
+    @property
+    def picture(self) -> Tensor:
+        """What is added to an image in [0, 1], ``(3, side, side)``."""
+        return self.left @ self.right
+
+    def change_image(self, image: Tensor) -> Tensor:
+        # (x + P - mean) / std, for an image that is normalised already
+        return image + self.picture / self.pixel_std
+
+    def source_logits(self, image_features: Tensor) -> Tensor:
+        """Logits ``(B, S)`` of the source classes from features that are not normalised."""
+        return F.normalize(image_features, dim=-1) @ self.source.t()
+
+    def own_logits(self, image_features: Tensor) -> Tensor | None:
+        if self.head is not None:
+            return self.head(image_features)
+        if self.source is not None:
+            return self.source_logits(image_features)[:, self.mapping]
+        return None
+
+
+def source_names(file: str) -> list[str]:
+    """Names of the source classes: one per line of a text file, ImageNet's when ``file`` is empty.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not file:
+        from open_clip import IMAGENET_CLASSNAMES
+
+        return list(IMAGENET_CLASSNAMES)
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"TRAINER.LORVP.SOURCE_NAMES: no file {file!r}")
+    return [line.strip() for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
+
+
+@TRAINER_REGISTRY.register()
+class LoRVP(PromptTrainer):
+    """Low-rank prompting of pixels."""
+
+    node = "LORVP"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.LORVP = node = CfgNode()
+        #: rank of the picture ("bar width" in the released code)
+        node.RANK = 4
+        #: start of the left and the right bar, two of STARTS
+        node.INIT = "zero,normal"
+        #: classifier: one of HEADS
+        node.HEAD = "text"
+        #: file of source class names for flm and ilm; empty: ImageNet's
+        node.SOURCE_NAMES = ""
+        node.PREC = "fp16"
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node, side = cfg.TRAINER.LORVP, min(cfg.INPUT.SIZE)
+        starts = node.INIT.split(",")
+        if len(starts) != 2 or not set(starts) <= STARTS.keys():
+            raise ValueError(
+                f"TRAINER.LORVP.INIT is {node.INIT!r}: give the start of the left and the right "
+                f"bar, like 'zero,normal', each one of {', '.join(STARTS)}"
+            )
+        if starts == ["zero", "zero"]:
+            raise ValueError("TRAINER.LORVP.INIT is 'zero,zero': two zero bars get no gradient")
+        if node.HEAD not in HEADS:
+            raise ValueError(f"TRAINER.LORVP.HEAD is {node.HEAD!r}: use one of {', '.join(HEADS)}")
+        if not 1 <= node.RANK <= side:
+            raise ValueError(f"TRAINER.LORVP.RANK is {node.RANK}: use 1 to {side}, the image side")
+
+    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> PixelPromptLearner:
+        cfg, head, source = self.node_cfg, None, None
+        normalised = "normalize" in self.cfg.INPUT.TRANSFORMS
+        if cfg.HEAD == "lp":
+            head = nn.Linear(clip.text_projection.shape[1], len(classnames))
+        elif cfg.HEAD in ("flm", "ilm"):
+            names = source_names(cfg.SOURCE_NAMES)
+            if len(names) < len(classnames):
+                raise ValueError(
+                    f"TRAINER.LORVP.HEAD {cfg.HEAD!r} maps every class to one of its own: "
+                    f"{len(names)} source classes for {len(classnames)} classes are too few; "
+                    "name more in TRAINER.LORVP.SOURCE_NAMES"
+                )
+            with torch.no_grad():
+                source = encode_templates(clip, names, [PromptLearner.template], unit=True)
+                source = clip.logit_scale.exp() * source
+        return PixelPromptLearner(
+            clip.visual.input_resolution,
+            cfg.RANK,
+            tuple(cfg.INIT.split(",")),
+            self.cfg.INPUT.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
+            head,
+            source,
+            len(classnames),
+        )
+
+    def before_train(self) -> None:
+        super().before_train()
+        if self.node_cfg.HEAD == "flm" and self.start_epoch == 0:
+            self.map_classes(self.model.clip.encode_image)
+
+    def before_epoch(self) -> None:
+        super().before_epoch()
+        if self.node_cfg.HEAD == "ilm":
+            self.map_classes(self.model.encode_image)
+
+    @torch.no_grad()
+    def map_classes(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Choose the source class of every class on the training images, not augmented.
+
+        Args:
+            encode: image features of a batch.
+        """
+        learner = self.model.learner
+        loader = build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=self.test_loader.dataset.transform,
+            is_train=False,
+        )
+        taken, labels = [], []
+        for batch in loader:
+            image, label = self.parse_batch_test(batch)
+            taken.append(learner.source_logits(encode(image).float()).argmax(dim=-1).cpu())
+            labels.append(label.cpu())
+        mapping = frequency_mapping(
+            torch.cat(taken), torch.cat(labels), len(learner.source), len(learner.mapping)
+        )
+        learner.mapping.copy_(mapping)
