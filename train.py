@@ -118,6 +118,26 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
             )
 
 
+def check_method_keys(keys: list[str], trainer: str, own: str | None) -> None:
+    """Check that no setting is meant for another method, which this one would not read.
+
+    Args:
+        keys: the config keys that files and command line set.
+        trainer: name of the trainer.
+        own: its node under ``TRAINER``; None for a trainer that names none, which may read any.
+
+    Raises:
+        ValueError: when a key belongs to another node.
+    """
+    for key in keys:
+        section, *path = key.split(".")
+        if own and section == "TRAINER" and len(path) > 1 and path[0] != own:
+            raise ValueError(
+                f"{key} is a setting of another method: {trainer} reads TRAINER.{own}.* only; "
+                "change --trainer or leave the key out"
+            )
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Return the frozen config of a run.
 
@@ -126,12 +146,13 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         KeyError: for unknown config keys.
-        ValueError: for values of the wrong type, and unknown trainers or data sets.
+        ValueError: for values of the wrong type, settings of another method, and unknown trainers
+            or data sets.
         FileNotFoundError: for config files or a folder to resume from that do not exist.
     """
     import datasets
     import trainers
-    from dassl.config import get_cfg_default
+    from dassl.config import get_cfg_default, keys_of_file
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability
@@ -139,6 +160,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
+    keys = args.opts[::2]
     for path, option in (
         (args.dataset_config_file, "--dataset-config-file"),
         (args.config_file, "--config-file"),
@@ -146,6 +168,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if path is not None:
             require_file(path, option)
             cfg.merge_from_file(path)
+            keys += keys_of_file(path)
     for option, key in OPTION_KEYS.items():
         value = getattr(args, option)
         if value is not None:
@@ -165,6 +188,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             check_availability(name, names)
         except ValueError as error:
             raise ValueError(f"{option}: {error}") from error
+    own = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "node", None)
+    check_method_keys(keys, cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
     cfg.freeze()

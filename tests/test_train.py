@@ -82,6 +82,7 @@ def test_every_option_reaches_its_key(files):
         (["DATASET.NAME", "EuroSat"], ["--dataset-config-file", "did you mean 'EuroSAT'?"]),
         (["DATASET.NUM_SHOT", "4"], ["DATASET.NUM_SHOT", "did you mean DATASET.NUM_SHOTS?"]),
         (["TRAINER.MMLP.RANK", "4"], ["TRAINER.MMLP.RANK", "did you mean TRAINER.MMLOP.RANK?"]),
+        (["TRAINER.MAPLE.N_CTX", "2"], ["TRAINER.MAPLE.N_CTX", "CoOp reads TRAINER.COOP.* only"]),
         (["DATASET.NUM_SHOTS", "four"], ["DATASET.NUM_SHOTS", "'four'", "int"]),
         (["DATASET.NUM_SHOTS"], ["DATASET.NUM_SHOTS has no value", "shell variable"]),
         (["DATASET.NUM_SHOTS", ""], ["DATASET.NUM_SHOTS"]),
@@ -95,6 +96,21 @@ def test_bad_settings_get_one_line(files, capsys, words, parts):
     line = error_of(capsys, *files, *words)
     for part in parts:
         assert part in line
+
+
+@pytest.mark.parametrize("method", sorted(p.name for p in (ROOT / "configs/trainers").iterdir()))
+def test_config_of_one_method_for_another(method, capsys):
+    """Zero-shot CLIP has no settings that another file could be mistaken for."""
+    other = "CoOp" if method == "MMLoP" else "MMLoP"
+    words = ["--dataset-config-file", str(ROOT / "configs/datasets/digits.yaml")]
+    words += ["--config-file", str(ROOT / f"configs/trainers/{other}/tiny.yaml")]
+    words += ["--trainer", method]
+    if method == "ZeroshotCLIP":
+        assert setup(*words).TRAINER.NAME == method
+    else:
+        line = error_of(capsys, *words)
+        assert f"TRAINER.{other.upper()}." in line
+        assert f"{method} reads TRAINER.{method.upper()}.* only" in line
 
 
 @pytest.mark.parametrize("option", ["--config-file", "--dataset-config-file"])

@@ -86,17 +86,21 @@ class MPL(PromptTrainer):
                 f"TRAINER.MPL: N_CTX is {node.N_CTX}, N_ADD_OP {node.N_ADD_OP}, N_RM_OP "
                 f"{node.N_RM_OP}: use at least 1, 1 and 0"
             )
-        if node.N_RM_OP > node.N_ADD_OP * node.N_CTX:
-            raise ValueError(
-                f"TRAINER.MPL.N_RM_OP is {node.N_RM_OP}, but only N_ADD_OP x N_CTX = "
-                f"{node.N_ADD_OP * node.N_CTX} tokens are added: the sequence would run out"
-            )
 
     def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
         cfg, widths = self.node_cfg, clip_widths(clip)
         require_vit(widths, "MPL")
         n_blocks = min(widths.text_layers, widths.vision_layers)
         check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
+        # tokens of the image, then per deeper block: some removed from the end, some added
+        length = clip.visual.positional_embedding.shape[0] + cfg.N_CTX
+        for layer in range(1, cfg.PROMPT_DEPTH):
+            if cfg.N_RM_OP >= length:
+                raise ValueError(
+                    f"TRAINER.MPL.N_RM_OP is {cfg.N_RM_OP}, but only {length} tokens are left in "
+                    f"front of block {layer}, and the class token has to stay: remove fewer"
+                )
+            length += cfg.N_ADD_OP * cfg.N_CTX - cfg.N_RM_OP
         words = cfg.CTX_INIT.replace("_", " ").strip()
         with torch.no_grad():
             placeholder = tokenize("X")[0, 1:2].to(clip.token_embedding.weight.device)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .defaults import get_cfg_default
-from .node import CfgNode
+from .node import CfgNode, keys_of_file
 
-__all__ = ["CfgNode", "clean_cfg", "get_cfg_default"]
+__all__ = ["CfgNode", "clean_cfg", "get_cfg_default", "keys_of_file"]
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:

@@ -108,6 +108,19 @@ class CfgNode(YacsNode):
         raise _unknown_key(self, full_key, where)
 
 
+def keys_of_file(path: str) -> list[str]:
+    """Dotted keys that a YAML file sets, those of the file it builds on included.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a YAML mapping.
+    """
+    return [key for key, _ in _leaves(_read_yaml(path))]
+
+
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     if os.path.realpath(path) in readers:
         raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")

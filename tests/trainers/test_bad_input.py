@@ -37,6 +37,24 @@ def clip():
         ("MMLoP", ["TRAINER.MMLOP.N_CTX", 80], "too long"),
         ("MMLoP", ["TRAINER.MMLOP.INIT_STD", 0.0], "INIT_STD is 0.0"),
         ("ZeroshotCLIP", ["INPUT.SIZE", (224, 224)], "takes 32 x 32"),
+        ("CoCoOp", ["TRAINER.COCOOP.N_CTX", 0], "COCOOP.N_CTX is 0"),
+        ("CoCoOp", ["TRAINER.COCOOP.N_CTX", 76], "too long"),
+        ("VPT", ["TRAINER.VPT.N_CTX_VISION", 0], "VPT.N_CTX_VISION is 0"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 13], "DEPTH_VISION is 13: .* takes 1 to 12"),
+        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 13], "DEPTH_TEXT is 13: .* takes"),
+        ("IVLP", ["TRAINER.IVLP.PROMPT_DEPTH_VISION", 99], "DEPTH_VISION is 99: .* takes"),
+        ("IVLP", ["TRAINER.IVLP.N_CTX_TEXT", 75], "too long"),
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", 13], "DEPTH is 13: .* takes 1 to 12"),
+        ("MaPLe", ["TRAINER.MAPLE.N_CTX", 0], "MAPLE.N_CTX is 0"),
+        ("MaPLe", ["TRAINER.MAPLE.N_CTX", 75], "too long"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 0], "DEPTH_TEXT is 0: .* takes"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", 75], "too long"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.GPA_STD", 0.0], "GPA_STD is 0"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.GPA_MEAN", 900.0], "no weight to any"),
+        ("MPL", ["TRAINER.MPL.PROMPT_DEPTH", 0], "DEPTH is 0: .* takes 1 to 12"),
+        ("MPL", ["TRAINER.MPL.N_ADD_OP", 0], "use at least 1, 1 and 0"),
+        ("MPL", ["TRAINER.MPL.N_RM_OP", 19], "only 19 tokens are left in front of block 1"),
+        ("MPL", ["TRAINER.MPL.N_RM_OP", 7], "only 7 tokens are left in front of block 5"),
     ],
 )
 def test_settings(make_cfg, method, pairs, message):
@@ -44,8 +62,9 @@ def test_settings(make_cfg, method, pairs, message):
         build_trainer(make_cfg(method, *pairs))
 
 
-def test_image_prompts_need_a_vit(make_cfg, rn_file):
-    cfg = make_cfg("MMLoP", "MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64))
+@pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "MMLoP"])
+def test_image_prompts_need_a_vit(make_cfg, rn_file, method):
+    cfg = make_cfg(method, "MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64))
     with pytest.raises(ValueError, match="needs a vision transformer"):
         build_trainer(cfg)
 
