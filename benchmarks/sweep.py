@@ -1,7 +1,8 @@
-"""Base-to-new runs on the embedded data, many settings side by side, results as JSON lines.
+"""Runs on the embedded data, many settings side by side, results as JSON lines.
 
-A run trains on the base classes, tests them, and tests the new classes with the same learner, as
-``scripts/<method>/base2new_train.sh`` and ``base2new_test.sh`` do, in one process.
+A base-to-new run trains on the base classes, tests them, and tests the new classes with the same
+learner, as ``scripts/<method>/base2new_train.sh`` and ``base2new_test.sh`` do, in one process; a
+few-shot run trains and tests all classes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Run:
     """One run: what is trained on what, and the config pairs that differ from the file's.
 
-    ``label`` names the setting in tables; ``pairs`` are config keys and values in turn.
+    ``label`` names the setting in tables; ``pairs`` are config keys and values in turn;
+    ``protocol`` is ``base2new`` or ``fewshot``.
     """
 
     label: str
@@ -37,10 +39,11 @@ class Run:
     pairs: tuple[object, ...] = ()
     config: str = "tiny"
     shots: int = 16
+    protocol: str = "base2new"
 
 
-def base_to_new(run: Run, root: str) -> dict[str, object]:
-    """Accuracies in percent of one run: ``base``, ``new`` and their harmonic mean ``hm``.
+def do_run(run: Run, root: str) -> dict[str, object]:
+    """Accuracies in percent: ``base``, ``new`` and their harmonic mean ``hm``, or ``all``.
 
     Args:
         run: the setting.
@@ -56,9 +59,10 @@ def base_to_new(run: Run, root: str) -> dict[str, object]:
 
     torch.set_num_threads(1)
     start = time.perf_counter()
+    parts = ("base", "new") if run.protocol == "base2new" else ("all",)
     accuracy = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        for classes in ("base", "new"):
+        for classes in parts:
             cfg = get_cfg_default()
             trainers.extend_cfg(cfg)
             datasets.extend_cfg(cfg)
@@ -80,13 +84,14 @@ def base_to_new(run: Run, root: str) -> dict[str, object]:
                     try:
                         trainer.train()
                     except FloatingPointError:
-                        accuracy = {"base": 0.0, "new": 0.0}
+                        accuracy = dict.fromkeys(parts, 0.0)
                         break
                 accuracy[classes] = trainer.test()
-    base, new = accuracy["base"], accuracy["new"]
-    hm = 2 * base * new / (base + new) if base + new else 0.0
+    if run.protocol == "base2new":
+        base, new = accuracy["base"], accuracy["new"]
+        accuracy["hm"] = 2 * base * new / (base + new) if base + new else 0.0
     seconds = round(time.perf_counter() - start, 1)
-    return {**asdict(run), "base": base, "new": new, "hm": hm, "seconds": seconds}
+    return {**asdict(run), **accuracy, "seconds": seconds}
 
 
 def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[str, object]]:
@@ -101,7 +106,7 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
-        futures = [pool.submit(base_to_new, run, str(root)) for run in todo]
+        futures = [pool.submit(do_run, run, str(root)) for run in todo]
         for future in tqdm(as_completed(futures), total=len(futures)):
             result = future.result()
             done.append(result)
@@ -112,14 +117,19 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
 
 
 def _key(result: dict[str, object]) -> str:
-    fields = ("label", "method", "data", "seed", "pairs", "config", "shots")
+    fields = ("label", "method", "data", "seed", "pairs", "config", "shots", "protocol")
     return json.dumps([result[field] for field in fields])
 
 
 def summarise(
     results: Sequence[dict[str, object]], by: Sequence[str] = ("data", "label")
 ) -> list[dict[str, object]]:
-    """Mean and population deviation of base, new and HM, and the worst HM, per group."""
+    """Mean and population deviation of base, new and HM, and the worst HM, per group.
+
+    Args:
+        results: of base-to-new runs.
+        by: fields whose values make a group.
+    """
     groups: dict[tuple, list[dict[str, object]]] = {}
     for result in results:
         groups.setdefault(tuple(result[field] for field in by), []).append(result)

@@ -92,7 +92,7 @@ class PromptTrainer(TrainerX):
             )
 
     def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
-        """The method's learner for this CLIP; reads ``self.node_cfg``."""
+        """The method's learner for this CLIP, frozen and in float32; reads ``self.node_cfg``."""
         raise NotImplementedError
 
     def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:
@@ -102,7 +102,7 @@ class PromptTrainer(TrainerX):
     def build_model(self) -> None:
         cfg, classnames = self.cfg, self.dm.dataset.classnames
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(cfg).float().to(self.device)
+        clip = load_clip(cfg).requires_grad_(False).float().to(self.device)
         learner = self.build_learner(clip, classnames).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)

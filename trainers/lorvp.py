@@ -201,9 +201,8 @@ class LoRVP(PromptTrainer):
                     f"{len(names)} source classes for {len(classnames)} classes are too few; "
                     "name more in TRAINER.LORVP.SOURCE_NAMES"
                 )
-            with torch.no_grad():
-                source = encode_templates(clip, names, [PromptLearner.template], unit=True)
-                source = clip.logit_scale.exp() * source
+            source = encode_templates(clip, names, [PromptLearner.template], unit=True)
+            source = clip.logit_scale.exp() * source
         return PixelPromptLearner(
             clip.visual.input_resolution,
             cfg.RANK,

@@ -3,9 +3,10 @@
 Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023, arXiv 2210.03117.
 
 As in its code: the projections of the deeper prompts start as copies of one another, that of the
-input prompt apart. Departures: everything learned is float32 (there: part of it float16, and only
-fp16 works at all); widths are the model's (there: 512 and 768); the checkpoint holds the learner
-only.
+input prompt apart; the first N_CTX tokens of CTX_INIT start the input prompt, so that with two of
+"a photo of a" the words "a photo" are learned and "of a" stays frozen. Departures: everything
+learned is float32 (there: part of it float16, and only fp16 works at all); widths are the model's
+(there: 512 and 768); the checkpoint holds the learner only.
 """
 
 from __future__ import annotations

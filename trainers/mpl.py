@@ -6,9 +6,10 @@ N_ADD_OP x N_CTX new ones added, the rest is carried on; several maps make the n
 text prompt; and the hand-written words stay behind the learned tokens.
 
 As in its code: all maps start as copies of one another, so that the tokens added at the last
-prompted block get equal gradients and stay twins; with N_RM_OP above N_CTX the first removal takes
-image patches; the learned tokens start as the embedding of the placeholder "X". Departures: those
-of ``maple.py``, and no example prompts are printed (there: drawn from Python's random stream).
+prompted block get equal gradients and stay twins (TWIN_MAPS False starts each map by itself); with
+N_RM_OP above N_CTX the first removal takes image patches; the learned tokens start as the embedding
+of the placeholder "X". Departures: those of ``maple.py``, and no example prompts are printed
+(there: drawn from Python's random stream).
 """
 
 from __future__ import annotations
@@ -39,15 +40,28 @@ class MPLLearner(CoupledPromptLearner):
         template: frozen words around the class name.
         n_add: maps per block; each adds ``n`` tokens.
         n_remove: tokens removed in front of each deeper prompted block.
+        twin_maps: whether all maps start as copies of one another.
     """
 
     def __init__(
-        self, ctx: Tensor, depth: int, vision_width: int, template: str, n_add: int, n_remove: int
+        self,
+        ctx: Tensor,
+        depth: int,
+        vision_width: int,
+        template: str,
+        n_add: int,
+        n_remove: int,
+        twin_maps: bool = True,
     ) -> None:
         super().__init__(ctx, depth, vision_width, template)
         self.n_remove = n_remove
-        start = nn.Linear(ctx.shape[-1], vision_width)
-        self.txt2img_proj = nn.ModuleList(copies(start, depth - 1) for _ in range(n_add))
+        size = (ctx.shape[-1], vision_width)
+        if twin_maps:
+            start = nn.Linear(*size)
+            maps = [copies(start, depth - 1) for _ in range(n_add)]
+        else:
+            maps = [nn.ModuleList(nn.Linear(*size) for _ in range(depth - 1)) for _ in range(n_add)]
+        self.txt2img_proj = nn.ModuleList(maps)
 
     def image_prompts(self) -> LayerPrompts:
         prompts = {0: Prompt(self.proj(self.ctx))}
@@ -72,6 +86,8 @@ class MPL(PromptTrainer):
         #: sets of N_CTX tokens added, and tokens removed, in front of each deeper prompted block
         node.N_ADD_OP = 2
         node.N_RM_OP = 1
+        #: whether all maps start as copies of one another, as in the published code
+        node.TWIN_MAPS = True
         #: words that stay behind the learned tokens
         node.CTX_INIT = "a photo of a"
         node.PREC = "fp16"
@@ -106,4 +122,12 @@ class MPL(PromptTrainer):
             placeholder = tokenize("X")[0, 1:2].to(clip.token_embedding.weight.device)
             ctx = clip.token_embedding(placeholder).float().repeat(cfg.N_CTX, 1)
         template = " ".join([words, "{}."]).strip()
-        return MPLLearner(ctx, cfg.PROMPT_DEPTH, widths.vision, template, cfg.N_ADD_OP, cfg.N_RM_OP)
+        return MPLLearner(
+            ctx,
+            depth=cfg.PROMPT_DEPTH,
+            vision_width=widths.vision,
+            template=template,
+            n_add=cfg.N_ADD_OP,
+            n_remove=cfg.N_RM_OP,
+            twin_maps=cfg.TWIN_MAPS,
+        )

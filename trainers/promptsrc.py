@@ -4,10 +4,12 @@ Khattak et al., "Self-regulating Prompts: Foundational Model Adaptation without 
 2023, arXiv 2307.06948. Independent prompts in both encoders, kept near the frozen CLIP by three
 consistency terms, and averaged over the epochs with Gaussian weights.
 
-As in its code: the divergence of the class distributions is divided by images x classes; the frozen
-text features are raw averages over 60 templates. Departures: only the prompts are averaged (there:
-all weights of CLIP as well, which rounds them), and the average survives a resume (there: it starts
-again); GPA_MEAN and GPA_STD may be fractions (there: integers only); every precision works.
+As in its code: the first N_CTX_TEXT tokens of CTX_INIT start the first text prompt (all four words
+of "a photo of a" in the shipped files, "a photo" with two); the divergence of the class
+distributions is divided by images x classes; the frozen text features are raw averages over 60
+templates. Departures: only the prompts are averaged (there: all weights of CLIP as well, which
+rounds them), and the average survives a resume (there: it starts again); GPA_MEAN and GPA_STD may
+be fractions (there: integers only); every precision works.
 """
 
 from __future__ import annotations
