@@ -1,4 +1,4 @@
-"""Fetching checkpoint files into a cache folder: resumable, checked, never half-written."""
+"""Fetching files, above all checkpoints: resumable, checked, never half-written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -99,9 +99,14 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
 
 
 def _transfer_checked(
-    url: str, part: Path, sha256: str, attempts: int, backoff_s: float, timeout_s: float
+    url: str,
+    part: Path,
+    problem: Callable[[Path], str | None],
+    attempts: int,
+    backoff_s: float,
+    timeout_s: float,
 ) -> None:
-    """Bring `part` to the content with this SHA-256, in as many transfers as it takes."""
+    """Bring `part` to content without a problem, in as many transfers as it takes."""
     furthest, failures = part.stat().st_size if part.exists() else 0, 0
     while True:
         try:
@@ -115,13 +120,60 @@ def _transfer_checked(
                 raise RuntimeError(f"{error} (given up after {attempts} attempts)") from error
             time.sleep(backoff_s * 2 ** (failures - 1))
             continue
-        found = sha256_of(part)
-        if found == sha256:
+        found = problem(part)
+        if found is None:
             return
         part.unlink()
         if not resumed:
-            raise RuntimeError(f"what it sends has SHA-256 {found}, expected {sha256}")
+            raise RuntimeError(f"what it sends {found}")
         # The part may have been of an older or damaged file: once more from the start.
+
+
+def download(
+    url: str,
+    path: str | Path,
+    problem: Callable[[Path], str | None],
+    attempts: int = 4,
+    backoff_s: float = 1.0,
+    timeout_s: float = 30.0,
+) -> Path:
+    """Make sure that `path` holds the file of `url`, downloading it only if it does not.
+
+    The download goes to `<path>.part`, continues there after an interruption (also in a later
+    process), and takes the name `path` once nothing is wrong with it; a wrong file found at `path`
+    stays until then. Processes that want the same file wait for each other.
+
+    Args:
+        url: http or https address.
+        path: where the file belongs.
+        problem: says what is wrong with a file's content ("has SHA-256 ..."), None if nothing is.
+        attempts: consecutive transfers without progress after which to give up.
+        backoff_s: seconds before the second attempt, doubled for each further one.
+        timeout_s: seconds without any answer after which a transfer counts as interrupted.
+
+    Returns:
+        `path`.
+
+    Raises:
+        RuntimeError: the server does not give the file, or gives a wrong one.
+        OSError: the file cannot be stored.
+    """
+    path = Path(path)
+    if path.is_file() and problem(path) is None:
+        return path
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(path.name + ".lock")):
+        if path.is_file():
+            found = problem(path)
+            if found is None:  # another process was faster
+                return path
+            warnings.warn(
+                f"{path} {found}: damaged or another file; downloading it again", stacklevel=4
+            )
+        _transfer_checked(url, part, problem, attempts, backoff_s, timeout_s)
+        os.replace(part, path)
+    return path
 
 
 def fetch(
@@ -132,19 +184,11 @@ def fetch(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> Path:
-    """Make sure that `path` holds the file of `url`, downloading it only if it does not.
-
-    The download goes to `<path>.part`, continues there after an interruption (also in a later
-    process), and takes the name `path` once its checksum is right; a wrong file found at `path`
-    stays until then. Processes that want the same file wait for each other.
+    """`download` for a checkpoint whose checksum is known.
 
     Args:
-        url: http or https address.
-        path: where the file belongs.
+        url, path, attempts, backoff_s, timeout_s: as for `download`.
         sha256: expected checksum, hexadecimal.
-        attempts: consecutive transfers without progress after which to give up.
-        backoff_s: seconds before the second attempt, doubled for each further one.
-        timeout_s: seconds without any answer after which a transfer counts as interrupted.
 
     Returns:
         `path`.
@@ -152,24 +196,13 @@ def fetch(
     Raises:
         RuntimeError: the file could not be had; says why and how to put it there by hand.
     """
-    path = Path(path)
-    if path.is_file() and sha256_of(path) == sha256:
-        return path
-    part = path.with_name(path.name + ".part")
+
+    def problem(file: Path) -> str | None:
+        found = sha256_of(file)
+        return None if found == sha256 else f"has SHA-256 {found}, expected {sha256}"
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(path.name + ".lock")):
-            if path.is_file():
-                found = sha256_of(path)
-                if found == sha256:  # another process was faster
-                    return path
-                warnings.warn(
-                    f"{path} has SHA-256 {found}, expected {sha256}: damaged or another file; "
-                    "downloading it again",
-                    stacklevel=3,
-                )
-            _transfer_checked(url, part, sha256, attempts, backoff_s, timeout_s)
-            os.replace(part, path)
+        return download(url, path, problem, attempts, backoff_s, timeout_s)
     except (RuntimeError, OSError) as error:
         what = "store" if isinstance(error, OSError) else "download"
         raise RuntimeError(
@@ -178,4 +211,3 @@ def fetch(
             "Put the file there by hand, name another cache folder with the environment variable "
             f"{CACHE_VARIABLE}, or give the path of a local checkpoint instead of the name"
         ) from error
-    return path
