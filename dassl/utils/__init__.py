@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .archives import unpack_archive
 from .checkpoint import (
     load_checkpoint,
     load_pretrained_weights,
@@ -56,5 +57,6 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "tolist_if_not",
+    "unpack_archive",
     "write_json",
 ]

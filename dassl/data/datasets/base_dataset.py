@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os.path as osp
 import random
-import shutil
-import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from dassl.utils import check_availability, mkdir_if_missing
+from dassl.utils import check_availability, mkdir_if_missing, unpack_archive
 
 
 class Datum:
@@ -182,15 +180,7 @@ class DatasetBase:
         if not osp.isfile(dst):
             raise OSError(f'could not download {url}; fetch it yourself and save it as "{dst}"')
         print("Extracting file ...")
-        try:
-            if dst.endswith(".zip"):
-                shutil.unpack_archive(dst, folder)
-            else:
-                _unpack_tar(dst, folder)
-        except (shutil.ReadError, tarfile.TarError) as error:
-            raise ValueError(
-                f'"{dst}" is not a zip or tar archive that can be unpacked: {error}'
-            ) from error
+        unpack_archive(dst, folder)
         print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(
@@ -239,19 +229,3 @@ class DatasetBase:
         for item in data_source:
             output[item.domain].append(item)
         return output
-
-
-def _unpack_tar(path: str, folder: str) -> None:
-    """Unpack a tar archive; a member that would be written outside of ``folder`` is refused."""
-    with tarfile.open(path) as archive:
-        if hasattr(tarfile, "data_filter"):
-            archive.extractall(folder, filter="data")
-            return
-        # Python before 3.10.12 and 3.11.4 has no filters
-        root = osp.realpath(folder)
-        for member in archive:
-            target = osp.realpath(osp.join(root, member.name))
-            inside = target == root or target.startswith(osp.join(root, ""))
-            if not inside or not (member.isfile() or member.isdir()):
-                raise tarfile.ExtractError(f"{member.name!r} is a link or lies outside")
-        archive.extractall(folder)
