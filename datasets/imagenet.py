@@ -52,14 +52,24 @@ class ImageNet(WnidDataset):
 
     dataset_dir = "imagenet"
 
-    def read_data(self):
-        train_dir = os.path.join(self.image_dir, "train")
-        test_dir = os.path.join(self.image_dir, "val")
-        for folder in (train_dir, test_dir):
+    def read_annotations(self):
+        """The images of all class folders, listed anew."""
+        train_dir, test_dir = self._image_folders()
+        labels = {wnid: label for label, wnid in enumerate(list_folders(train_dir))}
+        train = self.list_wnid_folders(train_dir, labels)
+        return train, None, self.list_wnid_folders(test_dir, labels)
+
+    def _image_folders(self):
+        folders = [os.path.join(self.image_dir, part) for part in ("train", "val")]
+        for folder in folders:
             if not os.path.isdir(folder):
                 raise FileNotFoundError(
                     f"ImageNet: folder {folder} not found (see docs/datasets.md for the layout)"
                 )
+        return folders
+
+    def read_data(self):
+        train_dir, _ = self._image_folders()
         wnids = list_folders(train_dir)
         names = self.read_classnames()
         classes = [[wnid, look_up(names, wnid, train_dir)] for wnid in wnids]
@@ -69,8 +79,8 @@ class ImageNet(WnidDataset):
         if lists is None:
             lists = self._read_pickle(classes)
             if lists is None:
-                labels = {wnid: label for label, wnid in enumerate(wnids)}
-                lists = [self.list_wnid_folders(folder, labels) for folder in (train_dir, test_dir)]
+                train, _, test = self.read_annotations()
+                lists = [train, test]
             self._save_preprocessed(fingerprint, lists)
         train, test = lists
         return train, None, test
@@ -147,9 +157,13 @@ class ImageNetVariant(WnidDataset):
 
     def __init__(self, cfg):
         self.locate(cfg.DATASET.ROOT)
-        test = self.read_test()
+        _, _, test = self.read_annotations()
         self.check_lists(test, test)
         DatasetBase.__init__(self, train_x=test, test=test)
+
+    def read_annotations(self):
+        test = self.read_test()
+        return test, None, test
 
     def read_test(self):
         """The test images; labels follow the sorted class folders."""
