@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 SOURCES = Path(__file__).with_name("sources.yaml")
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
 DOWNLOADS = "downloads"
-TIMEOUT_S = 30.0
 # Published counts are compared with this tolerance; one of them (ImageNet's) is rounded.
 TOLERANCE = 0.01
 ARCHIVE_DEPTH = 4  # folders of an archive in which its content is looked for
@@ -80,6 +79,21 @@ class Source:
     classes: int
     images: tuple[int | None, int | None, int | None]  # train, val, test; None: no such list
     files: tuple[RemoteFile, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are fetched.
+
+    Args:
+        mirror: address tried before the official ones, as `<mirror>/<data set>/<file>`.
+        timeout_s: seconds without any answer after which a transfer counts as interrupted.
+        delete_archives: delete an archive once its content is in place.
+    """
+
+    mirror: str = ""
+    timeout_s: float = 30.0
+    delete_archives: bool = False
 
 
 @dataclass
@@ -320,17 +334,25 @@ def _damage(path: Path, name: str) -> str | None:
         elif name.endswith(".json"):
             json.loads(path.read_text(encoding="utf-8"))
         elif name.endswith(".mat"):
-            from scipy.io import whosmat
-
-            whosmat(path)
+            return _damage_of_mat(path)
         elif path.read_text(encoding="utf-8").lstrip()[:1] in ("", "<"):
             return "is empty or a web page"
-    except (*DAMAGED_ARCHIVE, ValueError, TypeError) as error:
+    except (*DAMAGED_ARCHIVE, ValueError) as error:
         return f"is no intact {name.partition('.')[2]} file ({error})"
     return None
 
 
-def _fetch_from_drive(file: RemoteFile, path: Path) -> None:
+def _damage_of_mat(path: Path) -> str | None:
+    from scipy.io import whosmat
+
+    try:
+        whosmat(path)
+    except Exception as error:  # other content makes scipy raise nearly anything
+        return f"is no intact mat file ({error})"
+    return None
+
+
+def _fetch_from_drive(file: RemoteFile, path: Path, timeout_s: float) -> None:
     """Download from Google Drive to `path`; a broken-off transfer goes on in the next call.
 
     Raises:
@@ -350,10 +372,11 @@ def _fetch_from_drive(file: RemoteFile, path: Path) -> None:
             output=str(target),
             resume=True,
             use_cookies=False,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             retries=3,
         )
-    except (DownloadError, FileURLRetrievalError, requests.RequestException) as error:
+    # KeyError: of a header that an answer lacks
+    except (DownloadError, FileURLRetrievalError, requests.RequestException, KeyError) as error:
         parts = list(path.parent.glob(f"{target.name}*.part"))
         if begun and sum(part.stat().st_size for part in parts) == begun:
             for part in parts:  # it cannot be continued; the next call starts afresh
@@ -366,13 +389,13 @@ def _fetch_from_drive(file: RemoteFile, path: Path) -> None:
     os.replace(target, path)
 
 
-def obtain(file: RemoteFile, downloads: Path, mirror: str | None = None) -> Path:
+def obtain(file: RemoteFile, downloads: Path, options: Options) -> Path:
     """Make sure that a file is in the downloads folder, whole and unchanged.
 
     Args:
         file: what to fetch; a file that is there already is used, also when put there by hand.
         downloads: the folder.
-        mirror: address that is tried before the official ones, as `<mirror>/<data set>/<file>`.
+        options: how to fetch it.
 
     Returns:
         the path of the file.
@@ -391,12 +414,13 @@ def obtain(file: RemoteFile, downloads: Path, mirror: str | None = None) -> Path
         if wrong is None:
             return path
         tried.append(f"the file there {wrong}")
-    for address in ([f"{mirror.rstrip('/')}/{file.file}"] if mirror else []) + file.addresses:
+    mirrored = [f"{options.mirror.rstrip('/')}/{file.file}"] if options.mirror else []
+    for address in mirrored + file.addresses:
         try:
-            if address in file.addresses[len(file.urls) :]:
-                _fetch_from_drive(file, path)
+            if address in mirrored or address in file.urls:
+                download(address, path, problem, timeout_s=options.timeout_s)
             else:
-                download(address, path, problem, timeout_s=TIMEOUT_S)
+                _fetch_from_drive(file, path, options.timeout_s)
         except RuntimeError as error:
             tried.append(f"{address}: {error}")
             continue
@@ -490,17 +514,14 @@ def _unpack_imagenet(archive: Path, folder: Path) -> None:
     )
 
 
-def prepare(
-    stem: str, source: Source, root: Path, mirror: str | None = None, delete_archives: bool = False
-) -> Report:
+def prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
     """Fetch and lay out what a data set lacks.
 
     Args:
         stem: its name.
         source: its files.
         root: data root.
-        mirror: see `obtain`.
-        delete_archives: delete a downloaded archive once its content is in place.
+        options: how to fetch them.
 
     Returns:
         what is there afterwards, with a step for each file that could not be had.
@@ -516,14 +537,12 @@ def prepare(
     lock = filelock.FileLock(downloads / stem / ".lock", timeout=0)
     try:
         with lock:
-            return _prepare(stem, source, root, mirror, delete_archives)
+            return _prepare(stem, source, root, options)
     except filelock.Timeout as error:
         raise RuntimeError(f"another process is preparing {stem} in {root}") from error
 
 
-def _prepare(
-    stem: str, source: Source, root: Path, mirror: str | None, delete_archives: bool
-) -> Report:
+def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
     report = inspect(stem, source, root)
     if report.state == READY:
         return report
@@ -535,12 +554,12 @@ def _prepare(
             continue
         path = root / DOWNLOADS / file.file
         try:
-            obtain(file, root / DOWNLOADS, mirror)
+            obtain(file, root / DOWNLOADS, options)
             if superseded:
                 split = folder / cls.split_file
                 shutil.copyfile(split, split.with_suffix(".generated.json"))
             lay_out(file, path, folder)
-            if delete_archives and file.is_archive:
+            if options.delete_archives and file.is_archive:
                 path.unlink()
         except OSError as error:
             steps.append(
@@ -560,6 +579,13 @@ def _prepare(
 # --- command line -------------------------------------------------------------------------------
 
 
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -575,6 +601,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="print addresses and checksums and do nothing")
     add("--mirror", metavar="URL", help="try URL/<data set>/<file> before the official addresses")
     add("--sources", metavar="YAML", help="entries that replace those of datasets/sources.yaml")
+    add("--timeout", type=seconds, metavar="S", default=30.0, help="of a silent server; 30 seconds")
     add("--delete-archives", action="store_true", help="delete archives once unpacked")
     return parser
 
@@ -663,6 +690,7 @@ def run(args: argparse.Namespace) -> int:
     root = Path(args.root or os.environ.get("DATA") or "data").expanduser().absolute()
     if args.check and not root.is_dir():
         print(f"{root} does not exist", flush=True)
+    options = Options(args.mirror or "", args.timeout, args.delete_archives)
     reports = []
     for number, stem in enumerate(stems, start=1):
         if stem not in sources:
@@ -673,7 +701,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         print(f"[{number}/{len(stems)}] {stem}", flush=True)
         try:
-            report = prepare(stem, sources[stem], root, args.mirror, args.delete_archives)
+            report = prepare(stem, sources[stem], root, options)
         except FAILURES as error:
             print(f"  error: {error}", file=sys.stderr, flush=True)
             report = inspect(stem, sources[stem], root)
