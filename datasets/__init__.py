@@ -20,6 +20,15 @@ if sys.argv[:1] != ["-m"]:
 
 
 def extend_cfg(cfg) -> None:
-    """Add the data sets' options to a configuration."""
+    """Add the options that all data sets share, and those that one declares (`extend_cfg`)."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
     # all, base (first half of the classes, the larger when odd) or new (the rest)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+    # texts with one {} for the class name, or files of such texts in the data set's folder, instead
+    # of the data set's own template; docs/own_images.md says who reads them
+    cfg.DATASET.TEMPLATES = ()
+    for name in DATASET_REGISTRY.registered_names():
+        declare = getattr(DATASET_REGISTRY.get(name), "extend_cfg", None)
+        if declare is not None:
+            declare(cfg)

@@ -35,7 +35,8 @@ class FewShotDataset(DatasetBase):
     Class attributes of a subclass (paths are relative; instances hold the absolute ones):
     `dataset_dir`, the folder below DATASET.ROOT; `image_dir`, the folder in it that the paths of
     the split file start from; `split_file`, the published split, or None where there is none.
-    A subclass implements `read_annotations`, and `prepare` if it makes its own files.
+    `guide` tells where the layout is described. A subclass implements `read_annotations`, and
+    `prepare` if it makes its own files.
 
     Args:
         cfg: configuration with DATASET.ROOT, DATASET.NUM_SHOTS (images per class, below 1 for
@@ -49,6 +50,7 @@ class FewShotDataset(DatasetBase):
     dataset_dir = ""
     image_dir = "images"
     split_file: str | None = None
+    guide = GUIDE
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
@@ -82,16 +84,16 @@ class FewShotDataset(DatasetBase):
     def locate(self, root: str) -> None:
         """Set the absolute folders below the data root and check that they exist."""
         self.data_root = os.path.abspath(os.path.expanduser(root))
-        self.dataset_dir = os.path.join(self.data_root, self.dataset_dir)
+        self.dataset_dir = os.path.normpath(os.path.join(self.data_root, self.dataset_dir))
         self.image_dir = os.path.normpath(os.path.join(self.dataset_dir, self.image_dir))
         self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
         self.prepare()
         for folder in (self.dataset_dir, self.image_dir):
             if not os.path.isdir(folder):
                 raise FileNotFoundError(
-                    f"{self.name}: folder {folder} not found. Put the data set there ({GUIDE}), or "
-                    f"point the data root elsewhere (--root, DATASET.ROOT, or DATA for the "
-                    f"scripts; now {root!r})"
+                    f"{self.name}: folder {folder} not found. Put the data set there "
+                    f"({self.guide}), or point the data root elsewhere (--root, DATASET.ROOT, or "
+                    f"DATA for the scripts; now {root!r})"
                 )
 
     @property
@@ -102,7 +104,7 @@ class FewShotDataset(DatasetBase):
         """Absolute path of a file below the data set folder; FileNotFoundError if it is absent."""
         path = os.path.join(self.dataset_dir, *parts)
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"{self.name}: annotation file {path} not found ({GUIDE})")
+            raise FileNotFoundError(f"{self.name}: annotation file {path} not found ({self.guide})")
         return path
 
     def annotation_lines(self, *parts: str) -> list[str]:
@@ -136,14 +138,17 @@ class FewShotDataset(DatasetBase):
         if not train or not test:
             raise ValueError(
                 f"{self.name}: the {'test' if train else 'training'} list is empty, so there are "
-                f"no classes to learn; check {self.dataset_dir} ({GUIDE})"
+                f"no classes to learn; check {self.dataset_dir} ({self.guide})"
             )
         labels = {item.label for item in train}
-        wanted = set(range(max(labels) + 1)) | {item.label for item in test}
-        if labels != wanted:
+        every = labels | {item.label for item in test}
+        if min(every) < 0:
+            raise ValueError(f"{self.name}: label {min(every)} in {self.dataset_dir} is below 0")
+        if max(every) >= len(labels):
+            first = next(label for label in range(len(labels) + 1) if label not in labels)
             raise ValueError(
-                f"{self.name}: no training image for {len(wanted - labels)} of {len(wanted)} "
-                f"classes (first label: {min(wanted - labels)}); check {self.dataset_dir}"
+                f"{self.name}: no training image for {max(every) + 1 - len(labels)} of "
+                f"{max(every) + 1} classes (first label: {first}); check {self.dataset_dir}"
             )
 
     @staticmethod
@@ -450,12 +455,13 @@ def look_up(table: Mapping, key: str, annotation: str):
     return table[key]
 
 
-def check_images(items: Iterable[Datum], annotation: str) -> None:
+def check_images(items: Iterable[Datum], annotation: str, guide: str = GUIDE) -> None:
     """Raise FileNotFoundError if images named by an annotation file do not exist.
 
     Args:
         items: the images.
         annotation: file that names them, for the message.
+        guide: where the layout is described, for the message.
     """
     listings: dict[str, frozenset[str]] = {}
     missing, total = [], 0
@@ -475,7 +481,7 @@ def check_images(items: Iterable[Datum], annotation: str) -> None:
         if len(missing) == total
         else f"{len(missing)} of its {total} images do not exist"
     )
-    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {GUIDE})")
+    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {guide})")
 
 
 def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
