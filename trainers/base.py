@@ -22,6 +22,7 @@ from dassl.utils.checkpoint import BEST, latest_checkpoint
 
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
+from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
 
 #: version of the learner checkpoints' layout, stored in each of them
@@ -106,7 +107,11 @@ class PromptTrainer(TrainerX):
         learner = self.build_learner(clip, classnames).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.model = PromptedCLIP(clip, learner, classnames, self.node_cfg.PREC)
+        self.given_templates = given_templates(cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
+        if self.given_templates and learner.text_prompts() is None:
+            learner.template = self.given_templates[0]
+        teacher = self.given_templates or TEACHER_TEMPLATES
+        self.model = PromptedCLIP(clip, learner, classnames, self.node_cfg.PREC, teacher)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
         self.optim = build_optimizer(learner, cfg.OPTIM, self.param_groups(learner))
@@ -162,13 +167,17 @@ class PromptTrainer(TrainerX):
         self, name: str, epoch: int, val_result: float | None = None
     ) -> dict[str, Any]:
         """The learner (not CLIP) with what is needed to load it elsewhere, as plain values."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        # the texts themselves: files may not be where the checkpoint is used
+        cfg.DATASET.TEMPLATES = self.given_templates
         meta = {
             "version": CHECKPOINT_VERSION,
             "library": __version__,
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
-            "config": self.cfg.dump(),
+            "config": cfg.dump(),
             "torch": str(torch.__version__),
         }
         return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}

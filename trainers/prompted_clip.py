@@ -71,6 +71,7 @@ class PromptedCLIP(nn.Module):
         classnames: the classes to tell apart.
         precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
             bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
+        teacher_templates: what the frozen text features are averaged over.
 
     Normalisation, logits and losses are float32 in every precision.
     """
@@ -81,8 +82,10 @@ class PromptedCLIP(nn.Module):
         learner: PromptLearner,
         classnames: Sequence[str],
         precision: str = "fp32",
+        teacher_templates: Sequence[str] = TEACHER_TEMPLATES,
     ) -> None:
         super().__init__()
+        self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
         if precision == "fp16":
             convert_weights(clip)
@@ -206,14 +209,14 @@ class PromptedCLIP(nn.Module):
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:
-        """The frozen CLIP's text features over the 60 teacher templates ``(C, embed_dim)``.
+        """The frozen CLIP's text features over the teacher templates ``(C, embed_dim)``.
 
         Raw features are averaged, then brought to unit norm; computed once per class list.
         """
         if self._frozen_text is None:
             with self._autocast(self.text.device):
                 self._frozen_text = encode_templates(
-                    self.clip, self.classnames, TEACHER_TEMPLATES, unit=False
+                    self.clip, self.classnames, self.teacher_templates, unit=False
                 )
         return self._frozen_text
 

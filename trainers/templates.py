@@ -6,6 +6,11 @@ in the order of CoOp's and PromptSRC's code. Their grammar ("a origami") is orig
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
+import yaml
+
 #: template of a data set that has none of its own, and the text that most prompts start from
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -126,3 +131,57 @@ TEACHER_TEMPLATES = (
 def dataset_template(name: str) -> str:
     """Zero-shot template of the data set registered as ``name``."""
     return DATASET_TEMPLATES.get(name, DEFAULT_TEMPLATE)
+
+
+def given_templates(entries: Iterable[str], folder: str) -> tuple[str, ...]:
+    """The templates that a configuration gives (DATASET.TEMPLATES).
+
+    Args:
+        entries: texts with one ``{}``, or names of files of such texts: YAML files hold a list, all
+            others one text per line (empty lines and ``#`` comments are left out).
+        folder: what file names are relative to.
+
+    Raises:
+        ValueError: a text without exactly one ``{}``, or a file that cannot be read.
+        FileNotFoundError: neither a template nor an existing file.
+    """
+    templates: list[str] = []
+    for entry in entries:
+        if "{" in entry or "}" in entry:
+            templates.append(_checked(entry, "DATASET.TEMPLATES"))
+            continue
+        path = os.path.join(folder, os.path.expanduser(entry))
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"DATASET.TEMPLATES: {entry!r} has no {{}} for the class name, and there is no "
+                f"file {path}"
+            )
+        texts = _read_file(path)
+        if not texts:
+            raise ValueError(f"{path} holds no template")
+        templates += [_checked(text, path) for text in texts]
+    return tuple(templates)
+
+
+def _read_file(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            if not path.lower().endswith((".yaml", ".yml")):
+                lines = [line.strip() for line in file]
+                return [line for line in lines if line and not line.startswith("#")]
+            texts = yaml.safe_load(file)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(texts, list):
+        raise ValueError(f"{path} must be a list of templates, one '- text' per line")
+    return texts
+
+
+def _checked(text: object, where: str) -> str:
+    if (
+        not isinstance(text, str)
+        or text.count("{}") != 1
+        or set("{}") & set(text.replace("{}", ""))
+    ):
+        raise ValueError(f"{where}: the template {text!r} must have one {{}}, for the class name")
+    return text

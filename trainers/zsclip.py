@@ -20,7 +20,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from .base import check_backbone, load_clip
 from .prompted_clip import encode_templates
-from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template
+from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template, given_templates
 
 
 class ZeroshotClassifier(nn.Module):
@@ -45,14 +45,18 @@ class ZeroshotClassifier(nn.Module):
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
-    """One template per data set."""
+    """One template per data set: the first of DATASET.TEMPLATES, else its own."""
 
     def check_cfg(self, cfg: CfgNode) -> None:
         check_backbone(cfg)
 
+    def given(self) -> tuple[str, ...]:
+        """The templates that the configuration gives, if any."""
+        return given_templates(self.cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
+
     def templates(self) -> tuple[str, ...]:
         """Texts to average over."""
-        return (dataset_template(self.cfg.DATASET.NAME),)
+        return self.given()[:1] or (dataset_template(self.cfg.DATASET.NAME),)
 
     @torch.no_grad()
     def build_model(self) -> None:
@@ -76,11 +80,13 @@ class ZeroshotCLIP(TrainerX):
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
-    """Ensemble: ImageNet's seven selected templates and the data set's own.
+    """Ensemble: DATASET.TEMPLATES, else ImageNet's seven selected templates and the data set's own.
 
     Every feature is brought to unit norm, averaged over the templates, and again.
     """
 
     def templates(self) -> tuple[str, ...]:
+        if given := self.given():
+            return given
         own = () if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
         return IMAGENET_TEMPLATES_SELECT + own
