@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # option answer at once.
 
 # What a wrong argument, config or missing file raises while the trainer is being built. Whatever
-# else happens there, and anything that happens during training, keeps its traceback.
+# else happens there, and anything but an unreadable image during training, keeps its traceback.
 USER_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
 
 # option -> config key, for the options that only set a config value
@@ -246,6 +246,13 @@ def describe(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def report(error: Exception) -> int:
+    """Print the one line that a user's error gets; return the exit status."""
+    sys.stdout.flush()
+    print(f"error: {describe(error)}", file=sys.stderr)
+    return 2
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -253,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        Exit status: 0, or 2 for settings that cannot work.
+        Exit status: 0, or 2 for settings that cannot work and images that cannot be read.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -262,13 +269,19 @@ def main(argv: list[str] | None = None) -> int:
         bare_key = isinstance(error, KeyError) and " " not in str(error)
         if args.traceback or bare_key:  # a bare key is a lookup that failed, not a message
             raise
-        sys.stdout.flush()
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
-    if args.eval_only:
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
+        return report(error)
+
+    from dassl.utils import ImageError
+
+    try:
+        if args.eval_only:
+            trainer.test()
+        elif not args.no_train:
+            trainer.train()
+    except ImageError as error:
+        if args.traceback:
+            raise
+        return report(error)
     return 0
 
 

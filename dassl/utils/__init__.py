@@ -13,6 +13,8 @@ from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
+    ImageError,
+    MissingImageError,
     check_isfile,
     collect_env_info,
     download_url,
@@ -34,8 +36,10 @@ from .torchtools import (
 
 __all__ = [
     "AverageMeter",
+    "ImageError",
     "Logger",
     "MetricMeter",
+    "MissingImageError",
     "Registry",
     "check_availability",
     "check_isfile",

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 __all__ = [
+    "ImageError",
+    "MissingImageError",
     "check_isfile",
     "collect_env_info",
     "download_url",
@@ -126,29 +128,79 @@ def collect_env_info() -> str:
     return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
 
 
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names it.
+
+    Args:
+        text: the message. A loader's worker process hands an error over as its traceback, of which
+            the message is the end; that alone is kept.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+class MissingImageError(ImageError, FileNotFoundError):
+    """An image file that does not exist."""
+
+
 def read_image(path: str, dataset: str = "") -> Image.Image:
     """Read an image file as RGB; the file is closed on return.
+
+    What Pillow's ``convert("RGB")`` gives, with two exceptions: 16-bit grey values are scaled to 8
+    bits (there: cut off at 255), and transparent pixels show white (there: whatever colour the file
+    holds below them). Of an animation the first frame is read; an EXIF orientation is not applied.
 
     Args:
         path: image file.
         dataset: name of the data set it belongs to, used in error texts.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be decoded, e.g. because it is truncated.
+        MissingImageError: if there is no such file (also a ``FileNotFoundError``).
+        ImageError: if the file cannot be decoded, e.g. because it is truncated (a ``ValueError``).
     """
     owner = f" of data set {dataset}" if dataset else ""
     if not osp.isfile(path):
-        raise FileNotFoundError(f'no image file at "{path}"{owner}')
+        raise MissingImageError(
+            f'no image file at "{path}"{owner}: it was moved or deleted, or the list that names it '
+            "is out of date"
+        )
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return _to_rgb(image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError and struct.error for damaged files.
     except Exception as error:
-        raise ValueError(
-            f'cannot decode image "{path}"{owner} ({error}); the file is damaged or not an '
-            "image: fetch or extract it again"
-        ) from error
+        raise ImageError(f'cannot read image "{path}"{owner}: {_why(path, error)}') from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    # the modes that Pillow gives 16-bit grey images, depending on the file format
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its grey values exceed 16 bits; save it with 8 or 16 bits")
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _why(path: str, error: Exception) -> str:
+    """What is wrong with an image file, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} Make it smaller"
+    if osp.getsize(path) == 0:
+        return "the file is empty; fetch or extract it again"
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is damaged, not an image, or of a kind that Pillow does not know"
+    if isinstance(error, ValueError):  # pixels that cannot be converted
+        return str(error)
+    return f"{error}; the file is damaged: fetch or extract it again"
 
 
 def tolist_if_not(x: Any) -> list:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from dassl.utils import (
     mkdir_if_missing,
     open_all_layers,
     open_specified_layers,
-    read_image,
     read_json,
     set_random_seed,
     tolist_if_not,
@@ -166,34 +164,6 @@ def test_environment_report_names_torch_and_pillow():
     info = collect_env_info()
     assert torch.__version__ in info
     assert f"Pillow ({Image.__version__})" in info
-
-
-def test_images_are_read_as_rgb_and_closed(tmp_path):
-    path = tmp_path / "x.png"
-    Image.new("LA", (3, 2), (90, 10)).save(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        image = read_image(str(path))
-    assert image.mode == "RGB" and image.size == (3, 2)
-    assert image.getpixel((0, 0)) == (90, 90, 90)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("damage", ["half", "text", "empty"])
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path, suffix, damage):
-    path = tmp_path / f"x.{suffix}"
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    data = path.read_bytes()
-    content = {"half": data[: len(data) // 2], "text": b"<html>not found</html>", "empty": b""}
-    path.write_bytes(content[damage])
-    with pytest.raises(ValueError, match=rf"x\.{suffix}.*of data set Food101"):
-        read_image(str(path), "Food101")
-
-
-def test_a_missing_image_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        read_image(str(tmp_path / "gone.png"))
 
 
 def test_download_url(tmp_path, capsys):
