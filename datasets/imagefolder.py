@@ -75,7 +75,7 @@ class ImageFolder(FewShotDataset):
             source = base = self.dataset_dir
             listing = self._read_folders()
         given = tuple(part for part in PARTS if part in listing)
-        self._fill_parts(listing)
+        self._fill_parts(listing, source)
         classes = sorted({name for part in listing.values() for name in part}, key=_class_order)
         names = self._name_classes(classes, source)
         self._check_classes(listing, classes, source)
@@ -167,7 +167,7 @@ class ImageFolder(FewShotDataset):
 
     # --- parts and classes --------------------------------------------------------------------
 
-    def _fill_parts(self, listing: Listing) -> None:
+    def _fill_parts(self, listing: Listing, source: str) -> None:
         """Split off the parts that are missing; in place."""
         p_val, p_test = self.options.VAL_FRACTION, self.options.TEST_FRACTION
         p_val, p_test = 0 if "val" in listing else p_val, 0 if "test" in listing else p_test
@@ -185,7 +185,7 @@ class ImageFolder(FewShotDataset):
                         listing[part][name] = piece
         if "train" not in listing:
             if "test" not in listing:
-                raise ValueError(f"{self.dataset_dir} has neither train nor test images")
+                raise ValueError(f"{source} has neither train nor test images")
             print(
                 "Note: there are no training images, so this data set is for evaluation only: "
                 "a model trained on it would be trained on its test images"

@@ -6,7 +6,8 @@
 #   scripts/<method>/fewshot.sh DATASET SHOTS [SEED ...] [KEY VALUE ...]   seeds 1 2 3 by default
 #
 # From the environment:
-#   DATA     folder that holds the data sets (default: data/); docs/datasets.md has their layout
+#   DATA     folder that holds the data sets (default: data/); docs/datasets.md has their layout,
+#            docs/own_images.md that of your own images
 #   OUTPUT   results (default: output/)
 #   SHOTS    images per class of base2new (default: 16)
 #   CFG      another file of configs/trainers/<Trainer>/, without .yaml
@@ -133,11 +134,17 @@ find_python() {
 # Whether the last start of a run finished: it logged a result, after the end of the training if it
 # trains, and not before the file given was written. parse_test_res.py goes by the same rule.
 finished() { # FOLDER trains|tests [FILE]
-    local log newest="" gate='Finish(ed)? training'
+    local log root newest="" gate='Finish(ed)? training'
     for log in "$1"/log.txt*; do
         [ ! -f "$log" ] || newest=$log
     done
     [ -n "$newest" ] || return 1
+    # imagefolder.yaml leaves it to DATA whose images are meant; others have a name of their own
+    if [ "$dataset" = imagefolder ]; then
+        root=$(sed -n 's/^root: //p' "$newest" | tail -n 1)
+        [ "$root" = "$DATA" ] || fail "$1 has results of $root, not of $DATA: copy" \
+            "configs/datasets/imagefolder.yaml to a name for these images (docs/own_images.md)"
+    fi
     [ -z "${3:-}" ] || [ "$newest" -nt "$3" ] || return 1
     [ "$2" = trains ] || gate='=> result'
     awk -v gate="^[ \t]*($gate)[ \t]*\$" '

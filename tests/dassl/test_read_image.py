@@ -238,8 +238,7 @@ def test_error_types():
     assert issubclass(ImageError, ValueError) and issubclass(MissingImageError, FileNotFoundError)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_ends_with_one_line(tmp_path, workers):
+def test_a_run_ends_with_one_line(tmp_path):
     for name in ("cat", "dog"):
         for part, count in (("train", 3), ("val", 1), ("test", 2)):
             folder = tmp_path / "Tiere äöü" / part / name
@@ -253,7 +252,7 @@ def test_a_run_ends_with_one_line(tmp_path, workers):
         + ["--trainer", "MMLoP", "--output-dir", tmp_path / "out"]
         + ["--dataset-config-file", ROOT / "configs/datasets/imagefolder.yaml"]
         + ["--config-file", ROOT / "configs/trainers/MMLoP/tiny.yaml"]
-        + ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", str(workers), "USE_CUDA", "False"],
+        + ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "2", "USE_CUDA", "False"],
         capture_output=True,
         text=True,
         timeout=300,
