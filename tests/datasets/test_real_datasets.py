@@ -260,6 +260,21 @@ def test_class_without_training_images(tree, build):
         build("dtd")
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(-1, "label -1 in .*dtd is below 0"), (10**12, r"no training image for .*first label: 4\)")],
+)
+def test_split_with_impossible_labels(tree, build, label, message):
+    folder = tree("dtd")
+    build("dtd")
+    split_path = folder / BY_STEM["dtd"].split_file
+    split = json.loads(split_path.read_text())
+    split["train"][0][1] = label
+    split_path.write_text(json.dumps(split))
+    with pytest.raises(ValueError, match=message):
+        build("dtd")
+
+
 def test_no_class_folder(tree, build, tmp_path):
     (tmp_path / "dtd" / "images").mkdir(parents=True)
     with pytest.raises(ValueError, match="No class folder"):

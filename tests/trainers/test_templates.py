@@ -1,0 +1,96 @@
+"""DATASET.TEMPLATES: where the texts come from, and which methods read them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from dassl.engine import build_trainer
+from trainers.prompted_clip import encode_templates
+from trainers.templates import IMAGENET_TEMPLATES_SELECT, TEACHER_TEMPLATES, given_templates
+
+TEXTS = ("a drawing of a {}, a kind of animal.", "{} on paper.")
+
+
+def test_texts_and_files(tmp_path):
+    (tmp_path / "a.txt").write_text(f"\ufeff# animals\n{TEXTS[0]}\n\n  {TEXTS[1]}\n", "utf-8")
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(list(TEXTS)), "utf-8")
+    assert given_templates((), str(tmp_path)) == ()
+    assert given_templates(TEXTS, "no such folder") == TEXTS
+    assert given_templates(["a.txt", "das {}.", "b.yaml"], str(tmp_path)) == (
+        *TEXTS,
+        "das {}.",
+        *TEXTS,
+    )
+    assert given_templates([str(tmp_path / "b.yaml")], "") == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("entry", "content", "message"),
+    [
+        ("a photo of a", None, "'a photo of a' has no {}.*no file .*a photo of a"),
+        ("a {} and a {}.", None, "'a {} and a {}.' must have one {}"),
+        ("a {name}.", None, "'a {name}.' must have one {}"),
+        ("a {}}.", None, "must have one {}"),
+        ("t.txt", "a photo.\n", "t.txt: the template 'a photo.' must have one {}"),
+        ("t.txt", "# nothing\n", "t.txt holds no template"),
+        ("t.txt", "caf\xe9 {}".encode("latin-1"), "t.txt cannot be read"),
+        ("t.yaml", "a: [", "t.yaml cannot be read"),
+        ("t.yaml", "templates: ['a {}.']", "t.yaml must be a list"),
+        ("t.yaml", "- 3\n", "t.yaml: the template 3 must have one {}"),
+    ],
+)
+def test_bad_templates_are_named(tmp_path, entry, content, message):
+    if content is not None:
+        (tmp_path / entry).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((ValueError, FileNotFoundError), match=message.replace("{", r"\{")):
+        given_templates([entry], str(tmp_path))
+
+
+def build(make_cfg, method, texts=TEXTS):
+    return build_trainer(make_cfg(method, "DATASET.TEMPLATES", list(texts)))
+
+
+@pytest.mark.parametrize(
+    ("method", "texts", "expected"),
+    [
+        ("ZeroshotCLIP", TEXTS, TEXTS[:1]),
+        ("ZeroshotCLIP2", TEXTS, TEXTS),
+        ("ZeroshotCLIP", (), ("a photo of a {}.",)),
+        ("ZeroshotCLIP2", (), (*IMAGENET_TEMPLATES_SELECT, "a photo of a {}.")),
+    ],
+)
+def test_zero_shot(make_cfg, method, texts, expected):
+    trainer = build(make_cfg, method, texts)
+    names = trainer.dm.dataset.classnames
+    want = encode_templates(trainer.model.clip, names, expected, unit=True)
+    assert torch.equal(trainer.model.text_features, want)
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ()])
+def test_the_text_of_methods_without_text_prompts(make_cfg, texts):
+    model = build(make_cfg, "VPT", texts).model
+    template = texts[0] if texts else "a photo of a {}."
+    want = encode_templates(model.clip, model.classnames, [template], unit=True)
+    with torch.no_grad():
+        assert torch.allclose(model.text_features(), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["PromptSRC", "MMLoP"])
+@pytest.mark.parametrize("texts", [TEXTS, ()])
+def test_the_teacher(make_cfg, method, texts):
+    model = build(make_cfg, method, texts).model
+    want = encode_templates(model.clip, model.classnames, texts or TEACHER_TEMPLATES, unit=False)
+    assert torch.equal(model.frozen_text_features(), want)
+    assert TEXTS[0] not in model.learner.template
+
+
+def test_a_checkpoint_holds_the_texts(make_cfg, data_root):
+    file = data_root / "test-images" / "own.txt"
+    file.write_text("\n".join(TEXTS))
+    trainer = build(make_cfg, "MMLoP", ["own.txt"])
+    config = trainer.checkpoint_state("prompt_learner", 1)["meta"]["config"]
+    assert yaml.safe_load(config)["DATASET"]["TEMPLATES"] == list(TEXTS)
+    assert trainer.cfg.DATASET.TEMPLATES == ("own.txt",)
+    file.unlink()
