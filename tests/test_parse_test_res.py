@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parse_test_res
+from results.logs import read_log
+from results.rows import harmonic, pair_seeds
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,7 +181,7 @@ def test_the_last_start_in_a_log_counts(tmp_path, capsys):
     write(path, "".join(f"** Arguments **\n{text}" for text in starts))
     _, out, _ = run(capsys, tmp_path, "--test-log")
     assert "* accuracy: 81.00%" in out
-    assert parse_test_res.read_log(path, "accuracy", test_log=None) == 81
+    assert read_log(path, "accuracy", test_log=None) == 81
     # A validation result of a second start that crashed is not the result of the first.
     write(path, f"** Arguments **\n{train_log('80.00')}** Arguments **\n{result('99.0')}")
     status, _, err = run(capsys, tmp_path)
@@ -405,7 +407,7 @@ percent = st.floats(min_value=0, max_value=100)
 
 @given(percent, percent)
 def test_harmonic_mean_lies_between(base, new):
-    h = parse_test_res.harmonic(base, new)
+    h = harmonic(base, new)
     assert min(base, new) - 1e-9 <= h <= max(base, new) + 1e-9
     assert h <= (base + new) / 2 + 1e-9
 
@@ -421,7 +423,7 @@ def test_only_whole_seeds_are_paired(scores):
         name: {s: pair[i] for s, pair in scores.items() if pair[i] is not None}
         for i, name in enumerate(("base", "new"))
     }
-    paired = parse_test_res.pair_seeds(by_seed, "here", notes.append)
+    paired = pair_seeds(by_seed, "here", notes.append)
     whole = {s for s, pair in scores.items() if None not in pair}
     only_base = {s for s in scores if None not in scores[s][:1] and None in scores[s][1:]}
     only_new = {s for s in scores if None in scores[s][:1] and None not in scores[s][1:]}

@@ -42,6 +42,7 @@ def clone(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
         shutil.copy(ROOT / name, tmp_path / ".venv" / name)
     shutil.copy(ROOT / "parse_test_res.py", tmp_path)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     (programs / "python").write_text(INTERPRETER)
     (programs / "python").chmod(0o755)
     return tmp_path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import parse_test_res
+from results.logs import BadLog, read_log
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in ROOT.glob("scripts/*/*.sh") if path.name != "settings.sh")
@@ -300,9 +300,9 @@ def test_finished_run_is_skipped(name, tmp_path, python_that_reports):
     assert ("ran train.py" in done.stdout) == (not finished)
     # The parser calls the same logs finished.
     try:
-        parse_test_res.read_log(folder / "log.txt", "accuracy", test_log=None)
+        read_log(folder / "log.txt", "accuracy", test_log=None)
         counts = True
-    except parse_test_res.BadLog:
+    except BadLog:
         counts = False
     assert counts == finished
 

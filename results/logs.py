@@ -1,0 +1,75 @@
+"""Log files of runs: which of them count, and the value they end with.
+
+A log counts when it shows a result after the end of the training (both ``Finish training`` and
+``Finished training`` mark it), or, in a log of a test, after ``=> result``. Where a run was started
+several times, in one log or in several, its last start counts: results from before it may be of
+other weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+TRAIN_END = re.compile(r"Finish(ed)? training")
+TEST_END = re.compile(r"=> result")
+# Opens every start of a run.
+START = "** Arguments **"
+# Written with the arguments of a run that only tests, so that its log has no end of a training.
+EVAL_ONLY = "eval_only: True"
+
+
+class BadLog(Exception):
+    """A run without a usable log; the text says why."""
+
+
+def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
+    """Return the last value of a metric in a finished log, in percent.
+
+    Args:
+        path: the log; of several starts in it only the last is read.
+        keyword: the metric: accuracy, error, macro_f1 or average.
+        test_log: whether it is the log of a test; None lets the log tell.
+
+    Raises:
+        BadLog: when the log is unfinished or holds no such value.
+    """
+    lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines()]
+    if START in lines:
+        lines = lines[len(lines) - lines[::-1].index(START) :]
+    if test_log is None:
+        test_log = EVAL_ONLY in lines
+    gate = TEST_END if test_log else TRAIN_END
+    ends = [number for number, line in enumerate(lines) if gate.fullmatch(line)]
+    if not ends:
+        raise BadLog(f"{path}: unfinished")
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+|nan|inf)%")
+    values = [match[1] for line in lines[ends[0] :] if (match := pattern.search(line))]
+    if not values:
+        raise BadLog(f"{path}: no {keyword} after its end line")
+    try:
+        value = float(values[-1])
+    except ValueError:
+        raise BadLog(f"{path}: {keyword} is {values[-1]!r}, not a number") from None
+    if not math.isfinite(value):
+        raise BadLog(f"{path}: {keyword} is {value}")
+    return value
+
+
+def read_run(folder: Path, keyword: str, test_log: bool | None) -> tuple[Path, float]:
+    """Return the log of a run's last start, and its value in percent.
+
+    Args:
+        folder: run folder with ``log.txt`` and, from upstream's repeated runs, ``log.txt-<date>``.
+        keyword: the metric.
+        test_log: whether these are logs of a test; None lets them tell.
+
+    Raises:
+        BadLog: when there is no log, or it does not count.
+    """
+    # The order of the names is that of the dates in them.
+    logs = sorted(path for path in folder.glob("log.txt*") if path.is_file())
+    if not logs:
+        raise BadLog(f"{folder}: no log.txt")
+    return logs[-1], read_log(logs[-1], keyword, test_log)
