@@ -18,10 +18,52 @@ TEST_END = re.compile(r"=> result")
 START = "** Arguments **"
 # Written with the arguments of a run that only tests, so that its log has no end of a training.
 EVAL_ONLY = "eval_only: True"
+# A line of the arguments or of the configuration, which this line follows.
+SETTING = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?")
+CONFIG_END = "Collecting env info"
+PARAMETERS = re.compile(r"Trainable parameters: ([\d,]+)")
 
 
 class BadLog(Exception):
     """A run without a usable log; the text says why."""
+
+
+def last_start(path: Path) -> list[str]:
+    """Return the lines of a log after the last start of its run, indented as they are."""
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.strip() == START]
+    return lines[starts[-1] + 1 :] if starts else lines
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    """Return what a log says about its run.
+
+    Args:
+        path: the log; of several starts in it only the last is read.
+
+    Returns:
+        The arguments (``eval_only``), the configuration (``MODEL.BACKBONE.NAME``) and
+        ``parameters``, the number of trainable ones, each as far as the log shows it. A run that
+        only tests, with no weights to load, is zero-shot and trains 0 parameters.
+    """
+    facts: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    lines = last_start(path)
+    for line in lines:
+        if line.startswith(CONFIG_END):
+            break
+        if match := SETTING.fullmatch(line):
+            depth = len(match["indent"])
+            while parents and parents[-1][0] >= depth:
+                parents.pop()
+            parents.append((depth, match["key"]))
+            facts[".".join(key for _, key in parents)] = (match["value"] or "").strip()
+    counts = [match[1] for line in lines if (match := PARAMETERS.match(line.strip()))]
+    if counts:
+        facts["parameters"] = counts[-1].replace(",", "")
+    elif facts.get("eval_only") == "True" and facts.get("model_dir") == "":
+        facts["parameters"] = "0"
+    return facts
 
 
 def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
@@ -35,9 +77,7 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
     Raises:
         BadLog: when the log is unfinished or holds no such value.
     """
-    lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines()]
-    if START in lines:
-        lines = lines[len(lines) - lines[::-1].index(START) :]
+    lines = [line.strip() for line in last_start(path)]
     if test_log is None:
         test_log = EVAL_ONLY in lines
     gate = TEST_END if test_log else TRAIN_END

@@ -6,10 +6,10 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
-from .runs import METRICS, TITLES, Method, Scores
+from .runs import ELEVEN, METRICS, TITLES, VARIANTS, Method, Runs, Scores
 
 
 def spread(values: list[float], ci95: bool) -> float:
@@ -25,34 +25,85 @@ def harmonic(base: float, new: float) -> float:
 
 @dataclass
 class Row:
-    """One line of a table; accuracies and their spreads in percent."""
+    """Results of a method on a data set, or on average; accuracies and their spreads in percent.
+
+    ``line`` is the method under which the row stands beside the method's other data sets: its
+    configuration without the number of epochs where that differs between them. An average has the
+    data sets it is of in ``covered`` and those it lacks in ``missing``; both are empty elsewhere.
+    """
 
     protocol: str
     dataset: str
     method: Method
+    line: Method
     seeds: list[int]
     mean: dict[str, float] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, set[str]] = field(default_factory=dict)
+    covered: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def coverage(self) -> str:
+        """How many data sets an average is of, out of how many; empty for a single data set."""
+        if not self.covered:
+            return ""
+        return f"{len(self.covered)}/{len(self.covered) + len(self.missing)}"
+
+    @property
+    def backbone(self) -> str:
+        """Backbone that the logs name, or else the configuration's name; empty when unknown."""
+        names = self.facts.get("MODEL.BACKBONE.NAME") or {self.method.config}
+        return ", ".join(sorted({backbone_name(name) for name in names} - {""}))
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of trainable parameters; None where the logs show none, or several."""
+        counts = self.facts.get("parameters", set())
+        return int(*counts) if len(counts) == 1 else None
+
+
+# Ways to write a backbone: its own name, the file of its weights, the start of a config's name.
+BACKBONES = {
+    "ViT-B/16": ("vit-b-16", "vit_b16"),
+    "ViT-B/32": ("vit-b-32", "vit_b32"),
+    "ViT-L/14": ("vit-l-14", "vit_l14"),
+    "RN50": ("rn50",),
+    "RN101": ("rn101",),
+    "tiny": ("tiny",),
+}
+
+
+def backbone_name(name: str) -> str:
+    """Return the backbone that a config value, a file of weights or a config's name stands for.
+
+    What cannot be told from a config's name is empty; an unknown config value stays as it is.
+    """
+    if name in BACKBONES:
+        return name
+    stem = name.replace("\\", "/").rpartition("/")[2].removesuffix(".pt").lower()
+    for backbone, spellings in BACKBONES.items():
+        if any(re.match(rf"{re.escape(s)}(?![a-z0-9])", stem) for s in spellings):
+            return backbone
+    return name if "/" in name else ""
 
 
 def make_row(
-    protocol: str,
-    dataset: str,
-    method: Method,
-    by_seed: dict[str, dict[int, float]],
-    ci95: bool,
+    protocol: str, dataset: str, method: Method, line: Method, runs: Runs, ci95: bool
 ) -> Row:
     """Return means and spreads over seeds, with H for base and new.
 
     Args:
-        protocol: key of LAYOUTS.
+        protocol: key of TITLES.
         dataset: name of the data set.
         method: the row's trainer and configuration.
-        by_seed: for every metric, seed -> percent; all of the same seeds where there are both.
+        line: the method it is shown under.
+        runs: its runs; where there are base and new, all of the same seeds.
         ci95: 95% intervals instead of standard deviations.
     """
+    by_seed = runs.by_seed
     seeds = sorted(next(iter(by_seed.values())))
-    row = Row(protocol, dataset, method, seeds)
+    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts)
     for metric, values in by_seed.items():
         row.mean[metric] = fmean(values.values())
         row.std[metric] = spread(list(values.values()), ci95)
@@ -64,9 +115,9 @@ def make_row(
     return row
 
 
-def listing(numbers: Iterable[int]) -> str:
-    """Return numbers in order, with commas."""
-    return ", ".join(map(str, sorted(numbers)))
+def listing(items: Iterable[object]) -> str:
+    """Return sorted items with commas."""
+    return ", ".join(map(str, sorted(items)))
 
 
 def pair_seeds(
@@ -95,110 +146,186 @@ def pair_seeds(
     return {"base": {s: base[s] for s in both}, "new": {s: new[s] for s in both}}
 
 
-def family(method: Method) -> Method:
-    """Return the method without the number of epochs in its configuration's name.
+def lines_of(datasets: dict[str, dict[Method, Runs]]) -> dict[Method, Method]:
+    """Return method -> method under which it is shown beside its results on other data sets.
 
-    Some methods train longer on some data sets or shots (``vit_b16``, ``vit_b16_ep50``), and one
-    average covers them all.
+    Some methods train longer, or average later epochs, on some data sets or shots (``vit_b16``,
+    ``vit_b16_ep50``), and one line of a table covers them all. They are kept apart where one data
+    set has results of two of them.
     """
-    return Method(method.trainer, re.sub(r"_ep\d+", "", method.config), method.shots)
 
+    def family(method: Method) -> Method:
+        config = re.sub(r"_(ep|gpa)\d+", "", method.config)
+        return replace(method, config=config, shots=0)
 
-def join_families(
-    scores: dict[str, dict[Method, dict[str, dict[int, float]]]],
-) -> dict[Method, dict[str, dict[str, dict[int, float]]]]:
-    """Return method -> data set -> results, configurations that differ in epochs taken as one.
-
-    They are kept apart where one data set has results of two of them.
-    """
-    members: dict[Method, set[Method]] = defaultdict(set)
+    configs: dict[Method, set[str]] = defaultdict(set)
     clashing = set()
-    for methods in scores.values():
+    for methods in datasets.values():
         seen = set()
         for method in methods:
-            members[family(method)].add(method)
-            if family(method) in seen:
+            configs[family(method)].add(method.config)
+            if (family(method), method.shots) in seen:
                 clashing.add(family(method))
-            seen.add(family(method))
-    joined: dict[Method, dict] = defaultdict(dict)
-    for dataset, methods in scores.items():
-        for method, results in methods.items():
-            one = family(method)
-            if one in clashing or len(members[one]) == 1:
-                one = method
-            joined[one][dataset] = results
-    return joined
+            seen.add((family(method), method.shots))
+    return {
+        method: method
+        if family(method) in clashing or len(configs[family(method)]) == 1
+        else replace(family(method), shots=method.shots)
+        for methods in datasets.values()
+        for method in methods
+    }
 
 
-def average_rows(
+def in_order(datasets: Iterable[str]) -> list[str]:
+    """Return data sets in the order of the papers' tables, then those that these lack."""
+    known = ELEVEN + VARIANTS
+    return sorted(datasets, key=lambda d: (known.index(d) if d in known else len(known), d))
+
+
+def groups(protocol: str, source: str, datasets: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """Yield name and data sets of every average: those of the papers' benchmark, and the others.
+
+    Args:
+        protocol: key of TITLES.
+        source: data set of the training, which no average includes; empty within a data set.
+        datasets: those with results.
+    """
+    benchmark = VARIANTS if protocol == "dg" else ELEVEN
+    expected = [d for d in benchmark if d != source]
+    others = in_order(set(datasets) - set(expected) - {source})
+    if not set(expected).isdisjoint(datasets):
+        noun = "data sets"
+        if source:
+            noun = "variants" if protocol == "dg" else "targets"
+        yield f"average over {len(expected)} {noun}", expected
+    if others:
+        yield f"average of {', '.join(others)}", others
+
+
+def average_row(
     protocol: str,
-    scores: dict[str, dict[Method, dict[str, dict[int, float]]]],
+    name: str,
+    expected: list[str],
+    line: Method,
+    rows: dict[str, Row],
+    runs: dict[str, Runs],
+    ci95: bool,
+) -> Row:
+    """Return a method's average over data sets.
+
+    Args:
+        protocol: key of TITLES.
+        name: of the average.
+        expected: the data sets it should be of.
+        line: the method.
+        rows: data set -> row, for those it has.
+        runs: data set -> runs, for the same.
+        ci95: 95% intervals instead of standard deviations.
+    """
+    covered = tuple(d for d in expected if d in rows)
+    facts: dict[str, set[str]] = defaultdict(set)
+    for dataset in covered:
+        for key, values in runs[dataset].facts.items():
+            facts[key] |= values
+    seeds = sorted(set.intersection(*(set(rows[d].seeds) for d in covered)))
+    if seeds:
+        by_seed = {
+            metric: {s: fmean(runs[d].by_seed[metric][s] for d in covered) for s in seeds}
+            for metric in METRICS[protocol]
+        }
+        row = make_row(protocol, name, line, line, Runs(by_seed, facts), ci95)
+    else:
+        row = Row(protocol, name, line, line, [], facts=facts)
+    # The mean is that of the data sets' rows, whichever seeds these have.
+    for metric in METRICS[protocol]:
+        row.mean[metric] = fmean(rows[d].mean[metric] for d in covered)
+    if protocol == "base2new":
+        row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
+    row.covered = covered
+    row.missing = tuple(d for d in expected if d not in covered)
+    return row
+
+
+def protocol_rows(
+    protocol: str,
+    scores: dict[str, dict[Method, Runs]],
     ci95: bool,
     note: Callable[[str], None],
 ) -> list[Row]:
-    """Return the averages over data sets of methods that cover the same ones.
+    """Return the rows of a protocol, data set by data set, then the averages.
 
-    A method that misses data sets which others of its kind cover is named and left out: its
-    average would be of something else.
+    An average of fewer data sets than it should be of says so in its ``missing``.
 
     Args:
-        protocol: key of LAYOUTS.
-        scores: data set -> method -> metric -> seed -> percent, seeds paired.
+        protocol: key of TITLES.
+        scores: data set -> method -> runs, seeds paired.
         ci95: 95% intervals instead of standard deviations.
-        note: called with one line for every method that is left out.
+        note: called with one line for every method that has one data set of several only.
     """
-    wanted = set(METRICS[protocol])
-    complete = {
-        dataset: {method: r for method, r in methods.items() if r.keys() >= wanted}
-        for dataset, methods in scores.items()
-    }
-    joined = join_families(complete)
-    covers = {method: frozenset(by_dataset) for method, by_dataset in joined.items()}
+    lines = lines_of(scores)
     rows = []
-    for method, by_dataset in sorted(joined.items()):
-        cover = covers[method]
-        larger = [other for other in covers.values() if other > cover]
-        if larger:
-            missing = sorted(max(larger, key=lambda c: (len(c), sorted(c))) - cover)
-            note(f"not averaged: {TITLES[protocol]}, {method} lacks {', '.join(missing)}")
-            continue
-        if len(cover) < 2:
-            continue
-        name = f"average of {', '.join(sorted(cover))}"
-        parts = {d: make_row(protocol, d, method, r, ci95) for d, r in by_dataset.items()}
-        seeds = sorted(set.intersection(*(set(part.seeds) for part in parts.values())))
-        if seeds:
-            by_seed = {
-                metric: {s: fmean(by_dataset[d][metric][s] for d in cover) for s in seeds}
-                for metric in METRICS[protocol]
+    whole: dict[Method, dict[str, tuple[Row, Runs]]] = defaultdict(dict)
+    for dataset in in_order(scores):
+        for method, runs in sorted(scores[dataset].items()):
+            row = make_row(protocol, dataset, method, lines[method], runs, ci95)
+            rows.append(row)
+            if runs.by_seed.keys() >= set(METRICS[protocol]):
+                whole[row.line][dataset] = row, runs
+    for source in sorted({line.source for line in whole}):
+        chosen = {line: parts for line, parts in sorted(whole.items()) if line.source == source}
+        datasets = {d for parts in chosen.values() for d in parts} - {source}
+        for name, expected in groups(protocol, source, datasets):
+            covers = {
+                line: {d: parts[d] for d in expected if d in parts}
+                for line, parts in chosen.items()
             }
-            row = make_row(protocol, name, method, by_seed, ci95)
-        else:
-            row = Row(protocol, name, method, [])
-        # The mean is that of the data sets' rows, whichever seeds these have.
-        for metric in METRICS[protocol]:
-            row.mean[metric] = fmean(part.mean[metric] for part in parts.values())
-        if protocol == "base2new":
-            row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
-        rows.append(row)
+            if max(map(len, covers.values())) < 2:
+                continue
+            for line, mine in covers.items():
+                if len(mine) == 1:
+                    note(f"not averaged: {TITLES[protocol]}, {line} has {listing(mine)} only")
+                if len(mine) > 1:
+                    of_rows = {d: row for d, (row, _) in mine.items()}
+                    of_runs = {d: runs for d, (_, runs) in mine.items()}
+                    rows.append(average_row(protocol, name, expected, line, of_rows, of_runs, ci95))
     return rows
 
 
+def with_sources(scores: Scores) -> Scores:
+    """Return the scores with every transferred model's result on its source beside its targets.
+
+    Trainings that are there for the transfer only, and so cover no other data set, are no results
+    in few-shot learning and leave it.
+    """
+    scores = {p: {d: dict(methods) for d, methods in scores[p].items()} for p in scores}
+    fewshot = scores["fewshot"]
+    lines = lines_of(fewshot)
+    covers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for dataset, methods in fewshot.items():
+        for method in methods:
+            covers[lines[method].trainer, lines[method].config].add(dataset)
+    moved = set()
+    for protocol in ("cross", "dg"):
+        for method in {m for methods in scores[protocol].values() for m in methods}:
+            trained = replace(method, source="")
+            if trained in fewshot.get(method.source, {}):
+                runs = fewshot[method.source][trained]
+                scores[protocol].setdefault(method.source, {})[method] = runs
+                moved.add((method.source, trained))
+    for dataset, method in moved:
+        if covers[lines[method].trainer, lines[method].config] == {dataset}:
+            del fewshot[dataset][method]
+    return scores
+
+
 def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[Row]:
-    """Return the rows of all tables, data set by data set and then the averages."""
+    """Return the rows of all tables, protocol by protocol."""
     rows = []
-    for protocol, datasets in scores.items():
-        paired = {
-            dataset: {
-                method: pair_seeds(r, f"{TITLES[protocol]}, {dataset}, {method}", note)
-                if protocol == "base2new"
-                else r
-                for method, r in methods.items()
-            }
-            for dataset, methods in datasets.items()
-        }
-        for dataset, methods in sorted(paired.items()):
-            for method, by_seed in sorted(methods.items()):
-                rows.append(make_row(protocol, dataset, method, by_seed, ci95))
-        rows += average_rows(protocol, paired, ci95, note)
+    for protocol, datasets in with_sources(scores).items():
+        if protocol == "base2new":
+            for dataset, methods in datasets.items():
+                for method, runs in methods.items():
+                    where = f"{TITLES[protocol]}, {dataset}, {method}"
+                    runs.by_seed = pair_seeds(runs.by_seed, where, note)
+        rows += protocol_rows(protocol, datasets, ci95, note)
     return rows

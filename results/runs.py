@@ -5,72 +5,127 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .logs import BadLog, read_run
+from .logs import BadLog, read_facts, read_run
 
-# Run folders below the output folder, by protocol; the first that fits counts.
+# The data sets of the papers' tables, in their order.
+ELEVEN = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+    "fgvc_aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+)
+VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+
+# Run folders below the output folder; the first that fits counts.
 LAYOUTS = {
     "base2new": r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
     r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
-    "cross": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
-    r"(?P<extra>(/[^/]+)*)/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
-    "fewshot": r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)"
+    "evaluation": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
+    r"(?P<extra>(/[^/]+)*?)(/from_(?P<source>[^/]+))?/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
+    "training": r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)"
     r"_(?P<shots>\d+)shots(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
+    "zeroshot": r"(?P<trainer>ZeroshotCLIP2?)/(?P<config>[^/]+)/(?P<dataset>[^/]+)",
 }
+# Protocols, in the order of the tables.
 TITLES = {
     "base2new": "Base-to-new",
-    "cross": "Tested on other data sets",
     "fewshot": "Few-shot",
+    "cross": "Cross-dataset",
+    "dg": "Domain generalisation",
 }
 # The training run tests on base itself; test_base is for weights that were trained elsewhere.
 PARTS = {"train_base": "base", "test_base": "base", "test_new": "new", None: "accuracy"}
-METRICS = {"base2new": ("base", "new"), "cross": ("accuracy",), "fewshot": ("accuracy",)}
+METRICS = dict.fromkeys(TITLES, ("accuracy",)) | {"base2new": ("base", "new")}
 
 
 @dataclass(frozen=True, order=True)
 class Method:
-    """A row of a table: one trainer in one configuration."""
+    """A row of a table: one trainer in one configuration.
+
+    ``shots`` is 0 for zero-shot models outside base-to-new, where their folders do not depend on
+    it; ``source`` is the data set of the training where the test is on another one, else empty.
+    """
 
     trainer: str
     config: str
     shots: int
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.trainer} {self.config} ({self.shots} shots)"
 
 
-# protocol -> data set -> method -> metric -> seed -> percent
-Scores = dict[str, dict[str, dict[Method, dict[str, dict[int, float]]]]]
+@dataclass
+class Runs:
+    """The runs of a method on a data set.
+
+    ``by_seed`` is metric -> seed -> percent; ``facts`` has for every argument, config key and
+    ``parameters`` (``logs.read_facts``) the values that the logs show.
+    """
+
+    by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
+    facts: dict[str, set[str]] = field(default_factory=dict)
+
+
+# protocol -> data set -> method -> its runs
+Scores = dict[str, dict[str, dict[Method, Runs]]]
 
 
 def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """Return all finished results below a folder.
+
+    A model that is tested on the data set it was trained on (or a zero-shot one) is filed under
+    ``fewshot``, which is also where the source column of the other protocols comes from.
 
     Args:
         output: folder in the layout of the scripts (and of upstream's).
         keyword: the metric.
         note: called with one line for every run that does not count.
     """
-    scores: Scores = {p: defaultdict(lambda: defaultdict(dict)) for p in LAYOUTS}
-    # test_base comes before train_base, so that of two base accuracies that of the training counts.
-    for folder in sorted({log.parent for log in output.rglob("log.txt*")}):
-        name = folder.relative_to(output).as_posix()
-        matches = [(p, m) for p, layout in LAYOUTS.items() if (m := re.fullmatch(layout, name))]
+    scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
+    names = {log.parent.relative_to(output).as_posix() for log in output.rglob("log.txt*")}
+    # Tests first (test_base before train_base by name): of two results that of the training counts.
+    for name in sorted(names, key=lambda name: (not name.startswith("evaluation/"), name)):
+        folder = output / name
+        matches = [(k, m) for k, layout in LAYOUTS.items() if (m := re.fullmatch(layout, name))]
         if not matches:
             note(f"skipped: {folder}: not the layout of a known protocol")
             continue
-        protocol, match = matches[0]
-        part = match.groupdict().get("part")
-        test_log = True if part in ("test_base", "test_new") or protocol == "cross" else None
+        layout, match = matches[0]
+        place = match.groupdict()
+        part, dataset = place.get("part"), place["dataset"]
+        tests = part in ("test_base", "test_new") or layout in ("evaluation", "zeroshot")
         try:
-            _, value = read_run(folder, keyword, test_log)
+            path, value = read_run(folder, keyword, True if tests else None)
         except BadLog as reason:
             note(f"skipped: {reason}")
             continue
-        config = match["config"] + match.groupdict().get("extra", "")
-        method = Method(match["trainer"], config, int(match["shots"]))
-        metrics = scores[protocol][match["dataset"]][method]
-        metrics.setdefault(PARTS[part], {})[int(match["seed"])] = value
+        facts = read_facts(path)
+        protocol, source, shots = "base2new", "", int(place.get("shots", 0))
+        if layout != "base2new":
+            zero_shot = layout == "zeroshot" or facts.get("parameters") == "0"
+            shots = 0 if zero_shot else shots
+            if layout == "evaluation":
+                source = place["source"] or "imagenet"
+            if zero_shot and dataset in VARIANTS:
+                source = "imagenet"
+            if source in ("", dataset):
+                protocol, source = "fewshot", ""
+            else:
+                protocol = "dg" if dataset in VARIANTS else "cross"
+        method = Method(match["trainer"], match["config"] + place.get("extra", ""), shots, source)
+        runs = scores[protocol][dataset][method]
+        runs.by_seed.setdefault(PARTS[part], {})[int(place.get("seed", 0))] = value
+        for key, fact in facts.items():
+            runs.facts.setdefault(key, set()).add(fact)
     return scores

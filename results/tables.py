@@ -6,51 +6,140 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
-from .rows import Row, listing
-from .runs import LAYOUTS, TITLES
+from .rows import Row, in_order, listing
+from .runs import TITLES
+
+# Characters that a table with a line per method may be wide on a terminal; a wider one is turned.
+MAX_WIDTH = 120
+
+
+@dataclass
+class Table:
+    """Title, header and lines of a table; ``left`` columns are words, ``notes`` stand below it."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    left: int = 2
+    notes: list[str] = field(default_factory=list)
+
+    def render(self, style: str) -> str:
+        """Return the table with title and notes.
+
+        Args:
+            style: github or latex.
+        """
+        columns = ["left"] * self.left + ["right"] * (len(self.header) - self.left)
+        table = tabulate(
+            self.lines, self.header, tablefmt=style, disable_numparse=True, colalign=columns
+        )
+        title, note = ("% ", "% ") if style == "latex" else ("### ", "- ")
+        notes = "".join(f"{note}{line}\n" for line in self.notes)
+        return f"{title}{self.title}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
 
 def cell(row: Row | None, metric: str) -> str:
-    """Return a mean with its spread, which one seed does not have."""
+    """Return a mean with its spread, which one seed does not have, and an average's coverage."""
     if row is None or metric not in row.mean:
         return "-"
-    if len(row.seeds) < 2:
-        return f"{row.mean[metric]:.2f}"
-    return f"{row.mean[metric]:.2f} ± {row.std[metric]:.2f}"
+    text = f"{row.mean[metric]:.2f}"
+    if len(row.seeds) > 1:
+        text += f" ± {row.std[metric]:.2f}"
+    return f"{text} ({row.coverage})" if row.missing else text
 
 
-def base2new_tables(rows: list[Row]) -> Iterable[tuple[str, list[str], list[list[str]]]]:
-    """Yield title, header and lines of one table per data set and per average."""
-    header = ["trainer", "config", "shots", "seeds", "base", "new", "H"]
+def gaps(rows: Iterable[Row]) -> list[str]:
+    """Return a line for every average that lacks data sets, naming the lacking or the others."""
+    lines = []
+    for row in rows:
+        if row.missing:
+            few = len(row.missing) > len(row.covered)
+            names = ", ".join(row.covered if few else row.missing)
+            lines.append(
+                f"{row.line}: {row.dataset}: {row.coverage}, {'only' if few else 'without'} {names}"
+            )
+    return lines
+
+
+def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
+    """Yield one table per data set and per average."""
     for dataset in dict.fromkeys(row.dataset for row in rows):
+        mine = [row for row in rows if row.dataset == dataset]
+        notes = gaps(mine)
         lines = [
             [row.method.trainer, row.method.config, str(row.method.shots), str(len(row.seeds))]
             + [cell(row, metric) for metric in ("base", "new", "H")]
-            for row in rows
-            if row.dataset == dataset
+            for row in mine
         ]
-        yield f"{TITLES['base2new']}, {dataset}", header, lines
+        title = f"{TITLES['base2new']}, {dataset} ({keyword}, %)"
+        yield Table(
+            title, ["trainer", "config", "shots", "seeds", "base", "new", "H"], lines, 2, notes
+        )
 
 
-def accuracy_tables(
-    protocol: str, rows: list[Row]
-) -> Iterable[tuple[str, list[str], list[list[str]]]]:
-    """Yield title, header and lines of one table per number of shots: a column per data set."""
-    for shots in sorted({row.method.shots for row in rows}):
-        chosen = [row for row in rows if row.method.shots == shots]
-        columns = list(dict.fromkeys(row.dataset for row in chosen))
-        lines = []
-        for method in sorted({row.method for row in chosen}):
-            mine = {row.dataset: row for row in chosen if row.method == method}
-            lines.append(
-                [method.trainer, method.config, listing({len(row.seeds) for row in mine.values()})]
+def column_order(rows: Iterable[Row]) -> list[str]:
+    """Return the columns of an accuracy table: source, data sets, averages."""
+    rows = list(rows)
+    singles = {row.dataset for row in rows if not row.covered}
+    sources = {row.method.source for row in rows} & singles
+    averages = dict.fromkeys(row.dataset for row in rows if row.covered)
+    return in_order(sources) + in_order(singles - sources) + list(averages)
+
+
+def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) -> Iterable[Table]:
+    """Yield one table per source and number of shots; zero-shot methods stand in each.
+
+    Args:
+        protocol: key of TITLES.
+        rows: of the protocol.
+        keyword: the metric, for the titles.
+        turn: whether a table that would be too wide has a line per data set.
+    """
+    for source in sorted({row.method.source for row in rows}):
+        of_source = [row for row in rows if row.method.source == source]
+        for shots in sorted({row.method.shots for row in of_source} - {0}) or [0]:
+            chosen = [row for row in of_source if row.method.shots in (0, shots)]
+            title = TITLES[protocol]
+            if source:
+                title += f" from {source}"
+            title += ", zero-shot" if shots == 0 else f", {shots} shot{'s' if shots > 1 else ''}"
+            title += f" ({keyword}, %)"
+            columns = column_order(chosen)
+            names = [f"{c} (source)" if c == source else c for c in columns]
+            by_line = {
+                line: {row.dataset: row for row in chosen if row.line == line}
+                for line in sorted({row.line for row in chosen})
+            }
+            body = [
+                [line.trainer, line.config, listing({len(row.seeds) for row in mine.values()})]
                 + [cell(mine.get(column), "accuracy") for column in columns]
-            )
-        title = f"{TITLES[protocol]}, {shots} shot{'s' if shots > 1 else ''}"
-        yield title, ["trainer", "config", "seeds", *columns], lines
+                for line, mine in by_line.items()
+            ]
+            table = Table(title, ["trainer", "config", "seeds", *names], body, 2, gaps(chosen))
+            wide = len(table.render("github").splitlines()[2]) > MAX_WIDTH
+            yield turned(table) if turn and wide else table
+
+
+def turned(table: Table) -> Table:
+    """Return an accuracy table with a line per data set and a column per method."""
+    trainers = [line[0] for line in table.lines]
+    header, notes = ["data set"], []
+    for trainer, config, seeds, *_ in table.lines:
+        one = trainers.count(trainer) == 1
+        header.append(trainer if one else f"{trainer} {config}")
+        plural = "" if seeds == "1" else "s"
+        notes.append(
+            f"{trainer}{f': config {config}' if one else f' {config}'}, {seeds} seed{plural}"
+        )
+    body = [
+        [name, *cells]
+        for name, *cells in zip(table.header[3:], *(line[3:] for line in table.lines), strict=True)
+    ]
+    return Table(table.title, header, body, 1, notes + table.notes)
 
 
 def render_tables(rows: list[Row], style: str, keyword: str) -> str:
@@ -58,26 +147,17 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
 
     Args:
         rows: of all protocols.
-        style: github or latex.
+        style: github or latex; latex always has the papers' line per method.
         keyword: the metric, for the titles.
     """
-    texts = []
-    for protocol in LAYOUTS:
+    tables: list[Table] = []
+    for protocol in TITLES:
         chosen = [row for row in rows if row.protocol == protocol]
-        tables = (
-            base2new_tables(chosen) if protocol == "base2new" else accuracy_tables(protocol, chosen)
-        )
-        for title, header, lines in tables:
-            table = tabulate(
-                lines,
-                header,
-                tablefmt=style,
-                disable_numparse=True,
-                colalign=["left", "left"] + ["right"] * (len(header) - 2),
-            )
-            mark = "%" if style == "latex" else "###"
-            texts.append(f"{mark} {title} ({keyword}, %)\n\n{table}\n")
-    return "\n".join(texts)
+        if protocol == "base2new":
+            tables += base2new_tables(chosen, keyword)
+        else:
+            tables += accuracy_tables(protocol, chosen, keyword, turn=style != "latex")
+    return "\n".join(table.render(style) for table in tables)
 
 
 def records(rows: list[Row]) -> list[dict]:
@@ -85,8 +165,16 @@ def records(rows: list[Row]) -> list[dict]:
     result = []
     for row in rows:
         record = {"protocol": row.protocol, "dataset": row.dataset}
+        if row.method.source:
+            record["source"] = row.method.source
         record |= {"trainer": row.method.trainer, "config": row.method.config}
         record |= {"shots": row.method.shots, "seeds": len(row.seeds)}
+        if row.backbone:
+            record["backbone"] = row.backbone
+        if row.parameters is not None:
+            record["parameters"] = row.parameters
+        if row.covered:
+            record |= {"averaged": row.coverage, "missing": " ".join(row.missing)}
         for metric, value in row.mean.items():
             record[metric] = round(value, 4)
             if metric in row.std:
@@ -95,15 +183,20 @@ def records(rows: list[Row]) -> list[dict]:
     return result
 
 
+def print_records(flat: list[dict], style: str) -> None:
+    """Print mappings as csv, with a column for every key of any of them, or as json."""
+    if style == "json":
+        print(json.dumps(flat, indent=2))
+        return
+    columns = list(dict.fromkeys(key for record in flat for key in record))
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+
+
 def print_rows(rows: list[Row], style: str, keyword: str) -> None:
     """Print the rows as github or latex tables, csv or json."""
-    if style == "json":
-        print(json.dumps(records(rows), indent=2))
-    elif style == "csv":
-        flat = records(rows)
-        columns = list(dict.fromkeys(key for record in flat for key in record))
-        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(flat)
+    if style in ("csv", "json"):
+        print_records(records(rows), style)
     else:
         print(render_tables(rows, style, keyword), end="")

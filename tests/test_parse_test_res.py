@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import parse_test_res
 from results.logs import read_log
 from results.rows import harmonic, pair_seeds
+from results.runs import ELEVEN
 
 ROOT = Path(__file__).parents[1]
 
@@ -265,19 +266,38 @@ def test_base_without_new_is_shown_but_not_averaged(tmp_path, capsys):
     assert "base but no new for seed 1, 2" in err
 
 
-def test_averages_are_over_the_same_data_sets(tmp_path, capsys):
+def test_averages_of_fewer_data_sets_are_marked(tmp_path, capsys):
     for dataset in ("digits", "shapes", "letters"):
         base2new(tmp_path, dataset, "CoOp", "tiny", {1: ("60.0", "50.0")})
     for dataset in ("digits", "shapes"):
-        base2new(tmp_path, dataset, "MMLoP", "tiny", {1: ("60.0", "50.0")})
-    for dataset in ("eurosat", "food101"):
+        base2new(tmp_path, dataset, "MMLoP", "tiny", {1: ("80.0", "50.0")})
+    base2new(tmp_path, "digits", "VPT", "tiny", {1: ("80.0", "50.0")})
+    for dataset in ("food101", "eurosat"):
         base2new(tmp_path, dataset, "MMLoP", "vit_b16", {1: ("60.0", "50.0")})
     _, out, err = run(capsys, "--output", tmp_path)
-    first = table(out, "Base-to-new, average of digits, letters, shapes")
-    assert [row[:2] for row in first[1:]] == [["CoOp", "tiny"]]
-    second = table(out, "Base-to-new, average of eurosat, food101")
-    assert [row[:2] for row in second[1:]] == [["MMLoP", "vit_b16"]]
-    assert "not averaged: Base-to-new, MMLoP tiny (16 shots) lacks letters\n" in err
+    title = "Base-to-new, average of digits, letters, shapes"
+    rows = table(out, title)[1:]
+    assert [row[:2] for row in rows] == [["CoOp", "tiny"], ["MMLoP", "tiny"]]
+    assert rows[0][4:6] == ["60.00", "50.00"]
+    assert rows[1][4:6] == ["80.00 (2/3)", "50.00 (2/3)"]
+    name = "average of digits, letters, shapes"
+    assert f"- MMLoP tiny (16 shots): {name}: 2/3, without letters\n" in out
+    assert "not averaged: Base-to-new, VPT tiny (16 shots) has digits only\n" in err
+    # Of the papers' eleven data sets the average is always out of eleven.
+    (row,) = table(out, "Base-to-new, average over 11 data sets")[1:]
+    assert row[:2] == ["MMLoP", "vit_b16"]
+    assert row[4:] == ["60.00 (2/11)", "50.00 (2/11)", f"{2 * 60 * 50 / 110:.2f} (2/11)"]
+    assert "2/11, only food101, eurosat\n" in out
+
+
+def test_average_over_the_eleven_data_sets(tmp_path, capsys):
+    for number, dataset in enumerate(ELEVEN):
+        base2new(tmp_path, dataset, "MaPLe", "vit_b16", {1: (str(70 + number), str(60 + number))})
+    _, out, _ = run(capsys, "--output", tmp_path)
+    (row,) = table(out, "Base-to-new, average over 11 data sets")[1:]
+    assert row[4:] == ["75.00", "65.00", f"{2 * 75 * 65 / 140:.2f}"]
+    titles = [line.split(", ")[1].split(" (")[0] for line in out.splitlines() if "###" in line]
+    assert titles == [*ELEVEN, "average over 11 data sets"]
 
 
 def test_configs_that_differ_in_epochs_average_together(tmp_path, capsys):
@@ -285,9 +305,9 @@ def test_configs_that_differ_in_epochs_average_together(tmp_path, capsys):
     base2new(tmp_path, "eurosat", "CoOp", "vit_b16_ctxv1", {1: ("90.0", "50.0")})
     _, out, _ = run(capsys, "--output", tmp_path)
     assert table(out, "Base-to-new, imagenet")[1][1] == "vit_b16_ep50_ctxv1"
-    average = table(out, "Base-to-new, average of eurosat, imagenet")
+    average = table(out, "Base-to-new, average over 11 data sets")
     assert average[1][1] == "vit_b16_ctxv1"
-    assert average[1][4:6] == ["80.00", "55.00"]
+    assert average[1][4:6] == ["80.00 (2/11)", "55.00 (2/11)"]
 
 
 def test_configs_stay_apart_when_a_data_set_has_both(tmp_path, capsys):
@@ -295,9 +315,9 @@ def test_configs_stay_apart_when_a_data_set_has_both(tmp_path, capsys):
     for config in ("vit_b16_ep50", "vit_b16_ep100"):
         base2new(tmp_path, "eurosat", "CoOp", config, {1: ("90.0", "50.0")})
     _, out, err = run(capsys, "--output", tmp_path)
-    average = table(out, "Base-to-new, average of eurosat, imagenet")
+    average = table(out, "Base-to-new, average over 11 data sets")
     assert [row[1] for row in average[1:]] == ["vit_b16_ep50"]
-    assert "CoOp vit_b16_ep100 (16 shots) lacks imagenet" in err
+    assert "CoOp vit_b16_ep100 (16 shots) has eurosat only" in err
 
 
 def test_ablations_are_rows_of_their_own(tmp_path, capsys):
@@ -338,7 +358,8 @@ def test_fewshot_and_cross_tables(tmp_path, capsys):
         ["CoOp", "rn50/nctx16_cscFalse_ctpend", "1", "-", "83.50"],
         ["PromptSRC", "c", "1", "70.00", "-"],
     ]
-    assert table(out, "Tested on other data sets, 16 shots")[1] == ["CoOp", "vit", "1", "85.00"]
+    cross = table(out, "Cross-dataset from imagenet, 16 shots")
+    assert cross == [["trainer", "config", "seeds", "food101"], ["CoOp", "vit", "1", "85.00"]]
 
 
 def test_unknown_layout_and_broken_logs_are_named(tmp_path, capsys):
