@@ -1,10 +1,13 @@
 """Results out of logs: mean and spread over seeds, base, new and their harmonic mean H.
 
-Without a directory, everything below ``output/`` becomes tables: base-to-new, few-shot, and models
-tested on other data sets. With a directory, upstream's behaviour: the mean over the runs in it.
+Without a directory, everything below ``output/`` becomes the papers' tables: base-to-new, few-shot,
+cross-dataset and domain generalisation; docs/results.md explains them. With a directory, upstream's
+behaviour: the mean over the runs in it.
 
     python parse_test_res.py
     python parse_test_res.py --format latex
+    python parse_test_res.py --compare
+    python parse_test_res.py --plot figures
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
 A log counts when it shows a result after the end of the training (both ``Finish training`` and
@@ -101,7 +104,17 @@ def parse_output(args: argparse.Namespace) -> None:
     rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
     if not rows:
         raise FileNotFoundError(f"Nothing found in {output}")
-    print_rows(rows, args.format or "github", args.keyword)
+    style = "github" if args.format in (None, "markdown") else args.format
+    if args.plot:
+        from results.plots import save_plots
+
+        save_plots(rows, Path(args.plot), note)
+    if args.compare:
+        from results.published import print_comparison
+
+        print_comparison(rows, style)
+    else:
+        print_rows(rows, style, args.keyword)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -110,7 +123,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("directory", nargs="?", help="folder of runs; without it, tables of everything in output/")
     add("--output", metavar="DIR", help="other folder for the tables (default: output)")
-    add("--format", choices=["github", "latex", "csv", "json"], help="of the tables")
+    add(
+        "--format",
+        choices=["github", "markdown", "latex", "csv", "json"],
+        help="of the tables (default: github, which is markdown)",
+    )
+    add("--compare", action="store_true", help="our results beside the published ones")
+    add("--plot", metavar="DIR", help="also draw the usual figures, as PNG and PDF, in this folder")
     add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
@@ -133,13 +152,18 @@ def main(argv: list[str] | None = None) -> int:
         if args.directory is None:
             if args.test_log or args.multi_exp:
                 parser.error("--test-log and --multi-exp need a directory")
+            if args.keyword != "accuracy" and (args.compare or args.plot):
+                parser.error("--compare and --plot are for --keyword accuracy")
             args.output = args.output or os.path.relpath(Path(__file__).parent / "output")
             parse_output(args)
         else:
-            if args.format or args.output:
-                parser.error("--format and --output are for the tables: leave out the directory")
+            if args.format or args.output or args.compare or args.plot:
+                parser.error(
+                    "--format, --output, --compare and --plot are for the tables: "
+                    "leave out the directory"
+                )
             parse_directory(args)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -53,8 +53,10 @@ class Row:
     @property
     def backbone(self) -> str:
         """Backbone that the logs name, or else the configuration's name; empty when unknown."""
-        names = self.facts.get("MODEL.BACKBONE.NAME") or {self.method.config}
-        return ", ".join(sorted({backbone_name(name) for name in names} - {""}))
+        names = self.facts.get("MODEL.BACKBONE.NAME")
+        if names is None:
+            return backbone_name(self.method.config)
+        return ", ".join(sorted({backbone_name(name) or name for name in names}))
 
     @property
     def parameters(self) -> int | None:
@@ -74,18 +76,15 @@ BACKBONES = {
 }
 
 
-def backbone_name(name: str) -> str:
-    """Return the backbone that a config value, a file of weights or a config's name stands for.
-
-    What cannot be told from a config's name is empty; an unknown config value stays as it is.
-    """
-    if name in BACKBONES:
-        return name
-    stem = name.replace("\\", "/").rpartition("/")[2].removesuffix(".pt").lower()
+def backbone_name(text: str) -> str:
+    """Return the backbone that a name, a file of weights or a config's name stands for, if any."""
+    if text in BACKBONES:
+        return text
+    stem = text.rpartition("/")[2].removesuffix(".pt").lower()
     for backbone, spellings in BACKBONES.items():
         if any(re.match(rf"{re.escape(s)}(?![a-z0-9])", stem) for s in spellings):
             return backbone
-    return name if "/" in name else ""
+    return ""
 
 
 def make_row(

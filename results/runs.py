@@ -62,7 +62,8 @@ class Method:
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.trainer} {self.config} ({self.shots} shots)"
+        shots = f"{self.shots} shot{'' if self.shots == 1 else 's'}" if self.shots else "zero-shot"
+        return f"{self.trainer} {self.config} ({shots})"
 
 
 @dataclass

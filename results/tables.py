@@ -13,7 +13,7 @@ from tabulate import tabulate
 from .rows import Row, in_order, listing
 from .runs import TITLES
 
-# Characters that a table with a line per method may be wide on a terminal; a wider one is turned.
+# Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
 MAX_WIDTH = 120
 
 
@@ -38,8 +38,14 @@ class Table:
             self.lines, self.header, tablefmt=style, disable_numparse=True, colalign=columns
         )
         title, note = ("% ", "% ") if style == "latex" else ("### ", "- ")
+        if not self.lines:
+            table = note + "nothing"
         notes = "".join(f"{note}{line}\n" for line in self.notes)
         return f"{title}{self.title}\n\n{table}\n" + (f"\n{notes}" if notes else "")
+
+    def width(self) -> int:
+        """Return the number of characters of its lines on a terminal."""
+        return len(self.render("github").splitlines()[2])
 
 
 def cell(row: Row | None, metric: str) -> str:
@@ -120,21 +126,22 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
                 for line, mine in by_line.items()
             ]
             table = Table(title, ["trainer", "config", "seeds", *names], body, 2, gaps(chosen))
-            wide = len(table.render("github").splitlines()[2]) > MAX_WIDTH
-            yield turned(table) if turn and wide else table
+            if turn and table.width() > MAX_WIDTH:
+                table = min(turned(table), table, key=Table.width)
+            yield table
 
 
 def turned(table: Table) -> Table:
     """Return an accuracy table with a line per data set and a column per method."""
     trainers = [line[0] for line in table.lines]
-    header, notes = ["data set"], []
+    header = ["data set"]
+    settings: dict[str, list[str]] = {}
     for trainer, config, seeds, *_ in table.lines:
-        one = trainers.count(trainer) == 1
-        header.append(trainer if one else f"{trainer} {config}")
-        plural = "" if seeds == "1" else "s"
-        notes.append(
-            f"{trainer}{f': config {config}' if one else f' {config}'}, {seeds} seed{plural}"
-        )
+        name = trainer if trainers.count(trainer) == 1 else f"{trainer} {config}"
+        header.append(name)
+        setting = f"config {config}, {seeds} seed{'' if seeds == '1' else 's'}"
+        settings.setdefault(setting, []).append(name)
+    notes = [f"{', '.join(names)}: {setting}" for setting, names in settings.items()]
     body = [
         [name, *cells]
         for name, *cells in zip(table.header[3:], *(line[3:] for line in table.lines), strict=True)

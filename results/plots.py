@@ -1,0 +1,297 @@
+"""The usual figures: accuracy against shots, base against new, H against trainable parameters."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .rows import Row, in_order
+from .runs import Method
+
+# Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness.
+PALETTE = (
+    "#CC6677",
+    "#332288",
+    "#DDCC77",
+    "#117733",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+)
+# Another number of markers than of colours, so that the pairs repeat late.
+MARKERS = "osD^vP*X<>"
+# Configurations of one trainer share its colour and marker.
+LINES = ("-", "--", ":", "-.")
+FILLS = ("full", "left", "bottom", "right", "top")
+# Fixed, so that a method looks the same whichever others are there; new ones get what is left.
+LOOKS = ("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL")
+ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
+HOLLOW = "hollow: an average of fewer data sets than it should be of"
+
+
+def looks(trainers: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return trainer -> (colour, marker), the same in all figures of these trainers."""
+    order = [*LOOKS, *sorted(set(trainers) - set(LOOKS) - ZERO_SHOT.keys())]
+    return ZERO_SHOT | {
+        trainer: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
+        for i, trainer in enumerate(order)
+    }
+
+
+def labels(lines: Iterable[Method]) -> dict[Method, str]:
+    """Return a name for each method: the trainer, and as much more as tells them apart."""
+    lines = set(lines)
+    names = {}
+    for line in lines:
+        others = [other for other in lines if other.trainer == line.trainer]
+        name = line.trainer
+        if len({other.config for other in others}) > 1:
+            name += f" {line.config}"
+        if len({other.shots for other in others}) > 1:
+            name += f", {line.shots} shots"
+        names[line] = name
+    return names
+
+
+class Panels:
+    """A figure with one panel per average and per data set, and a common legend.
+
+    Args:
+        rows: what is drawn.
+        every: all rows, by which trainers get their looks.
+        x: name of the horizontal axis.
+        y: name of the vertical axis.
+        curves: whether the shots of a method form one curve.
+        share_x: whether the panels have the same horizontal axis.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        every: list[Row],
+        x: str,
+        y: str,
+        *,
+        curves: bool = False,
+        share_x: bool = False,
+    ) -> None:
+        self.rows = rows
+        self.looks = looks(row.method.trainer for row in every)
+        self.key = {id(row): self.curve(row.line) if curves else row.line for row in rows}
+        self.labels = labels(self.key.values())
+        averages = dict.fromkeys(row.dataset for row in rows if row.covered)
+        names = [*averages, *in_order({row.dataset for row in rows if not row.covered})]
+        columns = min(4, len(names))
+        lines = math.ceil(len(names) / columns)
+        size = (max(5, 3.4 * columns), 3 * lines + 0.8)
+        self.figure = Figure(figsize=size, layout="constrained")
+        grid = self.figure.subplots(lines, columns, squeeze=False, sharex=share_x).flatten()
+        for axes in grid[len(names) :]:
+            axes.remove()
+        self.axes: dict[str, Axes] = dict(zip(names, grid, strict=False))
+        for number, (name, axes) in enumerate(self.axes.items()):
+            axes.set_title(name, fontsize=9)
+            axes.grid(alpha=0.3)
+            if number >= len(names) - columns:
+                axes.set_xlabel(x)
+                axes.tick_params(labelbottom=True)
+            if number % columns == 0:
+                axes.set_ylabel(y)
+
+    @staticmethod
+    def curve(line: Method) -> Method:
+        """Return what the numbers of shots of a method have in common."""
+        return Method(line.trainer, line.config, 0)
+
+    def of(self, dataset: str) -> dict[Method, list[Row]]:
+        """Return method -> its rows in a panel, by shots."""
+        found: dict[Method, list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.line):
+            if row.dataset == dataset:
+                found.setdefault(self.key[id(row)], []).append(row)
+        return found
+
+    def style(self, key: Method) -> dict:
+        """Return how a method is drawn."""
+        colour, marker = self.looks[key.trainer]
+        number = sorted(k for k in self.labels if k.trainer == key.trainer).index(key)
+        return {
+            "label": self.labels[key],
+            "color": colour,
+            "marker": marker,
+            "markerfacecoloralt": "white",
+            "fillstyle": FILLS[number % len(FILLS)],
+            "linestyle": LINES[number % len(LINES)],
+        }
+
+    def draw(
+        self, axes: Axes, key: Method, rows: list[Row], x: list[float], y: list[float], **errors
+    ) -> None:
+        """Draw points of a method, hollow where they average fewer data sets."""
+        style = self.style(key)
+        axes.errorbar(x, y, **errors, **style, markersize=5, capsize=2, linewidth=1.3)
+        partial = [(a, b) for a, b, row in zip(x, y, rows, strict=True) if row.missing]
+        if partial:
+            hollow = {"linestyle": "none", "label": "_hollow", "fillstyle": "none"}
+            axes.plot(*zip(*partial, strict=True), "w.", markersize=5, zorder=4, label="_paper")
+            axes.plot(*zip(*partial, strict=True), **style | hollow, markersize=5, zorder=5)
+
+    def finish(self) -> Figure:
+        """Return the figure with its legend."""
+        handles = {}
+        for axes in self.axes.values():
+            handles |= {
+                text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+        chosen = sorted(handles)
+        self.figure.legend(
+            [handles[text] for text in chosen],
+            chosen,
+            loc="outside lower center",
+            ncols=min(5 if max(map(len, chosen)) < 16 else 2, len(chosen)),
+            fontsize=8,
+            title=HOLLOW if any(row.missing for row in self.rows) else None,
+            title_fontsize=8,
+        )
+        return self.figure
+
+
+def deviation(row: Row, metric: str) -> float:
+    """Return the spread of a mean, 0 for a single seed."""
+    return row.std[metric] if len(row.seeds) > 1 else 0.0
+
+
+def few_shot(rows: list[Row]) -> Figure | None:
+    """Return accuracy against shots, a curve per method; zero-shot models are points at 0."""
+    chosen = [row for row in rows if row.protocol == "fewshot"]
+    if not chosen:
+        return None
+    panels = Panels(chosen, rows, "shots per class", "accuracy (%)", curves=True, share_x=True)
+    ticks = sorted({0} | {row.method.shots for row in chosen})
+    for dataset, axes in panels.axes.items():
+        for key, mine in panels.of(dataset).items():
+            panels.draw(
+                axes,
+                key,
+                mine,
+                [row.method.shots for row in mine],
+                [row.mean["accuracy"] for row in mine],
+                yerr=[deviation(row, "accuracy") for row in mine],
+            )
+        axes.set_xticks(ticks)
+    return panels.finish()
+
+
+def base_to_new(rows: list[Row]) -> Figure | None:
+    """Return new against base accuracy, a point per method, over lines of equal H."""
+    chosen = [row for row in rows if row.protocol == "base2new" and "H" in row.mean]
+    if not chosen:
+        return None
+    panels = Panels(chosen, rows, "base accuracy (%)", "new accuracy (%)")
+    for dataset, axes in panels.axes.items():
+        axes.margins(0.15)
+        for key, mine in panels.of(dataset).items():
+            base, new = ([row.mean[m] for row in mine] for m in ("base", "new"))
+            xerr, yerr = ([deviation(row, m) for row in mine] for m in ("base", "new"))
+            panels.draw(axes, key, mine, base, new, xerr=xerr, yerr=yerr)
+        x, y = (
+            np.linspace(max(low, 1e-3), high, 100)
+            for low, high in (axes.get_xlim(), axes.get_ylim())
+        )
+        grid_x, grid_y = np.meshgrid(x, y)
+        same_h = axes.contour(
+            grid_x,
+            grid_y,
+            2 * grid_x * grid_y / (grid_x + grid_y),
+            levels=5,
+            colors="0.75",
+            linewidths=0.8,
+            zorder=0,
+        )
+        axes.clabel(same_h, fmt="H %g", fontsize=7)
+    return panels.finish()
+
+
+def parameters(rows: list[Row], note: Callable[[str], None]) -> Figure | None:
+    """Return H against the number of trainable parameters; zero-shot models are lines across.
+
+    Data sets that are part of an average have no panel of their own.
+
+    Args:
+        rows: of all protocols.
+        note: called with a line for every method whose logs do not tell the number.
+    """
+    base2new = [row for row in rows if row.protocol == "base2new" and "H" in row.mean]
+    for line in sorted({row.line for row in base2new if row.parameters is None}):
+        note(f"not among the parameters: {line}: no single number of them in its logs")
+    averaged = {d for row in base2new for d in row.covered}
+    chosen = [r for r in base2new if r.parameters is not None and r.dataset not in averaged]
+    if not chosen:
+        return None
+    panels = Panels(chosen, rows, "trainable parameters", "H (%)", share_x=True)
+    for dataset, axes in panels.axes.items():
+        for key, mine in panels.of(dataset).items():
+            (row,) = mine
+            if row.parameters:
+                x, y = [row.parameters], [row.mean["H"]]
+                panels.draw(axes, key, mine, x, y, yerr=[deviation(row, "H")])
+            else:
+                style = panels.style(key)
+                axes.axhline(
+                    row.mean["H"], color=style["color"], label=style["label"], linestyle="--"
+                )
+        axes.set_xscale("log")
+    return panels.finish()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; one of that name is replaced at once or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        # TrueType fonts, which publishers ask for; no date, so that equal figures are equal files.
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            kind = path.suffix[1:]
+            figure.savefig(
+                partial,
+                format=kind,
+                dpi=150,
+                metadata={"CreationDate": None} if kind == "pdf" else None,
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_plots(rows: list[Row], folder: Path, note: Callable[[str], None]) -> None:
+    """Write every figure there are results for as PNG and PDF.
+
+    Args:
+        rows: of all protocols.
+        folder: created when missing.
+        note: called with one line for every file written and every figure left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "few_shot": few_shot(rows),
+        "base_to_new": base_to_new(rows),
+        "parameters": parameters(rows, note),
+    }
+    for name, figure in figures.items():
+        if figure is None:
+            note(f"no figure {name}: no results for it")
+            continue
+        # The layout takes most of the time: once for both files.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for suffix in (".png", ".pdf"):
+            save(figure, folder / f"{name}{suffix}")
+            note(f"wrote {folder / name}{suffix}")
