@@ -407,6 +407,10 @@ def test_formats(tmp_path, capsys):
         (["--test-log"], "need a directory"),
         (["some/where", "--format", "csv"], "leave out the directory"),
         (["some/where", "--output", "x"], "leave out the directory"),
+        (["some/where", "--compare"], "leave out the directory"),
+        (["some/where", "--plot", "x"], "leave out the directory"),
+        (["--compare", "--keyword", "error"], "for --keyword accuracy"),
+        (["--plot", "x", "--keyword", "error"], "for --keyword accuracy"),
     ],
 )
 def test_options_that_do_not_go_together(words, message, capsys):

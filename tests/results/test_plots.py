@@ -1,0 +1,256 @@
+"""Figures: what is drawn is what the tables say, and the files are images and PDFs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+import parse_test_res
+from results import plots
+from results.rows import Row, make_rows
+from results.runs import ELEVEN, collect
+
+from .writing import base2new, few_shot
+
+ROOT = Path(__file__).parents[2]
+COUNTS = {"CoOp": 2048, "MMLoP": 11556, "MaPLe": 3555072, "ZeroshotCLIP": 0}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    """Base-to-new and few-shot runs of four methods; MaPLe lacks a data set."""
+    folder = tmp_path_factory.mktemp("output")
+    datasets = ("imagenet", "dtd", "eurosat")
+    for i, (trainer, parameters) in enumerate(COUNTS.items()):
+        for j, dataset in enumerate(datasets[: 2 if trainer == "MaPLe" else 3]):
+            base, new = 60.0 + 5 * i + j, 58.0 + 3 * j
+            seeds = {1: (base, new), 2: (base + 2, new + 1)}
+            base2new(folder, dataset, trainer, seeds, parameters=parameters)
+            for shots in (1, 4, 16) if parameters else (16,):
+                few_shot(folder, dataset, trainer, shots, {1: base + shots, 2: base + shots + 1})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(output) -> list[Row]:
+    notes: list[str] = []
+    found = make_rows(collect(output, "accuracy", notes.append), False, notes.append)
+    assert notes == []
+    return found
+
+
+def panels(figure) -> dict:
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+def drawn(axes) -> dict[str, list[tuple[float, float]]]:
+    """Label -> points of the curves in a panel."""
+    return {
+        container.get_label(): list(zip(*container[0].get_data(), strict=True))
+        for container in axes.containers
+    }
+
+
+def table(output, capsys) -> list[dict]:
+    assert parse_test_res.main(["--output", str(output), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def rounded(points) -> list[tuple[float, ...]]:
+    return sorted(tuple(round(float(v), 4) for v in point) for point in points)
+
+
+def test_few_shot_curves_are_the_table(output, rows, capsys):
+    records = [r for r in table(output, capsys) if r["protocol"] == "fewshot"]
+    axes = panels(plots.few_shot(rows))
+    assert list(axes) == ["average over 11 data sets", "imagenet", "dtd", "eurosat"]
+    for title, panel in axes.items():
+        mine = [r for r in records if r["dataset"] == title]
+        curves = drawn(panel)
+        assert curves.keys() == {r["trainer"] for r in mine}
+        for trainer, points in curves.items():
+            wanted = [(r["shots"], r["accuracy"]) for r in mine if r["trainer"] == trainer]
+            assert rounded(points) == rounded(wanted)
+        assert [x for x, _ in curves["CoOp"]] == [1, 4, 16]
+        assert [x for x, _ in curves["ZeroshotCLIP"]] == [0]
+
+
+def test_base_to_new_points_are_the_table(output, rows, capsys):
+    records = [r for r in table(output, capsys) if r["protocol"] == "base2new"]
+    axes = panels(plots.base_to_new(rows))
+    assert len(axes) == 4
+    for title, panel in axes.items():
+        wanted = {r["trainer"]: (r["base"], r["new"]) for r in records if r["dataset"] == title}
+        assert {t: rounded(p) for t, p in drawn(panel).items()} == {
+            t: rounded([p]) for t, p in wanted.items()
+        }
+
+
+def test_deviations_are_the_table(rows):
+    panel = panels(plots.base_to_new(rows))["dtd"]
+    (container,) = [c for c in panel.containers if c.get_label() == "CoOp"]
+    horizontal, vertical = container[2]
+    # two seeds, 2 apart on base and 1 apart on new
+    assert [x for x, _ in horizontal.get_segments()[0]] == pytest.approx([61, 63])
+    assert [y for _, y in vertical.get_segments()[0]] == pytest.approx([61, 62])
+
+
+def test_lines_of_equal_h(rows):
+    for panel in panels(plots.base_to_new(rows)).values():
+        (lines,) = [c for c in panel.collections if hasattr(c, "levels")]
+        drawn_levels = 0
+        for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+            for x, y in path.vertices:
+                assert 2 * x * y / (x + y) == pytest.approx(level, abs=0.05)
+            drawn_levels += len(path.vertices) > 0
+        assert drawn_levels >= 3
+
+
+def test_parameters_are_those_of_the_logs(output, rows, capsys):
+    records = [r for r in table(output, capsys) if r["protocol"] == "base2new"]
+    notes: list[str] = []
+    axes = panels(plots.parameters(rows, notes.append))
+    assert notes == []
+    # The data sets are all part of the average.
+    (panel,) = axes.values()
+    average = {r["trainer"]: r for r in records if r["dataset"] == panel.get_title()}
+    assert {t: rounded(points) for t, points in drawn(panel).items()} == {
+        t: rounded([(COUNTS[t], average[t]["H"])]) for t in ("CoOp", "MMLoP", "MaPLe")
+    }
+    (zero,) = [line for line in panel.lines if line.get_label() == "ZeroshotCLIP"]
+    assert zero.get_ydata() == pytest.approx([average["ZeroshotCLIP"]["H"]] * 2, abs=1e-4)
+    assert panel.get_xscale() == "log"
+
+
+def test_methods_without_a_count_are_named(tmp_path):
+    base2new(tmp_path, "dtd", "CoOp", {1: (60.0, 50.0)}, parameters=None)
+    notes: list[str] = []
+    found = make_rows(collect(tmp_path, "accuracy", notes.append), False, notes.append)
+    assert plots.parameters(found, notes.append) is None
+    (note,) = notes
+    assert note.startswith("not among the parameters: CoOp vit_b16 (16 shots): ")
+
+
+def test_averages_of_fewer_data_sets_are_hollow(tmp_path):
+    for dataset in ELEVEN:
+        few_shot(tmp_path, dataset, "CoOp", 1, {1: 60.0})
+        if dataset != "dtd":
+            few_shot(tmp_path, dataset, "MMLoP", 1, {1: 70.0})
+    found = make_rows(collect(tmp_path, "accuracy", print), False, print)
+    figure = plots.few_shot(found)
+    axes = panels(figure)
+    hollow = [
+        line for line in axes["average over 11 data sets"].lines if line.get_label() == "_hollow"
+    ]
+    assert [line.get_data() for line in hollow] == [((1,), (70.0,))]
+    assert hollow[0].get_fillstyle() == "none"
+    assert not [line for line in axes["imagenet"].lines if line.get_label() == "_hollow"]
+    assert figure.legends[0].get_title().get_text() == plots.HOLLOW
+
+
+def test_a_method_has_one_look_in_all_figures(rows):
+    figures = [plots.few_shot(rows), plots.base_to_new(rows), plots.parameters(rows, print)]
+    seen: dict[str, set] = {}
+    for figure in figures:
+        for axes in figure.axes:
+            for container in axes.containers:
+                line = container[0]
+                look = (to_hex(line.get_color()), line.get_marker())
+                seen.setdefault(container.get_label(), set()).add(look)
+    assert {"CoOp", "MMLoP", "MaPLe", "ZeroshotCLIP"} == seen.keys()
+    assert all(len(looks) == 1 for looks in seen.values())
+    assert len({look for looks in seen.values() for look in looks}) == 4
+
+
+def test_looks_do_not_depend_on_which_methods_there_are():
+    few, many = plots.looks(["CoOp"]), plots.looks(["CoOp", "ANew", "ZNew", "MaPLe"])
+    assert few["CoOp"] == many["CoOp"]
+    assert len(set(many.values())) == len(many)
+
+
+def test_configurations_of_a_trainer_have_names_and_fills_of_their_own(tmp_path):
+    for config in ("vit_b16", "vit_b16-RANK=2"):
+        base2new(tmp_path, "dtd", "MMLoP", {1: (60.0, 50.0)}, config=config)
+    base2new(tmp_path, "dtd", "CoOp", {1: (60.0, 50.0)})
+    found = make_rows(collect(tmp_path, "accuracy", print), False, print)
+    (axes,) = plots.base_to_new(found).axes
+    fills = {c.get_label(): c[0].get_fillstyle() for c in axes.containers}
+    assert fills == {"MMLoP vit_b16": "full", "MMLoP vit_b16-RANK=2": "left", "CoOp": "full"}
+
+
+def test_files(output, tmp_path, capsys):
+    folder = tmp_path / "new" / "figures"
+    words = ["--output", str(output), "--plot", str(folder), "--format", "csv"]
+    assert parse_test_res.main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("protocol,dataset,")
+    names = [
+        f"{name}{suffix}"
+        for name in ("few_shot", "base_to_new", "parameters")
+        for suffix in (".png", ".pdf")
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert captured.err.splitlines() == [f"wrote {folder / name}" for name in names]
+    for path in folder.iterdir():
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+                assert image.format == "PNG"
+                assert min(image.size) > 400
+                # not an empty page
+                assert len(image.convert("RGB").getcolors(10**6)) > 50
+        else:
+            data = path.read_bytes()
+            assert data.startswith(b"%PDF-") and data.rstrip().endswith(b"%%EOF")
+            assert b"/Type /Page" in data
+
+
+def test_figures_without_results_are_named(tmp_path, capsys):
+    few_shot(tmp_path, "dtd", "CoOp", 1, {1: 60.0})
+    folder = tmp_path / "figures"
+    assert parse_test_res.main(["--output", str(tmp_path), "--plot", str(folder)]) == 0
+    err = capsys.readouterr().err
+    assert "no figure base_to_new: no results for it\n" in err
+    assert "no figure parameters: no results for it\n" in err
+    assert sorted(p.name for p in folder.iterdir()) == ["few_shot.pdf", "few_shot.png"]
+
+
+def test_a_folder_that_cannot_be_made(output, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["--output", str(output), "--plot", str(tmp_path / "file" / "figures")]
+    assert parse_test_res.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        ([], {"torch", "numpy", "matplotlib"}),
+        (["--compare"], {"torch", "numpy", "matplotlib"}),
+        (["--plot", "figures"], {"torch", "matplotlib.pyplot"}),
+    ],
+)
+def test_imports_only_what_is_needed(words, absent, tmp_path):
+    few_shot(tmp_path, "dtd", "CoOp", 1, {1: 60.0})
+    command = [sys.executable, "-X", "importtime", ROOT / "parse_test_res.py", "--output", "."]
+    done = subprocess.run(
+        [*command, *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        timeout=120,
+    )
+    assert done.returncode == 0
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tabulate" in modules
+    assert not absent & modules
