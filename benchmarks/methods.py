@@ -1,39 +1,135 @@
 """All methods side by side on the embedded data: ``python -m benchmarks.methods``.
 
-Base-to-new with the shipped ``tiny.yaml`` of each method; results are kept in
-``benchmarks/results/methods.jsonl`` and printed as a table for each data set.
+Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
+``docs/benchmark.md``: base-to-new and MMLoP's ablation on both data sets, few-shot learning of some
+methods on the digits, every method with its shipped ``tiny.yaml``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
+from benchmarks.sweep import ROOT, Run, sweep
+from dassl.utils import replacing
+from results.plots import save_plots
+from results.rows import Row, make_rows
+from results.runs import TITLES, Method, Runs, Scores
+from results.tables import render_tables
 
-from benchmarks.sweep import ROOT, Run, summarise, sweep
-
+DATA = ("digits", "shapes")
+SEEDS = (1, 2, 3)
 METHODS = ("CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP", "MMLoP")
+FEW_SHOT_METHODS = ("CoOp", "VPT", "MaPLe", "PromptSRC", "MMLoP")
+SHOTS = (1, 2, 4, 8, 16)
+
+
+def off(*parts: str) -> tuple[object, ...]:
+    """Config pairs that switch parts of MMLoP off."""
+    return tuple(word for part in parts for word in (f"TRAINER.MMLOP.{part}", False))
+
+
+#: steps of the paper's ablation, and ranks; the last step is MMLoP as it is shipped
+ABLATION: dict[str, tuple[object, ...]] = {
+    "1 full prompts (IVLP)": off("LOW_RANK", "CONSISTENCY", "DRIFT_CORRECTION"),
+    "2 + low rank": off("SHARED_U", "CONSISTENCY", "DRIFT_CORRECTION"),
+    "3 + consistency": off("SHARED_U", "DRIFT_CORRECTION"),
+    "4 + drift correction": off("SHARED_U"),
+    "5 + shared U = MMLoP": (),
+    "5 with rank 2": ("TRAINER.MMLOP.RANK", 2),
+    "5 with rank 4": ("TRAINER.MMLOP.RANK", 4),
+}
+DOCUMENT = ROOT / "docs" / "benchmark.md"
+
+
+def base_to_new_runs() -> list[Run]:
+    """Every method on both data sets; zero-shot CLIP is the same for every seed."""
+    zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
+    return zero_shot + [Run(m, m, data, s) for data in DATA for m in METHODS for s in SEEDS]
+
+
+def ablation_runs() -> list[Run]:
+    """MMLoP without some of its parts; the whole of it is among the base-to-new runs."""
+    settings = {label: pairs for label, pairs in ABLATION.items() if pairs}
+    return [
+        Run(label, "MMLoP", data, seed, pairs)
+        for data in DATA
+        for label, pairs in settings.items()
+        for seed in SEEDS
+    ]
+
+
+def few_shot_runs() -> list[Run]:
+    """Some methods with 1 to 16 images per class of the digits, tested on all classes."""
+    zero_shot = Run("ZeroshotCLIP", "ZeroshotCLIP", DATA[0], SEEDS[0], protocol="fewshot")
+    return [zero_shot] + [
+        Run(m, m, DATA[0], seed, shots=shots, protocol="fewshot")
+        for m in FEW_SHOT_METHODS
+        for shots in SHOTS
+        for seed in SEEDS
+    ]
+
+
+def rows_of(results: Sequence[dict]) -> list[Row]:
+    """Means over seeds, and averages over data sets, of the results of runs."""
+    scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
+    for result in results:
+        few_shot = result["protocol"] == "fewshot"
+        shots = 0 if few_shot and not result["parameters"] else result["shots"]
+        method = Method(result["label"], result["config"], shots)
+        runs = scores[result["protocol"]][result["data"]][method]
+        for part in ("accuracy",) if few_shot else ("base", "new"):
+            value = result["all" if few_shot else part]
+            runs.by_seed.setdefault(part, {})[result["seed"]] = value
+        runs.facts = {
+            "MODEL.BACKBONE.NAME": {result["config"]},
+            "parameters": {str(result["parameters"])},
+        }
+    return make_rows(scores, ci95=False, note=print)
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- end -->`` in a document.
+
+    Raises:
+        ValueError: the document has no such place.
+    """
+    for name, part in parts.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, n = re.subn(pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL)
+        if n != 1:
+            raise ValueError(f"{DOCUMENT} needs one place for {name}, has {n}")
+    return text
 
 
 def main() -> None:
-    """Run what is missing and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=["digits", "shapes"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--root", type=Path, default=ROOT / "data")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "methods.jsonl"
-    )
+    """Run what is missing, fill the document, draw the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
     args = parser.parse_args()
-    for data in args.data:
-        runs = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, args.seeds[0])]
-        runs += [Run(m, m, data, seed) for m in args.methods for seed in args.seeds]
-        rows = summarise(sweep(runs, args.out, args.root, args.jobs), by=("method",))
-        print(f"\n{data}\n\n{tabulate(rows, headers='keys', tablefmt='github')}")
+    out = ROOT / "benchmarks" / "results" / "methods.jsonl"
+
+    def done(runs: list[Run]) -> list[dict]:
+        return sweep(runs, out, args.root, args.jobs)
+
+    methods, few_shot, ablation = map(done, (base_to_new_runs(), few_shot_runs(), ablation_runs()))
+    whole = list(ABLATION)[[*ABLATION.values()].index(())]
+    ablation += [{**r, "label": whole} for r in methods if r["label"] == "MMLoP"]
+    parts = {
+        "base2new": rows_of(methods),
+        "fewshot": rows_of(few_shot),
+        "ablation": rows_of(ablation),
+    }
+    tables = {name: render_tables(rows, "github", "accuracy") for name, rows in parts.items()}
+    filled = fill(DOCUMENT.read_text("utf-8"), tables)
+    with replacing(DOCUMENT) as partial:
+        Path(partial).write_text(filled, "utf-8")
+    save_plots(parts["base2new"] + parts["fewshot"], ROOT / "docs" / "figures", print)
 
 
 if __name__ == "__main__":

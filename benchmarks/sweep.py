@@ -43,7 +43,9 @@ class Run:
 
 
 def do_run(run: Run, root: str) -> dict[str, object]:
-    """Accuracies in percent: ``base``, ``new`` and their harmonic mean ``hm``, or ``all``.
+    """Accuracies in percent (``base``, ``new`` and their harmonic mean ``hm``, or ``all``).
+
+    Trainable ``parameters`` and ``seconds`` of the run come with them.
 
     Args:
         run: the setting.
@@ -55,7 +57,7 @@ def do_run(run: Run, root: str) -> dict[str, object]:
     import trainers
     from dassl.config import get_cfg_default
     from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed
+    from dassl.utils import count_num_param, set_random_seed
 
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -87,11 +89,14 @@ def do_run(run: Run, root: str) -> dict[str, object]:
                         accuracy = dict.fromkeys(parts, 0.0)
                         break
                 accuracy[classes] = trainer.test()
+    learner = getattr(trainer.model, "learner", None)
+    parameters = count_num_param(learner) if learner is not None else 0
     if run.protocol == "base2new":
         base, new = accuracy["base"], accuracy["new"]
         accuracy["hm"] = 2 * base * new / (base + new) if base + new else 0.0
     seconds = round(time.perf_counter() - start, 1)
-    return {**asdict(run), **accuracy, "seconds": seconds}
+    setting = {**asdict(run), "pairs": list(run.pairs)}  # as JSON gives it back
+    return {**setting, **accuracy, "parameters": parameters, "seconds": seconds}
 
 
 def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[str, object]]:

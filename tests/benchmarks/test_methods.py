@@ -1,0 +1,67 @@
+"""The comparison of all methods: real runs of both protocols, and what the document gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import methods
+from benchmarks.sweep import Run, sweep
+from dassl.engine import TRAINER_REGISTRY
+from trainers.base import PromptTrainer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("sweep")
+    short = ("OPTIM.MAX_EPOCH", 1)
+    runs = [
+        Run("CoOp", "CoOp", "digits", 1, short, shots=2),
+        Run("CoOp", "CoOp", "digits", 1, short, shots=2, protocol="fewshot"),
+        Run("ZeroshotCLIP", "ZeroshotCLIP", "digits", 1, protocol="fewshot"),
+    ]
+    first = sweep(runs, folder / "results.jsonl", folder / "data", jobs=1)
+    assert sweep(runs, folder / "results.jsonl", folder / "data", jobs=1) == first
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 3
+    return first
+
+
+def test_protocols(results):
+    base2new, few_shot, zero_shot = results
+    base, new, hm = (base2new[key] for key in ("base", "new", "hm"))
+    assert hm == pytest.approx(2 * base * new / (base + new))
+    assert "base" not in few_shot
+    assert base2new["parameters"] == few_shot["parameters"] == 4 * 64
+    assert zero_shot["parameters"] == 0
+    # all ten classes are harder than the base half
+    assert 10 < few_shot["all"] < base
+    assert 10 < zero_shot["all"] < 90
+
+
+def test_rows(results):
+    rows = methods.rows_of(results)
+    by_method = {(row.protocol, row.method.trainer): row for row in rows}
+    assert by_method["base2new", "CoOp"].mean["H"] == pytest.approx(results[0]["hm"])
+    assert by_method["fewshot", "CoOp"].method.shots == 2
+    assert by_method["fewshot", "ZeroshotCLIP"].method.shots == 0
+    assert by_method["fewshot", "CoOp"].parameters == 256
+
+
+def test_every_method_is_compared():
+    names = TRAINER_REGISTRY.registered_names()
+    prompted = {n for n in names if issubclass(TRAINER_REGISTRY.get(n), PromptTrainer)}
+    assert set(methods.METHODS) == prompted
+
+
+def test_document_has_a_place_for_every_table():
+    text = methods.DOCUMENT.read_text("utf-8")
+    parts = {"base2new": "a\n", "fewshot": "b\n", "ablation": "c\n"}
+    filled = methods.fill(text, parts)
+    assert methods.fill(filled, parts) == filled
+    for part in parts.values():
+        assert f"-->\n{part}<!-- end -->" in filled
+    with pytest.raises(ValueError, match="one place for something, has 0"):
+        methods.fill(text, {"something": ""})
