@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
@@ -77,17 +77,26 @@ class Attention(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Pre-norm transformer block: ``x + attn(ln_1 x)``, then ``x + mlp(ln_2 x)``."""
+    """Pre-norm transformer block: ``x + attn(ln_1 x)``, then ``x + mlp(ln_2 x)``.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width, heads: of the attention.
+        mlp_width: hidden units of the MLP; ``None`` for four times the width.
+        quick_gelu: whether the MLP computes OpenAI's approximation of GELU, or GELU itself.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_width: int | None = None, quick_gelu: bool = True
+    ) -> None:
         super().__init__()
+        hidden = mlp_width or 4 * width
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
-                gelu=QuickGELU(),
-                c_proj=nn.Linear(4 * width, width),
+                c_fc=nn.Linear(width, hidden),
+                gelu=QuickGELU() if quick_gelu else nn.GELU(),
+                c_proj=nn.Linear(hidden, width),
             )
         )
         self.ln_2 = LayerNorm(width)
@@ -112,11 +121,19 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks; ``causal`` makes every position see only those up to itself."""
 
-    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        causal: bool = False,
+        mlp_width: int | None = None,
+        quick_gelu: bool = True,
+    ) -> None:
         super().__init__()
         self.width, self.layers, self.causal = width, layers, causal
         self.resblocks = nn.Sequential(
-            *(ResidualAttentionBlock(width, heads) for _ in range(layers))
+            *(ResidualAttentionBlock(width, heads, mlp_width, quick_gelu) for _ in range(layers))
         )
 
     def forward(self, x: Tensor) -> Tensor:

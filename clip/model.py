@@ -23,6 +23,11 @@ from .resnet import ModifiedResNet
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
+#: Entries in which a state dict says what its shapes do not: the activation (bool), the heads of
+#: both towers (int), the mean and standard deviation (3,) of its images' normalisation. OpenAI's
+#: files have none of them: QuickGELU, 64 units per head, CLIP's usual numbers.
+TRAITS = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
+
 
 class VisionTransformer(nn.Module):
     """Image tower: patches and a class token through a transformer, class token projected.
@@ -32,6 +37,7 @@ class VisionTransformer(nn.Module):
         patch_size: side of a patch in pixels.
         width, layers, heads: of the transformer.
         output_dim: width of the joint embedding.
+        mlp_width, quick_gelu: see ``ResidualAttentionBlock``.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class VisionTransformer(nn.Module):
         layers: int,
         heads: int,
         output_dim: int,
+        mlp_width: int | None = None,
+        quick_gelu: bool = True,
     ) -> None:
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
@@ -51,7 +59,9 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(n_tokens, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(
+            width, layers, heads, mlp_width=mlp_width, quick_gelu=quick_gelu
+        )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
@@ -93,6 +103,10 @@ class CLIP(nn.Module):
         vision_patch_size: side of a patch in pixels; ``None`` for a ResNet.
         context_length, vocab_size: of the text encoder.
         transformer_width, transformer_heads, transformer_layers: of the text encoder.
+        vision_heads: of the ViT, or of the ResNet's attention pool; ``None`` for 64 units each.
+        vision_mlp_width, transformer_mlp_width: hidden units of the MLPs; ``None`` for four times
+            the width of the tower.
+        quick_gelu: see ``ResidualAttentionBlock``.
     """
 
     def __init__(
@@ -107,24 +121,38 @@ class CLIP(nn.Module):
         transformer_width: int,
         transformer_heads: int,
         transformer_layers: int,
+        vision_heads: int | None = None,
+        vision_mlp_width: int | None = None,
+        transformer_mlp_width: int | None = None,
+        quick_gelu: bool = True,
     ) -> None:
         super().__init__()
         self.context_length, self.vocab_size = context_length, vocab_size
+        for name in TRAITS:
+            self.register_buffer(name, None)  # ``build_model`` sets what the state dict says
         if isinstance(vision_layers, int):
             self.visual: nn.Module = VisionTransformer(
                 image_resolution,
                 vision_patch_size,
                 vision_width,
                 vision_layers,
-                vision_width // 64,
+                vision_heads or vision_width // 64,
                 embed_dim,
+                vision_mlp_width,
+                quick_gelu,
             )
         else:
+            heads = vision_heads or vision_width * 32 // 64
             self.visual = ModifiedResNet(
-                vision_layers, embed_dim, vision_width * 32 // 64, image_resolution, vision_width
+                vision_layers, embed_dim, heads, image_resolution, vision_width
             )
         self.transformer = Transformer(
-            transformer_width, transformer_layers, transformer_heads, causal=True
+            transformer_width,
+            transformer_layers,
+            transformer_heads,
+            True,
+            transformer_mlp_width,
+            quick_gelu,
         )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
@@ -296,7 +324,7 @@ def convert_weights(model: nn.Module) -> None:
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
-    """Constructor arguments of :class:`CLIP`, read off the shapes of a state dict.
+    """Constructor arguments of :class:`CLIP`, read off the shapes and traits of a state dict.
 
     Raises:
         ValueError: keys that every CLIP checkpoint has are missing.
@@ -316,16 +344,23 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
             {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
         )
 
+    def mlp_width(prefix: str) -> int | None:
+        first = state_dict.get(f"{prefix}0.mlp.c_fc.weight")
+        return None if first is None else first.shape[0]
+
+    def trait(name: str, otherwise: int) -> int:
+        return int(state_dict[name]) if name in state_dict else otherwise
+
     if "visual.proj" in state_dict:
         width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
         side = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)
         vision_layers = blocks("visual.transformer.resblocks.")
-        resolution = patch_size * side
+        resolution, vision_heads = patch_size * side, width // 64
     else:
         width, patch_size = state_dict["visual.layer1.0.conv1.weight"].shape[0], None
         side = round((state_dict["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
         vision_layers = tuple(blocks(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
-        resolution = 32 * side
+        resolution, vision_heads = 32 * side, width * 32 // 64
     text_width = state_dict["ln_final.weight"].shape[0]
     return {
         "embed_dim": state_dict["text_projection"].shape[1],
@@ -336,16 +371,24 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
         "context_length": state_dict["positional_embedding"].shape[0],
         "vocab_size": state_dict["token_embedding.weight"].shape[0],
         "transformer_width": text_width,
-        "transformer_heads": text_width // 64,
+        "transformer_heads": trait("transformer_heads", text_width // 64),
         "transformer_layers": blocks("transformer.resblocks."),
+        "vision_heads": trait("vision_heads", vision_heads),
+        "vision_mlp_width": mlp_width("visual.transformer.resblocks."),
+        "transformer_mlp_width": mlp_width("transformer.resblocks."),
+        "quick_gelu": bool(trait("quick_gelu", True)),
     }
 
 
 def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
-    """The model a state dict belongs to, in evaluation mode, weights stored as OpenAI stores them.
+    """The model a state dict belongs to, in evaluation mode.
+
+    Its weights are stored as OpenAI stores them (see ``convert_weights``); those that come with
+    ``TRAITS``, trained elsewhere and in float32 as a rule, are not rounded but stored in float32.
 
     Args:
-        state_dict: OpenAI's keys, in any floating-point type; ``SIZE_ENTRIES`` are ignored.
+        state_dict: OpenAI's keys, in any floating-point type, with or without ``TRAITS``;
+            ``SIZE_ENTRIES`` are ignored.
 
     Raises:
         ValueError: the state dict is not one of a CLIP, or has missing or left-over keys.
@@ -355,10 +398,14 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     }
     with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
         model = CLIP(**architecture(weights))
+    traits = {name: weights.pop(name) for name in TRAITS if name in weights}
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"the state dict does not fit the CLIP it describes: {error}") from error
+    for name, value in traits.items():
+        setattr(model, name, value)
     model.float()
-    convert_weights(model)
+    if not traits:
+        convert_weights(model)
     return model.eval()
