@@ -1,3 +1,16 @@
 """CLIP: model, tokeniser and checkpoint loading."""
 
-from .clip import *  # noqa: F403
+from __future__ import annotations
+
+from importlib import import_module
+
+__all__ = ["available_models", "build_model", "load", "load_state_dict", "tokenize"]
+
+
+def __getattr__(name: str) -> object:
+    """Names of `clip.clip`, on first use: `python -m clip.convert --help` waits for no torch."""
+    if name == "clip":
+        return import_module(".clip", __name__)
+    if name in __all__:
+        return getattr(import_module(".clip", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

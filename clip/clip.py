@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import load_file
 
-from . import tiny
+from . import openclip, tiny
 from .download import cache_folder, fetch
-from .model import CLIP, SIZE_ENTRIES, architecture, build_model
+from .model import CLIP, SIZE_ENTRIES, TRAITS, architecture, build_model, convert_weights
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ _MODELS = {
 }
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
-# Sizes that OpenAI's archives store as buffers beside the weights.
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -99,21 +97,26 @@ def load_state_dict(
     """Weights of a CLIP checkpoint, with OpenAI's keys, on the CPU, as `build_model` takes them.
 
     Args:
-        name_or_path: one of `available_models()`, downloaded when absent, or a local file: a
-            TorchScript archive as OpenAI publishes them, a state dict saved by `torch.save`
-            (plain or under the key "state_dict"), or safetensors.
+        name_or_path: one of `available_models()`, downloaded when absent; weights of open_clip,
+            "open_clip:ARCHITECTURE/TAG" or "open_clip:ARCHITECTURE=FILE" (see `clip.openclip`); or
+            a local file: a TorchScript archive as OpenAI publishes them, a state dict saved by
+            `torch.save` (plain or under the key "state_dict"), or safetensors.
         root: cache folder; by default the environment variable CLIP_CACHE or ~/.cache/clip.
 
     Returns:
-        State dict in the types of the file; the embedded backbone comes in float32.
+        State dict in the types of the file; the embedded backbone comes in float32. Weights of
+        open_clip come with entries (`clip.model.TRAITS`) for what their shapes do not say.
 
     Raises:
         FileNotFoundError: there is no such local file.
         RuntimeError: a download failed or the file is damaged.
         ValueError: neither a known name nor a path, or the file holds no CLIP.
     """
-    name = str(name_or_path)
-    if name in _MODELS:
+    name, source = str(name_or_path), None
+    if openclip.is_name(name):
+        source = openclip.find(name)
+        path = source.fetch(root)
+    elif name in _MODELS:
         url = _MODELS[name]
         # The embedded file needs no expanded copy on the disk here.
         path = tiny.WEIGHTS if url == tiny.URL else Path(_download(url, root))
@@ -131,6 +134,12 @@ def load_state_dict(
         ) from error
     try:
         state_dict = _weights(content)
+        if source is None and not any(trait in state_dict for trait in TRAITS):
+            source = openclip.beside(path)
+            if source is None and name not in _MODELS:
+                openclip.check_unnamed(state_dict, path)
+        if source is not None:
+            state_dict = source.convert(state_dict)
         architecture(state_dict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -139,7 +148,9 @@ def load_state_dict(
 
 def check_name(name_or_path: str | Path) -> None:
     """Raise what `load_state_dict` raises for a name it does not know or a file that is absent."""
-    if str(name_or_path) not in _MODELS:
+    if openclip.is_name(str(name_or_path)):
+        openclip.find(str(name_or_path))
+    elif str(name_or_path) not in _MODELS:
         _local_checkpoint(str(name_or_path))
 
 
@@ -160,7 +171,8 @@ def _local_checkpoint(name: str) -> Path:
     raise ValueError(
         f"unknown CLIP backbone {name!r}"
         + (f", did you mean {by_folded[near[0]]!r}?" if near else ".")
-        + f" Known: {', '.join(_MODELS)}; or the path of a local checkpoint file"
+        + f" Known: {', '.join(_MODELS)}; weights of open_clip as "
+        f"{openclip.PREFIX}ARCHITECTURE/TAG; or the path of a local checkpoint file"
     )
 
 
@@ -205,7 +217,7 @@ def load(
     """Load a CLIP model and the preprocessing of its images.
 
     Args:
-        name: one of `available_models()` or the path of a checkpoint file.
+        name: one of `available_models()`, weights of open_clip, or the path of a checkpoint file.
         device: where to put the model; CUDA when available, else the CPU, by default.
         jit: only False; the argument is there for callers of OpenAI's function.
         download_root: cache folder; by default the environment variable CLIP_CACHE or
@@ -228,14 +240,22 @@ def load(
     model = build_model(load_state_dict(name, download_root)).to(device)
     if device.type == "cpu":
         model.float()
-    return model, _transform(model.visual.input_resolution)
+    else:
+        convert_weights(model)
+    mean, std = (
+        default if stated is None else tuple(stated.tolist())
+        for stated, default in ((model.image_mean, MEAN), (model.image_std, STD))
+    )
+    return model, _transform(model.visual.input_resolution, mean, std)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _transform(n_px: int) -> Callable[[Image.Image], torch.Tensor]:
+def _transform(
+    n_px: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Callable[[Image.Image], torch.Tensor]:
     """CLIP's preprocessing for square inputs of `n_px` pixels."""
     from torchvision import transforms  # here since training brings its own transforms
 
@@ -245,7 +265,7 @@ def _transform(n_px: int) -> Callable[[Image.Image], torch.Tensor]:
             transforms.CenterCrop(n_px),
             _to_rgb,
             transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
+            transforms.Normalize(mean, std),
         ]
     )
 

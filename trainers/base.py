@@ -7,6 +7,7 @@ import os.path as osp
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,10 +44,11 @@ def check_backbone(cfg: CfgNode) -> None:
 
 
 def load_clip(cfg: CfgNode) -> CLIP:
-    """The CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, weights as OpenAI stores them.
+    """The CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, as ``build_model`` stores it.
 
     Raises:
-        ValueError: unknown name, or ``INPUT.SIZE`` differs from the backbone's resolution.
+        ValueError: unknown name, or ``INPUT.SIZE``, ``INPUT.PIXEL_MEAN`` or ``INPUT.PIXEL_STD``
+            differs from what the backbone says of its images.
     """
     name = cfg.MODEL.BACKBONE.NAME
     clip = build_model(load_state_dict(name))
@@ -55,6 +57,15 @@ def load_clip(cfg: CfgNode) -> CLIP:
         raise ValueError(
             f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but backbone {name!r} takes {side} x {side} "
             f'pixels: set INPUT.SIZE "({side}, {side})"'
+        )
+    stated = {"PIXEL_MEAN": clip.image_mean, "PIXEL_STD": clip.image_std}
+    wanted = {key: value.tolist() for key, value in stated.items() if value is not None}
+    if any(not np.allclose(cfg.INPUT[key], value, atol=1e-3) for key, value in wanted.items()):
+        pairs = [f'INPUT.{key} "{[round(v, 6) for v in value]}"' for key, value in wanted.items()]
+        raise ValueError(
+            f"INPUT.PIXEL_MEAN is {list(cfg.INPUT.PIXEL_MEAN)} and INPUT.PIXEL_STD "
+            f"{list(cfg.INPUT.PIXEL_STD)}, but backbone {name!r} was trained with others: set "
+            f"{' '.join(pairs)}"
         )
     return clip
 

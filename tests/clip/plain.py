@@ -30,7 +30,10 @@ def block(layer, x: Tensor, causal: bool) -> Tensor:
     y = (scores.softmax(-1) @ v).transpose(0, 1).reshape(length, width)
     x = x + y @ layer.attn.out_proj.weight.T + layer.attn.out_proj.bias
     hidden = norm(layer.ln_2, x) @ layer.mlp.c_fc.weight.T + layer.mlp.c_fc.bias
-    hidden = hidden * torch.sigmoid(1.702 * hidden)
+    if isinstance(layer.mlp.gelu, torch.nn.GELU):
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+    else:
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
     return x + hidden @ layer.mlp.c_proj.weight.T + layer.mlp.c_proj.bias
 
 

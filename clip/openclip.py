@@ -1,0 +1,397 @@
+"""Weights of open_clip: what their names mean, and how they become a CLIP state dict.
+
+``open_clip:ARCHITECTURE/TAG`` names published weights, which open_clip downloads on first use;
+``open_clip:ARCHITECTURE=FILE`` and ``open_clip:ARCHITECTURE/TAG=FILE`` a local file that holds
+weights of this architecture (and has been trained as the tag says). ARCHITECTURE is a name of
+open_clip's, or the path of a JSON file with a configuration in open_clip's format. A file that
+open_clip publishes is also understood by its path alone when its ``open_clip_config.json`` lies
+beside it.
+
+open_clip is imported only when such a name is used; it takes seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .download import CACHE_VARIABLE
+from .model import CLIP, TRAITS, architecture
+
+PREFIX = "open_clip:"
+#: how open_clip names the files that it publishes, and the configuration beside them
+PUBLISHED, CONFIG_FILE = "open_clip", "open_clip_config.json"
+
+# Settings of an open_clip configuration that the conversion takes into account. Any other setting
+# must have open_clip's default.
+_MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"}
+_MODEL |= {"init_logit_scale", "nonscalar_logit_scale"}  # the scale itself is among the weights
+_VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
+_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+
+# Entries by which a state dict tells that it belongs to something else.
+_FOREIGN = {
+    "visual.trunk.": "an image tower of timm",
+    "visual.attn_pool": "attentional pooling",
+    "text_decoder.": "a text decoder (CoCa)",
+    "text.transformer.embeddings.": "a text tower of Hugging Face",
+    "text.transformer.encoder.": "a text tower of Hugging Face",
+    "text.cls_emb": "a class token in the text",
+    "logit_bias": "the bias of a sigmoid loss (SigLIP)",
+    "vision_model.": "the layout of Hugging Face's transformers",
+}
+
+
+def is_name(name: str) -> bool:
+    """Whether this names weights of open_clip."""
+    return name.startswith(PREFIX)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Weights of open_clip and what is known of them.
+
+    Args:
+        name: the architecture, for messages.
+        config: open_clip's configuration of the model.
+        quick_gelu: whether the weights want QuickGELU or GELU.
+        preprocess: ``mean`` and ``std``, if known, and how else the images are prepared.
+        published: open_clip's entry with the addresses, for weights to be downloaded.
+        file: the local file otherwise.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    quick_gelu: bool
+    preprocess: Mapping[str, Any]
+    published: Mapping[str, Any] | None = None
+    file: Path | None = None
+
+    def fetch(self, root: str | Path | None = None) -> Path:
+        """Path of the file, downloaded by open_clip when it has to be.
+
+        Args:
+            root: folder for downloads; by default the environment variable CLIP_CACHE, else where
+                open_clip and huggingface_hub keep their files.
+
+        Raises:
+            RuntimeError: the download failed.
+        """
+        if self.file is not None:
+            return self.file
+        import open_clip
+
+        folder = root or os.environ.get(CACHE_VARIABLE) or None
+        try:
+            return Path(open_clip.download_pretrained(self.published, cache_dir=folder))
+        except Exception as error:  # several libraries with errors of their own
+            where = self.published.get("hf_hub") or self.published.get("url")
+            raise RuntimeError(
+                f"open_clip could not download {self.name} ({where}): {error}. Download the file "
+                f"elsewhere and name it as {PREFIX}{self.name}=FILE"
+            ) from error
+
+    def arguments(self) -> dict[str, int | tuple[int, ...] | bool | None]:
+        """Constructor arguments of :class:`CLIP`.
+
+        Raises:
+            ValueError: the architecture has something that :class:`CLIP` has not; all of it named.
+        """
+        if problems := _unsupported(self.config):
+            raise ValueError(
+                f"{self.name} of open_clip is not supported: {', '.join(_first(problems))}. Only "
+                "models with a plain ViT or ResNet and CLIP's own text encoder are"
+            )
+        vision, text = _tower("vision_cfg", self.config), _tower("text_cfg", self.config)
+        resnet = isinstance(vision["layers"], list | tuple)
+        units = vision["width"] * 32 if resnet else vision["width"]
+        return {
+            "embed_dim": self.config["embed_dim"],
+            "image_resolution": vision["image_size"],
+            "vision_layers": tuple(vision["layers"]) if resnet else vision["layers"],
+            "vision_width": vision["width"],
+            "vision_patch_size": None if resnet else vision["patch_size"],
+            "context_length": text["context_length"],
+            "vocab_size": text["vocab_size"],
+            "transformer_width": text["width"],
+            "transformer_heads": text["heads"],
+            "transformer_layers": text["layers"],
+            "vision_heads": units // vision["head_width"],
+            "vision_mlp_width": None if resnet else int(vision["width"] * vision["mlp_ratio"]),
+            "transformer_mlp_width": int(text["width"] * text["mlp_ratio"]),
+            "quick_gelu": self.quick_gelu,
+        }
+
+    def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of open_clip as ``build_model`` takes it: OpenAI's keys and ``TRAITS``.
+
+        Args:
+            weights: of this architecture; values are kept as they are.
+
+        Raises:
+            ValueError: weights of another architecture, or an architecture that is not supported.
+        """
+        arguments = self.arguments()
+        if any(name in weights for name in TRAITS):
+            raise ValueError("the file says what architecture it has: give its path alone")
+        refuse_foreign(weights)
+        # where the configuration asks for a text tower of its own, its entries have a prefix
+        converted = {key.removeprefix("text."): value for key, value in weights.items()}
+        if "logit_scale" in converted:
+            converted["logit_scale"] = converted["logit_scale"].reshape(())
+        converted |= {
+            name: torch.tensor(arguments[name])
+            for name in ("quick_gelu", "vision_heads", "transformer_heads")
+        }
+        for name in ("mean", "std"):
+            if name in self.preprocess:
+                converted[f"image_{name}"] = torch.tensor(self.preprocess[name]).float()
+        found = architecture(converted)
+        problems = [
+            f"{key} is {found[key]} instead of {value}"
+            for key, value in arguments.items()
+            if found[key] != value
+        ]
+        if not problems:
+            with torch.device("meta"):
+                expected = CLIP(**arguments).state_dict().keys()
+            # a batch norm's count of batches is not needed, and old files lack it
+            problems = [f"{key} is missing" for key in expected if key not in converted]
+            problems += [
+                f"{key} is not part of it"
+                for key in converted
+                if key not in expected and key not in TRAITS
+            ]
+        if problems:
+            raise ValueError(
+                f"the weights are not those of {self.name}: {', '.join(_first(problems))}"
+                f"{_those_that_fit(converted)}"
+            )
+        _warn_of_preparation(self.name, self.preprocess)
+        return converted
+
+
+def find(name: str) -> Source:
+    """What a name ``open_clip:...`` stands for; nothing is downloaded or read.
+
+    Raises:
+        ValueError: an architecture or a tag that open_clip does not have, or that is not
+            supported.
+        FileNotFoundError: there is no such local file.
+    """
+    spec, has_file, file = name.removeprefix(PREFIX).partition("=")
+    if spec.endswith(".json"):
+        source = _from_config(Path(spec).expanduser())
+    else:
+        source = _from_names(spec, bool(has_file))
+    source.arguments()  # refuses what is not supported before anything is loaded
+    if has_file:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no such checkpoint file: {path.absolute()} (in {name!r})")
+        source = dataclasses.replace(source, file=path, published=None)
+    if source.file is None and source.published is None:
+        raise ValueError(f"{name!r} names no weights: add =FILE with the path of a local file")
+    return source
+
+
+def beside(path: Path) -> Source | None:
+    """The source of a file published by open_clip, if its configuration lies beside it."""
+    config = path.with_name(CONFIG_FILE)
+    if not path.name.startswith(PUBLISHED) or not config.is_file():
+        return None
+    return dataclasses.replace(_from_config(config), file=path)
+
+
+def refuse_foreign(weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError that names what no model here can hold."""
+    parts = {
+        what: None
+        for key, what in _FOREIGN.items()
+        if any(entry.startswith(key) for entry in weights)
+    }
+    if parts:
+        raise ValueError(
+            f"the file holds {', '.join(parts)}, which is not supported: only the weights of plain "
+            "ViT and ResNet CLIPs are"
+        )
+
+
+def check_unnamed(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check weights that came without an architecture; they will be taken as OpenAI's.
+
+    Their activation and heads cannot be told from the weights. OpenAI's have been stored in half
+    precision; a warning is given for weights that never were.
+
+    Args:
+        weights: with OpenAI's keys and without traits.
+        path: of their file.
+
+    Raises:
+        ValueError: they cannot be OpenAI's.
+    """
+    refuse_foreign(weights)
+    ask = (
+        f"name the architecture, as in --backbone {PREFIX}ARCHITECTURE={path}, since the file does "
+        "not say whether it wants GELU or QuickGELU, nor how many heads it has"
+    )
+    if path.name.startswith(PUBLISHED) or "text.text_projection" in weights:
+        raise ValueError(f"a file of open_clip: {ask}{_those_that_fit(weights)}")
+    found = architecture(weights)
+    for tower, width in (
+        ("vision", found["vision_width"]),
+        ("transformer", found["transformer_width"]),
+    ):
+        hidden = found[f"{tower}_mlp_width"]
+        if hidden is not None and hidden != 4 * width:
+            raise ValueError(
+                f"{hidden} hidden units in blocks of width {width}, which no CLIP of OpenAI has: "
+                f"{ask}{_those_that_fit(weights)}"
+            )
+    projection = weights["text_projection"]
+    if not torch.equal(projection.half().to(projection.dtype), projection):
+        warnings.warn(
+            f"{path} does not say what activation and heads it was trained with; taken as OpenAI's "
+            f"(QuickGELU, 64 units per head). If it is from open_clip, {ask}",
+            stacklevel=3,
+        )
+
+
+def _from_config(path: Path) -> Source:
+    """The source a configuration file describes: a model's alone, or one with preprocessing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such configuration file: {path.absolute()}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    config = content.get("model_cfg", content) if isinstance(content, dict) else None
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    if not isinstance(config, dict) or any(
+        not isinstance(config.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise ValueError(f"{path} is no configuration of open_clip: it needs {', '.join(kinds)}")
+    preprocess = content.get("preprocess_cfg", {})
+    return Source(str(path), config, bool(config.get("quick_gelu", False)), preprocess)
+
+
+def _from_names(spec: str, has_file: bool) -> Source:
+    """The source of ``ARCHITECTURE`` or ``ARCHITECTURE/TAG``."""
+    import open_clip
+
+    # open_clip, too, reads the slash of OpenAI's names as a dash
+    if spec.replace("/", "-") in open_clip.list_models():
+        name, tag = spec.replace("/", "-"), ""
+    else:
+        name, _, tag = spec.rpartition("/") if "/" in spec else (spec, "", "")
+        name = name.replace("/", "-")
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"open_clip has no architecture {name!r}"
+            f"{_nearest(name, open_clip.list_models())} Its names are those of "
+            "open_clip.list_models(); or give the path of a configuration file (.json)"
+        )
+    config = open_clip.get_model_config(name)
+    source = Source(name, config, bool(config.get("quick_gelu", False)), {})
+    if not tag and has_file:
+        return source
+    source.arguments()
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = open_clip.get_pretrained_cfg(name, tag)
+    if not published:
+        wrong = f"open_clip has no {name} {tag!r}" if tag else f"{PREFIX}{name} names no weights"
+        raise ValueError(
+            f"{wrong}{_nearest(tag, tags)} Its tags: {', '.join(tags) or 'none'}; or name a local "
+            f"file, {PREFIX}{name}=FILE"
+        )
+    # the tag knows what its weights were trained with, also under a name without "-quickgelu"
+    quick_gelu = bool(published.get("quick_gelu", False))
+    return Source(f"{name}/{tag}", config, quick_gelu, published, published)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence on an unknown name, with a hint if there are names like it."""
+    by_lower = {known.lower(): known for known in names}
+    near = [known for known in by_lower if name and known.startswith(name.lower())]
+    near = near[:3] or difflib.get_close_matches(name.lower(), by_lower, n=3)
+    hint = " or ".join(repr(by_lower[match]) for match in near)
+    return f", did you mean {hint}?" if hint else "."
+
+
+def _first(problems: list[str]) -> list[str]:
+    """At most five of them, the last telling how many there are besides."""
+    return problems if len(problems) < 6 else problems[:4] + [f"and {len(problems) - 4} more"]
+
+
+def _tower(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of one tower, open_clip's defaults where the configuration says nothing."""
+    from open_clip import CLIPTextCfg, CLIPVisionCfg
+
+    kind = CLIPVisionCfg if part == "vision_cfg" else CLIPTextCfg
+    return {field.name: field.default for field in dataclasses.fields(kind)} | config[part]
+
+
+def _unsupported(config: Mapping[str, Any]) -> list[str]:
+    """Settings that have no counterpart in :class:`CLIP`, or make no sense."""
+    vision = _tower("vision_cfg", config)
+    resnet = isinstance(vision["layers"], list | tuple)
+    problems = [
+        key if isinstance(value, dict) else f"{key} = {value!r}"
+        for key, value in config.items()
+        if key not in _MODEL and value not in (None, False)
+    ]
+    for part, known in (("vision_cfg", _VISION), ("text_cfg", _TEXT)):
+        default = _tower(part, {part: {}})
+        for key, value in _tower(part, config).items():
+            if key in known:
+                usable = isinstance(value, int | float | list | tuple)
+            else:
+                usable = key in default and value == default[key]
+            if not usable and not (resnet and key == "patch_size"):  # a ResNet has none
+                problems.append(f"{part}.{key} = {value!r}")
+    size, step = vision["image_size"], 32 if resnet else vision["patch_size"]
+    if not isinstance(size, int) or not isinstance(step, int) or step < 1 or size % step:
+        problems.append(f"vision_cfg.image_size = {size!r} in steps of {step!r}")
+    return problems
+
+
+def _those_that_fit(weights: Mapping[str, Tensor]) -> str:
+    """A hint with the names of architectures whose shapes the weights have."""
+    import open_clip
+
+    free = {"vision_heads", "transformer_heads", "quick_gelu"}
+    try:
+        found = architecture({key.removeprefix("text."): value for key, value in weights.items()})
+    except ValueError:
+        return ""
+    names = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        if not _unsupported(config):
+            arguments = Source(name, config, False, {}).arguments()
+            if all(found[key] == arguments[key] for key in arguments.keys() - free):
+                names.append(name)
+    if not names:
+        return ". No architecture of open_clip has these shapes: describe it in a .json file"
+    return f". The shapes are those of {' and '.join(names)}"
+
+
+def _warn_of_preparation(name: str, preprocess: Mapping[str, Any]) -> None:
+    """Say so when the weights expect images that are brought to size in another way."""
+    usual = {"interpolation": "bicubic", "resize_mode": "shortest"}
+    others = [f"{k} {preprocess[k]!r}" for k in usual if preprocess.get(k, usual[k]) != usual[k]]
+    if others:
+        warnings.warn(
+            f"{name} was trained on images prepared with {' and '.join(others)}; here the "
+            "transforms of the config are used (clip.load: shorter side, bicubic, centre crop)",
+            stacklevel=3,
+        )
