@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ from clip import tiny
 from clip.clip import _MODELS
 from clip.download import cache_folder
 from clip.model import CLIP, build_model, convert_weights
+
+from .archives import save_torchscript
 
 ROOT = Path(__file__).parents[2]
 PARITY = ROOT / "tests/fixtures/parity"
@@ -68,37 +69,6 @@ def random_clip(kind):
 
 def weights_of(kind):
     return {key: value.clone() for key, value in random_clip(kind).state_dict().items()}
-
-
-class Node(torch.nn.Module):
-    """Holds parameters under given names, for a TorchScript archive with OpenAI's keys."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def save_torchscript(state_dict, path):
-    root = Node()
-    sizes = {
-        "input_resolution": torch.tensor(32),
-        "context_length": torch.tensor(77),
-        "vocab_size": torch.tensor(VOCABULARY),
-    }
-    for key, value in (state_dict | sizes).items():
-        *parents, name = key.split(".")
-        node = root
-        for parent in parents:
-            if not hasattr(node, parent):
-                node.add_module(parent, Node())
-            node = getattr(node, parent)
-        if key in sizes or not value.is_floating_point() or "running" in name:
-            node.register_buffer(name, value)
-        else:
-            node.register_parameter(name, torch.nn.Parameter(value))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what OpenAI's files are
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(root), path)
 
 
 def save_legacy(state_dict, path):
@@ -485,7 +455,8 @@ def test_names_of_the_package():
 def test_import_is_light():
     """Nothing heavy; and open_clip, which takes seconds, for weights of open_clip only."""
     code = """
-import sys, clip
+import sys, clip, clip.convert
+clip.convert.build_parser()
 print(set(sys.modules) & {"torch"})
 clip.load_state_dict("tiny")
 print({"torchvision", "requests", "open_clip"} & set(sys.modules))
