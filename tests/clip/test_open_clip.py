@@ -173,17 +173,19 @@ def test_supported_architectures():
             supported.add(name)
         except ValueError as error:
             assert str(error).startswith(f"{name} of open_clip is not supported: "), name
-    wanted = {
-        "ViT-B-16",
-        "ViT-B-32-quickgelu",
-        "ViT-L-14-336",
-        "ViT-H-14",
-        "ViT-g-14",
-        "ViT-bigG-14",
-    }
-    assert wanted | {"RN50", "RN50x64-quickgelu"} <= supported
-    others = {name for name in supported if not name.startswith(("ViT-", "RN"))}
-    assert not others
+    assert {
+        *("RN50", "RN50x64-quickgelu", "ViT-B-16", "ViT-B-32-quickgelu", "ViT-L-14-336"),
+        *("ViT-H-14", "ViT-g-14", "ViT-bigG-14", "ViT-S-32-alt"),
+    } <= supported
+    assert not {name for name in supported if not name.startswith(("ViT-", "RN"))}
+
+
+@pytest.mark.parametrize("name", ["RN50x4", "ViT-B-16-plus-240", "ViT-g-14"])
+def test_every_entry_has_a_place(name):
+    """Large architectures, built without values."""
+    with torch.device("meta"):
+        theirs = open_clip.create_model(name, device="meta")
+    build_model(openclip.find(f"open_clip:{name}={__file__}").convert(theirs.state_dict()))
 
 
 @pytest.mark.parametrize("kind", ["gelu", "ratio"])
