@@ -95,6 +95,29 @@ def require_file(path: str, option: str) -> None:
     raise FileNotFoundError(f"{option}: no file {path!r}: {folder} has no {name!r}{hint}")
 
 
+def resolve_alias(path: str) -> str:
+    """Return the file that another name of it stands for, and say so; other paths as they are.
+
+    The names are in ``aliases.yaml`` beside the folder that holds the trainers' folders.
+
+    Args:
+        path: ``<configs>/trainers/<trainer>/<name>.yaml``, or any other path.
+    """
+    file = Path(path)
+    folder = file.absolute().parent
+    table = folder.parent.parent / "aliases.yaml"
+    if file.is_file() or not table.is_file():
+        return path
+
+    import yaml
+
+    name = yaml.safe_load(table.read_text(encoding="utf-8")).get(folder.name, {}).get(file.stem)
+    if name is None:
+        return path
+    print(f"{path} is another name of {file.with_name(name + file.suffix)} ({table.name})")
+    return str(file.with_name(name + file.suffix))
+
+
 def check_opts(opts: list[str], cfg: CfgNode) -> None:
     """Check that the trailing words are ``KEY VALUE`` pairs.
 
@@ -166,6 +189,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         (args.config_file, "--config-file"),
     ):
         if path is not None:
+            path = resolve_alias(path)
             require_file(path, option)
             cfg.merge_from_file(path)
             keys += keys_of_file(path)

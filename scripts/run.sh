@@ -1,72 +1,97 @@
 #!/usr/bin/env bash
 # Runs one protocol of one method. Called by scripts/<method>/<protocol>.sh, which are all alike.
 #
-#   scripts/<method>/base2new_train.sh DATASET SEED [KEY VALUE ...]   train on base, test on base
-#   scripts/<method>/base2new_test.sh  DATASET SEED [KEY VALUE ...]   test that model on new
-#   scripts/<method>/fewshot.sh DATASET SHOTS [SEED ...] [KEY VALUE ...]   seeds 1 2 3 by default
+#   scripts/<method>/base2new_train.sh DATASET SEED   train on base, test on base
+#   scripts/<method>/base2new_test.sh  DATASET SEED   test that model on new
+#   scripts/<method>/fewshot.sh DATASET SHOTS [SEED ...]   all classes; seeds 1 2 3 by default
+#   scripts/<method>/xd_train.sh [DATASET] SEED       train on the source data set, all classes
+#   scripts/<method>/xd_test.sh  DATASET SEED         test that model on another data set
+#   scripts/<method>/dg_test.sh [DATASET] SEED        test it on ImageNet's variants, or one of them
+#
+# After these, all take KEY VALUE pairs of the config, and before the pairs all but fewshot.sh
+# MAX_EPOCH alone, a number. docs/protocols.md has the output folders.
 #
 # From the environment:
 #   DATA     folder that holds the data sets (default: data/); docs/datasets.md has their layout,
 #            docs/own_images.md that of your own images
 #   OUTPUT   results (default: output/)
-#   SHOTS    images per class of base2new (default: 16)
-#   CFG      another file of configs/trainers/<Trainer>/, without .yaml
+#   SHOTS    images per class of all but fewshot.sh (default: 16)
+#   SOURCE   data set that xd_*.sh and dg_test.sh train on (default: imagenet)
+#   CFG      another file of configs/trainers/<Trainer>/, without .yaml, or upstream's name of it
 #   TAG      names the results of KEY VALUE pairs (default: the pairs; empty: no folder of their own)
+#   WEIGHTS  test the published weights in this folder, not a training of one's own; layout:
+#            base/seed<s> for base2new_test.sh (base is then tested as well), <k>shot/seed<s> for
+#            fewshot.sh, seed<s> for xd_test.sh and dg_test.sh
+#   SUBFOLDER  one more level of the folders of fewshot.sh and xd_*.sh, after <cfg>_<k>shots
 #   PYTHON   interpreter (default: that of the active environment, else .venv, set up if need be)
 #   DRY_RUN  1: print the commands and run nothing
 #
 # A finished run is skipped; an unfinished one resumes from its last checkpoint.
 set -euo pipefail
 
-embedded="digits shapes" # data sets that come with the repository
-
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 [ $# -ge 2 ] || fail "usage: run.sh METHOD PROTOCOL ARGUMENTS"
 method=$1 protocol=$2
 shift 2
 
-# Relative folders of the caller mean those where the caller is.
-absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
-[ -z "${DATA:-}" ] || DATA=$(absolute "$DATA")
-output=output
-[ -z "${OUTPUT:-}" ] || output=$(absolute "$OUTPUT")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+embedded="digits shapes" # data sets that come with the repository
+variants="imagenetv2 imagenet_sketch imagenet_a imagenet_r"
+number='^[0-9]+$'
+DATA=${DATA:-data}
+output=${OUTPUT:-output}
+source=${SOURCE:-imagenet}
 
+TINY=tiny # config for the embedded data sets
 # shellcheck source=/dev/null
 source "scripts/$method/settings.sh" # sets TRAINER and TRAINS, defines config_for
 
 usage() {
+    local words="DATASET SEED [MAX_EPOCH]"
     case $protocol in
-    fewshot) fail "usage: scripts/$method/fewshot.sh DATASET SHOTS [SEED ...] [KEY VALUE ...]" ;;
-    *) fail "usage: scripts/$method/$protocol.sh DATASET SEED [KEY VALUE ...]" ;;
+    fewshot) words="DATASET SHOTS [SEED ...]" ;;
+    xd_train | dg_test) words="[DATASET] SEED [MAX_EPOCH]" ;;
     esac
+    fail "usage: scripts/$method/$protocol.sh $words [KEY VALUE ...]"
 }
 
 positive() { # NAME VALUE
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 must be a whole number from 1 on, not '$2'"
 }
 
+among() { # WORD LIST
+    case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac
+}
+
+# --- arguments ------------------------------------------------------------------------------------
+
+case $protocol in # where the data set may be left out
+xd_train) [[ ! ${1:-} =~ $number ]] || set -- "$source" "$@" ;;
+dg_test) [[ ! ${1:-} =~ $number ]] || set -- "$variants" "$@" ;;
+esac
 [ $# -ge 2 ] || usage
-dataset=$1
+datasets=$1
 shift
-seeds=()
+seeds=() epochs=""
 case $protocol in
-base2new_train | base2new_test)
+base2new_train | base2new_test | xd_train | xd_test | dg_test | zeroshot)
     shots=${SHOTS:-16}
     positive SHOTS "$shots"
-    [[ $1 =~ ^[0-9]+$ ]] || fail "SEED must be a whole number from 0 on, not '$1'"
+    [[ $1 =~ $number ]] || fail "SEED must be a whole number from 0 on, not '$1'"
     seeds=("$1")
     shift
+    if [[ ${1:-} =~ $number ]]; then
+        epochs=$1
+        positive MAX_EPOCH "$epochs"
+        shift
+    fi
     ;;
 fewshot)
     shots=$1
     positive SHOTS "$shots"
     shift
-    while [[ ${1:-} =~ ^[0-9]+$ ]]; do
+    while [[ ${1:-} =~ $number ]]; do
         seeds+=("$1")
         shift
     done
@@ -77,22 +102,62 @@ esac
 opts=("$@")
 [ $((${#opts[@]} % 2)) -eq 0 ] || fail "a key has no value in: ${opts[*]}"
 
-[ -f "configs/datasets/$dataset.yaml" ] ||
-    fail "no data set $dataset; there are: $(cd configs/datasets && echo *.yaml)"
-is_embedded=no
-case " $embedded " in *" $dataset "*) is_embedded=yes ;; esac
-DATA=${DATA:-data}
+case $protocol in
+base2new_*) [ -z "${SUBFOLDER:-}" ] || fail "SUBFOLDER is not for base2new" ;;
+xd_train)
+    [ "$datasets" = "$source" ] || [ -z "${SOURCE:-}" ] ||
+        fail "SOURCE is $SOURCE, but $datasets is to be trained on"
+    source=$datasets
+    ;;
+dg_test)
+    for dataset in $datasets; do
+        among "$dataset" "$variants" ||
+            fail "$dataset is none of ImageNet's variants ($variants): use xd_test.sh"
+    done
+    ;;
+zeroshot) [ "$TRAINS" = no ] || fail "zeroshot is not for $method, which is trained" ;;
+esac
+case $protocol in
+xd_test | dg_test) trained_on=$source ;;
+*) trained_on=$datasets ;;
+esac
+for dataset in $datasets "$trained_on"; do
+    [ -f "configs/datasets/$dataset.yaml" ] ||
+        fail "no data set $dataset; there are: $(cd configs/datasets && echo *.yaml)"
+done
+if [ -n "${WEIGHTS:-}" ]; then
+    case $protocol/$TRAINS in
+    *_train/* | */no) fail "WEIGHTS is for testing what a method trained" ;;
+    esac
+fi
+
+# --- config ---------------------------------------------------------------------------------------
 
 if [ -n "${CFG:-}" ]; then
     cfg=$CFG
-elif [ $is_embedded = yes ]; then
-    cfg=tiny
+elif among "$trained_on" "$embedded"; then
+    cfg=$TINY
 else
-    cfg=$(config_for "$protocol" "$dataset" "$shots")
+    cfg=$(config_for "$protocol" "$trained_on" "$shots")
+fi
+if [ ! -f "configs/trainers/$TRAINER/$cfg.yaml" ]; then
+    ours=$(awk -v trainer="$TRAINER:" -v name="$cfg:" '
+        /^[^ #]/ { inside = $1 == trainer }
+        inside && $1 == name { print $2 }' configs/aliases.yaml)
+    if [ -n "$ours" ]; then
+        echo "note: $cfg is upstream's name of $ours" >&2
+        cfg=$ours
+    fi
 fi
 config_file=configs/trainers/$TRAINER/$cfg.yaml
 [ -f "$config_file" ] ||
     fail "no file $config_file; there are: $(cd "configs/trainers/$TRAINER" && echo *.yaml)"
+
+config_epochs=$(awk '/^[^ #]/ { optim = /^OPTIM:/ } optim && $1 == "MAX_EPOCH:" { print $2 }' \
+    "$config_file")
+# The file's own number is no other setting.
+[ -z "$epochs" ] || [ "$epochs" = "$config_epochs" ] ||
+    opts=(OPTIM.MAX_EPOCH "$epochs" ${opts[@]+"${opts[@]}"})
 
 # Other settings must not pass for the results of the shipped ones: a folder of their own.
 label=$cfg
@@ -107,12 +172,10 @@ elif [ ${#opts[@]} -gt 0 ]; then
 fi
 
 # The embedded backbone is too small to gain from threads, and loses much where cores are busy.
-[ "$cfg" != tiny ] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+case $cfg in tiny*) export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" ;; esac
 
 max_epoch() { # of this run: the last OPTIM.MAX_EPOCH of the pairs, else that of the config
-    local epoch
-    epoch=$(awk '/^[^ #]/ { optim = /^OPTIM:/ } optim && $1 == "MAX_EPOCH:" { print $2 }' \
-        "$config_file")
+    local epoch=$config_epochs
     for ((i = 0; i < ${#opts[@]}; i += 2)); do
         [ "${opts[i]}" != OPTIM.MAX_EPOCH ] || epoch=${opts[i + 1]}
     done
@@ -120,20 +183,12 @@ max_epoch() { # of this run: the last OPTIM.MAX_EPOCH of the pairs, else that of
     echo "$epoch"
 }
 
-find_python() {
-    if [ -n "${PYTHON:-}" ]; then
-        echo "$PYTHON"
-    elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        echo python
-    else
-        [ "${DRY_RUN:-0}" = 1 ] || bash scripts/setup.sh >&2
-        echo .venv/bin/python
-    fi
-}
+# --- runs -----------------------------------------------------------------------------------------
 
 # Whether the last start of a run finished: it logged a result, after the end of the training if it
-# trains, and not before the file given was written. parse_test_res.py goes by the same rule.
-finished() { # FOLDER trains|tests [FILE]
+# trains, and not before the weights it tests were written, nor of others. parse_test_res.py goes by
+# the same rule.
+finished() { # FOLDER trains|tests [WEIGHTS MODEL_DIR]
     local log root newest="" gate='Finish(ed)? training'
     for log in "$1"/log.txt*; do
         [ ! -f "$log" ] || newest=$log
@@ -147,26 +202,47 @@ finished() { # FOLDER trains|tests [FILE]
     fi
     [ -z "${3:-}" ] || [ "$newest" -nt "$3" ] || return 1
     [ "$2" = trains ] || gate='=> result'
-    awk -v gate="^[ \t]*($gate)[ \t]*\$" '
-        /^[ \t]*\*\* Arguments \*\*[ \t]*$/ { ended = found = 0 }
+    # The output folder may have been moved since: what counts of MODEL_DIR is where it is in there.
+    awk -v gate="^[ \t]*($gate)[ \t]*\$" -v model="${4:-}" '
+        /^[ \t]*\*\* Arguments \*\*[ \t]*$/ { ended = found = other = 0 }
+        model && /^model_dir: / { other = substr($0, length($0) - length(model) + 1) != model }
         $0 ~ gate { ended = 1 }
         ended && /^[ \t]*\* accuracy: [0-9.]+%/ { found = 1 }
-        END { exit !found }' "$newest"
+        END { exit !found || other }' "$newest"
+}
+
+# Makes the next launch test the weights in a folder.
+load=() weights="" model=""
+load_from() { # FOLDER PROTOCOL_THAT_TRAINS
+    local epoch dataset=$trained_on
+    epoch=$(max_epoch)
+    load=(--model-dir "$1" --load-epoch "$epoch")
+    weights="" model=${1#"$output"}
+    [ "${DRY_RUN:-0}" != 1 ] || return 0
+    if [ -z "${WEIGHTS:-}" ]; then
+        finished "$1" trains || fail "no finished training in $1:" \
+            "first run scripts/$method/$2.sh with the same settings"
+    fi
+    [ ! -d "$1" ] || weights=$(find -L "$1" -name "model.pth.tar-$epoch" -print -quit)
+    [ -n "$weights" ] || [ -z "${WEIGHTS:-}" ] ||
+        fail "no model.pth.tar-$epoch below $1: WEIGHTS must name the folder above it"
 }
 
 # Runs train.py unless its output folder is finished.
-launch() { # SEED FOLDER trains|tests WEIGHTS [ARGUMENT ...]
-    local seed=$1 folder=$2 kind=$3 weights=$4
-    shift 4
+launch() { # SEED FOLDER trains|tests [ARGUMENT ...]
+    local seed=$1 folder=$2 kind=$3
+    shift 3
     local command=(
         "$python" train.py --root "$DATA" --seed "$seed" --trainer "$TRAINER"
         --dataset-config-file "configs/datasets/$dataset.yaml" --config-file "$config_file"
-        --output-dir "$folder" "$@" ${opts[@]+"${opts[@]}"}
+        --output-dir "$folder"
     )
+    [ "$kind" = trains ] || command+=(--eval-only)
+    command+=(${load[@]+"${load[@]}"} "$@" ${opts[@]+"${opts[@]}"})
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${command[@]}" | sed 's/ $//'
         echo
-    elif finished "$folder" "$kind" "$weights"; then
+    elif finished "$folder" "$kind" "$weights" "$model"; then
         echo "finished already: $folder"
     else
         "${command[@]}"
@@ -174,34 +250,52 @@ launch() { # SEED FOLDER trains|tests WEIGHTS [ARGUMENT ...]
 }
 
 python=$(find_python)
-kind=trains eval_only=()
-[ "$TRAINS" = yes ] || kind=tests eval_only=(--eval-only)
+kind=trains
+if [ "$TRAINS" != yes ]; then
+    kind=tests
+    case $protocol in *_train) echo "note: $TRAINER has nothing to train; it is tested" >&2 ;; esac
+fi
+run=$TRAINER/${label}_${shots}shots${SUBFOLDER:+/$SUBFOLDER}
+few="DATASET.NUM_SHOTS $shots"
 
+# shellcheck disable=SC2086  # $few is two words
 for seed in "${seeds[@]}"; do
-    tail=$dataset/shots_$shots/$TRAINER/$label/seed$seed
-    base=$output/base2new/train_base/$tail
-    case $protocol in
-    base2new_train)
-        launch "$seed" "$base" $kind "" ${eval_only[@]+"${eval_only[@]}"} \
-            DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES base
-        ;;
-    base2new_test)
-        load=() weights=""
-        if [ "$TRAINS" = yes ]; then
-            epoch=$(max_epoch)
-            load=(--model-dir "$base" --load-epoch "$epoch")
-            if [ "${DRY_RUN:-0}" != 1 ]; then
-                finished "$base" trains || fail "no finished training in $base:" \
-                    "first run scripts/$method/base2new_train.sh with the same arguments"
-                weights=$(find "$base" -name "model.pth.tar-$epoch" -print -quit)
+    for dataset in $datasets; do
+        tail=$dataset/shots_$shots/$TRAINER/$label/seed$seed
+        base=$output/base2new/train_base/$tail
+        case $protocol in
+        base2new_train) launch "$seed" "$base" $kind $few DATASET.SUBSAMPLE_CLASSES base ;;
+        base2new_test)
+            if [ -n "${WEIGHTS:-}" ]; then
+                load_from "$WEIGHTS/base/seed$seed"
+                launch "$seed" "$output/base2new/test_base/$tail" tests $few \
+                    DATASET.SUBSAMPLE_CLASSES base
+            elif [ "$TRAINS" = yes ]; then
+                load_from "$base" base2new_train
             fi
-        fi
-        launch "$seed" "$output/base2new/test_new/$tail" tests "$weights" --eval-only \
-            ${load[@]+"${load[@]}"} DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES new
-        ;;
-    fewshot)
-        launch "$seed" "$output/$dataset/$TRAINER/${label}_${shots}shots/seed$seed" $kind "" \
-            ${eval_only[@]+"${eval_only[@]}"} DATASET.NUM_SHOTS "$shots"
-        ;;
-    esac
+            launch "$seed" "$output/base2new/test_new/$tail" tests $few \
+                DATASET.SUBSAMPLE_CLASSES new
+            ;;
+        fewshot)
+            if [ -n "${WEIGHTS:-}" ]; then
+                load_from "$WEIGHTS/${shots}shot/seed$seed"
+                launch "$seed" "$output/few_shot/$dataset/$run/seed$seed" tests $few
+            else
+                launch "$seed" "$output/$dataset/$run/seed$seed" $kind $few
+            fi
+            ;;
+        xd_train) launch "$seed" "$output/$dataset/$run/seed$seed" $kind $few ;;
+        xd_test | dg_test)
+            if [ -n "${WEIGHTS:-}" ]; then
+                load_from "$WEIGHTS/seed$seed"
+            elif [ "$TRAINS" = yes ]; then
+                load_from "$output/$source/$run/seed$seed" xd_train
+            fi
+            folder=$run/$dataset
+            [ "$source" = imagenet ] || folder=$run/from_$source/$dataset
+            launch "$seed" "$output/evaluation/$folder/seed$seed" tests
+            ;;
+        zeroshot) launch "$seed" "$output/$TRAINER/$label/$dataset" tests ;;
+        esac
+    done
 done

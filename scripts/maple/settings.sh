@@ -3,5 +3,8 @@ TRAINER=MaPLe
 TRAINS=yes
 
 config_for() { # PROTOCOL DATASET SHOTS
-    echo vit_b16_c2_ep5_batch4_2ctx
+    case $1 in
+    xd_* | dg_*) echo vit_b16_c2_ep2_batch4_2ctx_cross_datasets ;;
+    *) echo vit_b16_c2_ep5_batch4_2ctx ;;
+    esac
 }

@@ -6,6 +6,7 @@ TRAINS=yes
 config_for() { # PROTOCOL DATASET SHOTS
     case $1/$2 in
     base2new_*) echo vit_b16_c4_ep20_batch4_4+4ctx ;;
+    xd_* | dg_*) echo vit_b16_c4_ep20_batch4_4+4ctx_cross_datasets ;;
     fewshot/stanford_cars | fewshot/oxford_flowers | fewshot/fgvc_aircraft | fewshot/dtd | \
         fewshot/eurosat) echo vit_b16_c4_ep50_batch4_4+4ctx_few_shot_gpa45 ;;
     fewshot/*) echo vit_b16_c4_ep50_batch4_4+4ctx_few_shot ;;

@@ -1,0 +1,289 @@
+"""A whole protocol of one or more methods over data sets and seeds, with one progress bar.
+
+    python scripts/all.py METHOD [DATASETS] [SEEDS] [KEY VALUE ...]
+
+Lists are words in quotes or with commas between them: "coop mmlop", digits,shapes, "1 2 3". Every
+run is one call of run.sh, which skips what is finished and lets what broke off go on. A run that
+fails is named at the end with its log, and the others go on.
+
+From the environment, besides what run.sh reads:
+  PROTOCOL  base2new (default), fewshot, xd (cross-dataset) or dg (domain generalisation)
+  SHOTS     fewshot takes several (default: 1 2 4 8 16)
+  JOBS      runs at once (default: 1)
+
+Without DATASETS these are, where DATA says where they are, the eleven of the benchmark (xd: those
+that are not the source; dg: ImageNet's variants), else the two that come with the repository (xd:
+from digits to shapes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOCOLS = ("base2new", "fewshot", "xd", "dg")
+BENCHMARK = (
+    "imagenet caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd "
+    "eurosat ucf101"
+).split()
+VARIANTS = "imagenetv2 imagenet_sketch imagenet_a imagenet_r".split()
+EMBEDDED = ["digits", "shapes"]
+
+# The words of one call of run.sh: method, protocol and arguments.
+Call = tuple[str, ...]
+
+
+@dataclass
+class Chain:
+    """A training, and the calls that test what it trained, if any."""
+
+    train: Call
+    tests: list[Call] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 1 + len(self.tests)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a list given as one argument."""
+    return text.replace(",", " ").split()
+
+
+def known(name: str, names: Iterable[str], kind: str) -> str:
+    """Return a name that is one of those allowed.
+
+    Raises:
+        ValueError: when it is not, with those that are.
+    """
+    names = sorted(names)
+    if name not in names:
+        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}")
+    return name
+
+
+def numbers(text: str, kind: str) -> list[str]:
+    """Return the words of a list of whole numbers.
+
+    Raises:
+        ValueError: for other words.
+    """
+    for word in words(text):
+        if not re.fullmatch("[0-9]+", word):
+            raise ValueError(f"{kind} must be whole numbers, not {word!r}")
+    return words(text)
+
+
+def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
+    """Return all calls that the command line asks for.
+
+    Args:
+        args: the parsed command line.
+        env: the environment; SOURCE is set in it where xd has no data sets but the embedded ones.
+
+    Raises:
+        ValueError: for a protocol, method, data set or number that cannot be.
+    """
+    protocol = known(env.get("PROTOCOL") or "base2new", PROTOCOLS, "PROTOCOL")
+    there = [file.stem for file in (ROOT / "configs" / "datasets").glob("*.yaml")]
+    with_settings = [file.parent.name for file in ROOT.glob("scripts/*/settings.sh")]
+    datasets = words(args.datasets)
+    if protocol == "xd" and not (datasets or env.get("DATA") or env.get("SOURCE")):
+        env["SOURCE"] = EMBEDDED[0]
+    source = known(env.get("SOURCE") or "imagenet", there, "SOURCE")
+    if not datasets:
+        datasets = BENCHMARK if env.get("DATA") else EMBEDDED
+        datasets = VARIANTS if protocol == "dg" else datasets
+        if protocol == "xd":
+            datasets = [name for name in datasets if name != source]
+    for name in datasets:
+        known(name, VARIANTS if protocol == "dg" else there, "data set")
+    seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
+
+    chains = []
+    for method in words(args.methods):
+        known(method, with_settings, "method")
+        if protocol == "base2new":
+            for dataset in datasets:
+                for seed in seeds:
+                    rest = (dataset, seed, *args.opts)
+                    train = (method, "base2new_train", *rest)
+                    chains.append(Chain(train, [(method, "base2new_test", *rest)]))
+        elif protocol == "fewshot":
+            for dataset in datasets:
+                for shots in numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS"):
+                    for seed in seeds:
+                        chains.append(Chain((method, "fewshot", dataset, shots, seed, *args.opts)))
+        else:
+            for seed in seeds:
+                tests = [(method, f"{protocol}_test", name, seed, *args.opts) for name in datasets]
+                chains.append(Chain((method, "xd_train", source, seed, *args.opts), tests))
+    return chains
+
+
+def title(call: Call) -> str:
+    """Return a call's method, protocol, data set and numbers."""
+    method, protocol, dataset, *rest = call
+    if protocol == "fewshot":
+        return f"{method} {protocol} {dataset} {rest[0]} shots seed {rest[1]}"
+    return f"{method} {protocol} {dataset} seed {rest[0]}"
+
+
+class Runner:
+    """Makes calls of run.sh, several at a time, each with a log of its own.
+
+    Args:
+        logs: folder for the logs.
+        env: environment of the calls.
+        total: number of calls that are to come.
+    """
+
+    def __init__(self, logs: Path, env: dict[str, str], total: int) -> None:
+        self.logs, self.env = logs, env
+        self.bar = tqdm(total=total, unit="run", dynamic_ncols=True)
+        self.lock = threading.RLock()
+        self.processes: set[subprocess.Popen] = set()
+        self.stopped = False
+        self.counts = {"done": 0, "finished before": 0, "failed": 0, "not run": 0}
+        #: what to say of the calls that failed
+        self.failures: list[str] = []
+
+    def count(self, outcome: str, number: int = 1) -> None:
+        with self.lock:
+            self.counts[outcome] += number
+            shown = {name: count for name, count in self.counts.items() if count}
+            self.bar.set_postfix(shown, refresh=False)
+            self.bar.update(number)
+
+    def call(self, call: Call) -> bool:
+        """Make a call; return whether it succeeded."""
+        settings = [self.env[key] for key in ("CFG", "TAG", "SOURCE") if self.env.get(key)]
+        log = self.logs / f"{'-'.join([*title(call).split(), *settings])}.txt"
+        with open(log, "w") as out:
+            with self.lock:
+                if self.stopped:
+                    return False
+                process = subprocess.Popen(
+                    ["bash", str(ROOT / "scripts" / "run.sh"), *call],
+                    env=self.env,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # to be stopped with all that it started
+                )
+                self.processes.add(process)
+            status = process.wait()
+        with self.lock:
+            self.processes.discard(process)
+            if self.stopped:
+                return False
+        lines = log.read_text(errors="replace").splitlines()
+        if status:
+            reason = next((line.strip() for line in lines[::-1] if line.strip()), "")
+            self.failures.append(f"{title(call)} failed: {reason} (status {status}, log {log})")
+            self.count("failed")
+        else:
+            before = any(line.startswith("finished already: ") for line in lines)
+            self.count("finished before" if before else "done")
+        return not status
+
+    def chain(self, chain: Chain) -> None:
+        """Make the calls of a chain in turn: without the training there is nothing to test."""
+        if not self.call(chain.train):
+            self.count("not run", len(chain.tests))
+            return
+        for test in chain.tests:
+            self.call(test)
+
+    def stop(self) -> None:
+        """End what is still running, with the processes it started."""
+        with self.lock:
+            self.stopped = True
+            for process in self.processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+
+    def run(self, chains: list[Chain], jobs: int) -> None:
+        """Make all calls, ``jobs`` at a time."""
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(self.chain, chain) for chain in chains]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            finally:
+                self.stop()
+                pool.shutdown(cancel_futures=True)
+                self.bar.close()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="all.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("methods", metavar="METHOD", help="folder of scripts/, or several")
+    add("datasets", metavar="DATASETS", nargs="?", default="", help="files of configs/datasets/")
+    add("seeds", metavar="SEEDS", nargs="?", default="", help="default: 1 2 3")
+    add("opts", metavar="KEY VALUE", nargs=argparse.REMAINDER, help="for all runs, as in run.sh")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: its words; those of the process when None.
+
+    Returns:
+        Exit status: 0, 1 when a run failed, 2 for arguments that cannot work.
+    """
+    args = build_parser().parse_args(argv)
+    env = dict(os.environ)
+    env.setdefault("PYTHON", sys.executable)
+    try:
+        chains = plan(args, env)
+        jobs = env.get("JOBS") or "1"
+        if not re.fullmatch("[1-9][0-9]*", jobs):
+            raise ValueError(f"JOBS must be a whole number from 1 on, not {jobs!r}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if env.get("DRY_RUN") == "1":
+        for chain in chains:
+            for call in (chain.train, *chain.tests):
+                subprocess.run(["bash", ROOT / "scripts" / "run.sh", *call], env=env, check=True)
+        return 0
+
+    logs = Path(env.get("OUTPUT") or ROOT / "output") / "all"
+    logs.mkdir(parents=True, exist_ok=True)
+    # Python would otherwise end here at once, and leave the runs behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    runner = Runner(logs, env, sum(map(len, chains)))
+    runner.run(chains, int(jobs))
+    counts = [f"{count} {name}" for name, count in runner.counts.items() if count]
+    print(", ".join(counts), flush=True)
+    for message in runner.failures:
+        print(f"error: {message}", file=sys.stderr)
+    return 1 if runner.failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
