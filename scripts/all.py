@@ -58,8 +58,8 @@ class Chain:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a list given as one argument."""
-    return text.replace(",", " ").split()
+    """Return the words of a list given as one argument, each once."""
+    return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
 def known(name: str, names: Iterable[str], kind: str) -> str:

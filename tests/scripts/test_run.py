@@ -5,73 +5,90 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from results.logs import BadLog, read_log
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(path for path in ROOT.glob("scripts/*/*.sh") if path.name != "settings.sh")
-TRAINERS = {
-    "zsclip": "ZeroshotCLIP",
-    "coop": "CoOp",
-    "cocoop": "CoCoOp",
-    "vpt": "VPT",
-    "ivlp": "IVLP",
-    "maple": "MaPLe",
-    "promptsrc": "PromptSRC",
-    "mpl": "MPL",
-    "lorvp": "LoRVP",
-    "mmlop": "MMLoP",
-}
-UNTRAINED = {"zsclip"}
-# method -> protocol -> data set -> config; fewshot with 16 shots
-CONFIGS = {
-    "zsclip": {
-        "base2new": {"digits": "tiny", "imagenet": "vit_b16", "eurosat": "vit_b16"},
-        "fewshot": {"digits": "tiny", "imagenet": "vit_b16", "eurosat": "vit_b16"},
-    },
-    "coop": {
-        "base2new": {
-            "digits": "tiny",
-            "imagenet": "vit_b16_ep50_ctxv1",
-            "eurosat": "vit_b16_ctxv1",
-        },
-        "fewshot": {"digits": "tiny", "imagenet": "vit_b16_ep50", "eurosat": "vit_b16"},
-    },
-    "promptsrc": {
-        "base2new": {
-            "digits": "tiny",
-            "imagenet": "vit_b16_c4_ep20_batch4_4+4ctx",
-            "eurosat": "vit_b16_c4_ep20_batch4_4+4ctx",
-        },
-        "fewshot": {
-            "digits": "tiny",
+PROTOCOLS = ("base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test", "dg_test")
+VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a folder of scripts runs.
+
+    A protocol's config is one for all data sets, or one for each that the tests take; without one
+    of its own it is base-to-new's. ``epochs``: of the configs that are loaded, base-to-new's (on
+    ImageNet), cross-dataset's, and that of the embedded data.
+    """
+
+    trainer: str
+    base2new: str | dict[str, str]
+    fewshot: str | dict[str, str] = ""
+    xd: str = ""
+    epochs: tuple[int, int, int] | None = (5, 5, 20)
+    tiny: str = "tiny"
+
+    def config(self, protocol: str, dataset: str) -> str:
+        if dataset in ("digits", "shapes"):
+            return self.tiny
+        kind = protocol.split("_")[0].replace("dg", "xd")
+        config = getattr(self, kind) or self.base2new
+        return config if isinstance(config, str) else config[dataset]
+
+
+METHODS = {
+    "zsclip": Method("ZeroshotCLIP", "vit_b16", epochs=None),
+    "coop": Method(
+        "CoOp",
+        {"imagenet": "vit_b16_ep50_ctxv1", "eurosat": "vit_b16_ctxv1"},
+        {"imagenet": "vit_b16_ep50", "eurosat": "vit_b16"},
+        "vit_b16_ep50_ctxv1",
+        epochs=(50, 50, 20),
+    ),
+    "cocoop": Method("CoCoOp", "vit_b16_c4_ep10_batch1_ctxv1", epochs=(10, 10, 20)),
+    "vpt": Method("VPT", "vit_b16_c8_ep5_batch4"),
+    "language-prompting": Method(
+        "IVLP", "vit_b16_c4_ep5_batch4_language_only", tiny="tiny_language_only"
+    ),
+    "ivlp": Method("IVLP", "vit_b16_c2_ep5_batch4_2+2ctx"),
+    "maple": Method(
+        "MaPLe",
+        "vit_b16_c2_ep5_batch4_2ctx",
+        xd="vit_b16_c2_ep2_batch4_2ctx_cross_datasets",
+        epochs=(5, 2, 20),
+    ),
+    "promptsrc": Method(
+        "PromptSRC",
+        "vit_b16_c4_ep20_batch4_4+4ctx",
+        {
             "imagenet": "vit_b16_c4_ep50_batch4_4+4ctx_few_shot",
             "eurosat": "vit_b16_c4_ep50_batch4_4+4ctx_few_shot_gpa45",
         },
-    },
-    "mmlop": {
-        "base2new": {
-            "digits": "tiny",
-            "imagenet": "vit_b16_base2new",
-            "eurosat": "vit_b16_base2new",
-        },
-        "fewshot": {"digits": "tiny", "imagenet": "vit_b16_fewshot", "eurosat": "vit_b16_fewshot"},
-    },
+        "vit_b16_c4_ep20_batch4_4+4ctx_cross_datasets",
+        epochs=(20, 20, 20),
+    ),
+    "mpl": Method(
+        "MPL",
+        "vit_b16_c1_add2_rm1",
+        xd="vit_b16_c1_add2_rm1_cross_datasets",
+        epochs=(5, 2, 20),
+    ),
+    "lorvp": Method("LoRVP", "vit_b16_r4_ep20_batch32", epochs=(20, 20, 20)),
+    "mmlop": Method(
+        "MMLoP",
+        "vit_b16_base2new",
+        "vit_b16_fewshot",
+        "vit_b16_cross_datasets",
+        epochs=(30, 30, 20),
+    ),
 }
-# these take one file for both protocols and all real data sets
-for _method, _config in {
-    "cocoop": "vit_b16_c4_ep10_batch1_ctxv1",
-    "vpt": "vit_b16_c8_ep5_batch4",
-    "ivlp": "vit_b16_c2_ep5_batch4_2+2ctx",
-    "maple": "vit_b16_c2_ep5_batch4_2ctx",
-    "mpl": "vit_b16_c1_add2_rm1",
-    "lorvp": "vit_b16_r4_ep20_batch32",
-}.items():
-    _real = {"digits": "tiny", "imagenet": _config, "eurosat": _config}
-    CONFIGS[_method] = {"base2new": _real, "fewshot": _real}
+SCRIPTS = [ROOT / "scripts" / m / f"{p}.sh" for m in METHODS for p in PROTOCOLS]
 
 
 def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
@@ -94,67 +111,282 @@ def dry_run(script: Path | str, *words: str, **env) -> list[list[str]]:
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
-def common(method: str, dataset: str, cfg: str, seed: int, root: str) -> list[str]:
-    trainer = TRAINERS[method]
+def train_py(trainer: str, cfg: str, dataset: str, seed: int, folder: str, *rest: object):
+    """The words of one call of train.py; ``rest`` in one string or in several."""
     return (
-        f"python train.py --root {root} --seed {seed} --trainer {trainer}"
+        f"python train.py --root data --seed {seed} --trainer {trainer}"
         f" --dataset-config-file configs/datasets/{dataset}.yaml"
-        f" --config-file configs/trainers/{trainer}/{cfg}.yaml --output-dir"
+        f" --config-file configs/trainers/{trainer}/{cfg}.yaml --output-dir {folder}"
+        f" {' '.join(map(str, rest))}"
     ).split()
 
 
-def yaml_epochs(method: str, cfg: str) -> str:
-    import yaml
-
-    file = ROOT / "configs" / "trainers" / TRAINERS[method] / f"{cfg}.yaml"
-    return str(yaml.safe_load(file.read_text())["OPTIM"]["MAX_EPOCH"])
+def loading(folder: str, epoch: int | None) -> str:
+    """Options of a test: of the weights in a folder, or of none that are trained."""
+    return "--eval-only" + (f" --model-dir {folder} --load-epoch {epoch}" if epoch else "")
 
 
-def expected(method: str, protocol: str, dataset: str, root: str) -> list[list[str]]:
-    """Commands for seed 1 (base2new) or 16 shots of seeds 1, 2, 3 (fewshot)."""
-    trainer = TRAINERS[method]
-    evaluate = ["--eval-only"] if method in UNTRAINED else []
+def base2new(trainer: str, cfg: str, dataset: str, seed: int, part: str, load: str = ""):
+    """A command of base-to-new; part is train_base, test_base or test_new."""
+    folder = f"output/base2new/{part}/{dataset}/shots_16/{trainer}/{cfg}/seed{seed}"
+    classes = f"DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES {part.split('_')[1]}"
+    return train_py(trainer, cfg, dataset, seed, folder, load, classes)
+
+
+def all_classes(trainer: str, cfg: str, dataset: str, shots: int, seed: int, load: str = ""):
+    """A training on all classes: a few-shot one, or the source of cross-dataset transfer."""
+    folder = f"output/{dataset}/{trainer}/{cfg}_{shots}shots/seed{seed}"
+    return train_py(trainer, cfg, dataset, seed, folder, load, f"DATASET.NUM_SHOTS {shots}")
+
+
+def cross(trainer: str, cfg: str, dataset: str, seed: int, load: str, from_: str = ""):
+    """A test on a data set other than that of the training."""
+    folder = f"output/evaluation/{trainer}/{cfg}_16shots/{from_}{dataset}/seed{seed}"
+    return train_py(trainer, cfg, dataset, seed, folder, load)
+
+
+def expected(name: str, protocol: str, dataset: str) -> list[list[str]]:
+    """Commands for seed 1, or 16 shots of seeds 1, 2, 3 (fewshot)."""
+    method = METHODS[name]
+    source = "digits" if dataset in ("digits", "shapes") else "imagenet"
+    cfg = method.config(protocol, source if protocol in ("xd_test", "dg_test") else dataset)
+    this = (method.trainer, cfg, dataset)
+    epochs = method.epochs or (None,) * 3
+    load = "" if method.epochs else "--eval-only"
     if protocol == "fewshot":
-        cfg = CONFIGS[method]["fewshot"][dataset]
-        return [
-            common(method, dataset, cfg, seed, root)
-            + [f"output/{dataset}/{trainer}/{cfg}_16shots/seed{seed}"]
-            + evaluate
-            + ["DATASET.NUM_SHOTS", "16"]
-            for seed in (1, 2, 3)
-        ]
-    cfg = CONFIGS[method]["base2new"][dataset]
-    tail = f"{dataset}/shots_16/{trainer}/{cfg}/seed1"
-    base = f"output/base2new/train_base/{tail}"
-    start = common(method, dataset, cfg, 1, root)
-    end = ["DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES"]
+        return [all_classes(*this, 16, seed, load) for seed in (1, 2, 3)]
+    if protocol == "xd_train":
+        return [all_classes(*this, 16, 1, load)]
     if protocol == "base2new_train":
-        return [[*start, base, *evaluate, *end, "base"]]
-    load = []
-    if method not in UNTRAINED:
-        load = ["--model-dir", base, "--load-epoch", yaml_epochs(method, cfg)]
-    new = f"output/base2new/test_new/{tail}"
-    return [[*start, new, "--eval-only", *load, *end, "new"]]
+        return [base2new(*this, 1, "train_base", load)]
+    epoch = epochs[2 if source == "digits" else protocol != "base2new_test"]
+    if protocol == "base2new_test":
+        base = f"output/base2new/train_base/{dataset}/shots_16/{method.trainer}/{cfg}/seed1"
+        return [base2new(*this, 1, "test_new", loading(base, epoch))]
+    load = loading(f"output/{source}/{method.trainer}/{cfg}_16shots/seed1", epoch)
+    from_ = "" if source == "imagenet" else f"from_{source}/"
+    return [cross(*this, 1, load, from_)]
 
 
-@pytest.mark.parametrize("dataset", ["digits", "imagenet", "eurosat"])
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_dry_run(script, dataset):
-    method, protocol = script.parent.name, script.stem
+DATASETS = {
+    "base2new_train": ("digits", "imagenet", "eurosat"),
+    "base2new_test": ("digits", "imagenet"),
+    "fewshot": ("digits", "imagenet", "eurosat"),
+    "xd_train": ("digits", "imagenet"),
+    "xd_test": ("shapes", "eurosat"),
+    "dg_test": ("imagenet_a",),
+}
+CASES = [(m, p, dataset) for m in METHODS for p in PROTOCOLS for dataset in DATASETS[p]]
+
+
+@pytest.mark.parametrize(("method", "protocol", "dataset"), CASES)
+def test_dry_run(method, protocol, dataset):
     words = [dataset, "16" if protocol == "fewshot" else "1"]
-    env = {} if dataset == "digits" else {"DATA": "/some/where"}
-    root = env.get("DATA", "data")
-    assert dry_run(script, *words, **env) == expected(method, protocol, dataset, root)
+    env = {"SOURCE": "digits"} if dataset == "shapes" else {}
+    script = f"scripts/{method}/{protocol}.sh"
+    assert dry_run(script, *words, **env) == expected(method, protocol, dataset)
 
 
-def test_every_method_has_every_protocol():
-    found = {(path.parent.name, path.stem) for path in SCRIPTS}
-    protocols = ("base2new_train", "base2new_test", "fewshot")
-    assert found == {(method, protocol) for method in TRAINERS for protocol in protocols}
+def test_epochs_are_those_of_the_data_set():
+    (command,) = dry_run("scripts/coop/base2new_test.sh", "eurosat", "1", DATA="/some/where")
+    assert command[command.index("--load-epoch") + 1] == "200"
+    assert command[command.index("--root") + 1] == "/some/where"
+
+
+def test_source_may_be_left_out():
+    assert dry_run("scripts/mmlop/xd_train.sh", "1") == expected("mmlop", "xd_train", "imagenet")
+    commands = dry_run("scripts/mmlop/xd_train.sh", "1", SOURCE="digits")
+    assert commands == expected("mmlop", "xd_train", "digits")
+
+
+def test_domain_generalisation_takes_all_variants():
+    commands = dry_run("scripts/maple/dg_test.sh", "1")
+    assert commands == [c for name in VARIANTS for c in expected("maple", "dg_test", name)]
+
+
+def test_zero_shot_clip_says_that_it_has_nothing_to_train():
+    done = call("scripts/zsclip/xd_train.sh", "1", DRY_RUN="1")
+    assert done.returncode == 0
+    assert done.stderr == "note: ZeroshotCLIP has nothing to train; it is tested\n"
+
+
+# --- upstream's names -----------------------------------------------------------------------------
+
+MAPLE, MAPLE_XD = METHODS["maple"].base2new, METHODS["maple"].xd
+IVLP, VPT = METHODS["ivlp"].base2new, METHODS["vpt"].base2new
+LANGUAGE_ONLY = METHODS["language-prompting"].base2new
+SRC, SRC_XD = METHODS["promptsrc"].base2new, METHODS["promptsrc"].xd
+FEW_SHOT = METHODS["promptsrc"].fewshot["imagenet"]
+MPL = METHODS["mpl"].base2new
+NCTX = "nctx16_cscFalse_ctpend"
+NCTX_PAIRS = "TRAINER.COOP.N_CTX 16 TRAINER.COOP.CSC False TRAINER.COOP.CLASS_TOKEN_POSITION end"
+
+
+def base2new_scripts(folder: str, suffix: str, trainer: str, cfg: str, epoch: int):
+    """Lines that call MaPLe's three base-to-new scripts of a method, with their commands."""
+    this = (trainer, cfg, "dtd", 2)
+    own = loading(f"output/base2new/train_base/dtd/shots_16/{trainer}/{cfg}/seed2", epoch)
+    published = loading("/w/base/seed2", epoch)
+    return {
+        f"{folder}/base2new_train_{suffix} dtd 2": [base2new(*this, "train_base")],
+        f"{folder}/base2new_test_{suffix} dtd 2": [base2new(*this, "test_new", own)],
+        f"{folder}/reproduce_{suffix} dtd 2 /w": [
+            base2new(*this, part, published) for part in ("test_base", "test_new")
+        ],
+    }
+
+
+def cross_scripts(folder: str, suffix: str, trainer: str, cfg: str, epoch: int):
+    """Lines that call the cross-dataset scripts of a method, with their commands."""
+    own = loading(f"output/imagenet/{trainer}/{cfg}_16shots/seed2", epoch)
+    return {
+        f"{folder}/xd_train{suffix} imagenet 2": [all_classes(trainer, cfg, "imagenet", 16, 2)],
+        f"{folder}/xd_test{suffix} dtd 2": [cross(trainer, cfg, "dtd", 2, own)],
+    }
+
+
+UPSTREAM = {
+    **base2new_scripts("maple", "maple", "MaPLe", MAPLE, 5),
+    **cross_scripts("maple", "_maple", "MaPLe", MAPLE_XD, 2),
+    "maple/reproduce_maple_xd dtd 2 /w": [
+        cross("MaPLe", MAPLE_XD, "dtd", 2, loading("/w/seed2", 2))
+    ],
+    **base2new_scripts("independent-vlp", "ivlp", "IVLP", IVLP, 5),
+    **cross_scripts("independent-vlp", "_ivlp", "IVLP", IVLP, 5),
+    **base2new_scripts("language-prompting", "lp", "IVLP", LANGUAGE_ONLY, 5),
+    **cross_scripts("language-prompting", "_lp", "IVLP", LANGUAGE_ONLY, 5),
+    **base2new_scripts("vpt", "vpt", "VPT", VPT, 5),
+    **cross_scripts("vpt", "_vpt", "VPT", VPT, 5),
+    "promptsrc/few_shot caltech101 4": [
+        all_classes("PromptSRC", FEW_SHOT, "caltech101", 4, seed) for seed in (1, 2, 3)
+    ],
+    "promptsrc/reproduce_few_shot caltech101 4 /w": [
+        train_py(
+            *("PromptSRC", FEW_SHOT, "caltech101", seed),
+            f"output/few_shot/caltech101/PromptSRC/{FEW_SHOT}_4shots/seed{seed}",
+            loading(f"/w/4shot/seed{seed}", 50),
+            "DATASET.NUM_SHOTS 4",
+        )
+        for seed in (1, 2, 3)
+    ],
+    "promptsrc/reproduce_base2novel_setting dtd 2 /w": [
+        base2new("PromptSRC", SRC, "dtd", 2, part, loading("/w/base/seed2", 20))
+        for part in ("test_base", "test_new")
+    ],
+    "promptsrc/reproduce_xd dtd 2 /w": [
+        cross("PromptSRC", SRC_XD, "dtd", 2, loading("/w/seed2", 20))
+    ],
+    "coop/main dtd rn50_ep50 end 16 1 False": [
+        train_py(
+            *("CoOp", "rn50_ep50", "dtd", seed),
+            f"output/dtd/CoOp/rn50_ep50_1shots/{NCTX}/seed{seed}",
+            f"DATASET.NUM_SHOTS 1 {NCTX_PAIRS}",
+        )
+        for seed in (1, 2, 3)
+    ],
+    "coop/eval dtd rn50_ep50": [
+        train_py(
+            *("CoOp", "rn50_ep50", "dtd", seed),
+            f"output/evaluation/CoOp/rn50_ep50_16shots/{NCTX}/dtd/seed{seed}",
+            loading(f"output/imagenet/CoOp/rn50_ep50_16shots/{NCTX}/seed{seed}", 50),
+            NCTX_PAIRS,
+        )
+        for seed in (1, 2, 3)
+    ],
+    **{
+        f"{folder}/zeroshot dtd rn50": [
+            train_py("ZeroshotCLIP", "rn50", "dtd", 1, "output/ZeroshotCLIP/rn50/dtd --eval-only")
+        ]
+        for folder in ("coop", "zsclip")
+    },
+    # names that are ours as well, with upstream's arguments
+    "cocoop/xd_train 2": [all_classes("CoCoOp", METHODS["cocoop"].base2new, "imagenet", 16, 2)],
+    **cross_scripts("promptsrc", "", "PromptSRC", SRC_XD, 20),
+    **cross_scripts("mpl", "", "MPL", METHODS["mpl"].xd, 2),
+    "mpl/base2new_train dtd 2 5": [base2new("MPL", MPL, "dtd", 2, "train_base")],
+    "mpl/base2new_test dtd 2 5": [
+        base2new(
+            *("MPL", MPL, "dtd", 2, "test_new"),
+            loading(f"output/base2new/train_base/dtd/shots_16/MPL/{MPL}/seed2", 5),
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("line", UPSTREAM)
+def test_upstream_script(line):
+    script, *words = line.split()
+    assert dry_run(f"scripts/{script}.sh", *words) == UPSTREAM[line]
+
+
+def test_every_script_is_in_the_tables():
+    found = {p for p in ROOT.glob("scripts/*/*.sh") if p.name != "settings.sh"}
+    old = {ROOT / "scripts" / f"{line.split()[0]}.sh" for line in UPSTREAM}
+    assert found == {*SCRIPTS, *old}
+    assert {p.parent.name for p in ROOT.glob("scripts/*/settings.sh")} == set(METHODS)
 
 
 def test_forwarders_are_identical():
-    assert len({path.read_bytes() for path in SCRIPTS}) == 1
+    old = {p for p in ROOT.glob("scripts/*/*.sh") if p.name != "settings.sh"} - {*SCRIPTS}
+    for alike in (SCRIPTS, old):
+        assert len({path.read_bytes() for path in alike}) == 1
+        assert all(os.access(path, os.X_OK) for path in alike)
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"),
+    [
+        ("maple/reproduce_maple dtd 1", "DATASET SEED WEIGHTSPATH [KEY VALUE ...]"),
+        ("promptsrc/reproduce_few_shot dtd 4", "DATASET SHOTS WEIGHTSPATH [KEY VALUE ...]"),
+        ("coop/main dtd rn50 end 16 1", "DATASET CFG CTP NCTX SHOTS CSC"),
+        ("coop/main dtd rn50 end 16 1 False SEED 2", "DATASET CFG CTP NCTX SHOTS CSC"),
+        ("coop/eval dtd", "DATASET CFG"),
+        ("zsclip/zeroshot dtd", "DATASET CFG"),
+    ],
+)
+def test_upstream_script_says_what_it_takes(line, usage):
+    script, *words = line.split()
+    done = call(f"scripts/{script}.sh", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: usage: scripts/{script}.sh {usage}\n"
+
+
+def test_an_unset_variable_is_no_argument():
+    done = call("scripts/maple/reproduce_maple.sh", "dtd", "1", "")
+    assert done.returncode == 2
+    assert "error: usage: " in done.stderr
+
+
+def test_weights_are_looked_for_where_the_caller_is(tmp_path):
+    script = "scripts/maple/reproduce_maple_xd.sh"
+    (command,) = dry_run(script, "dtd", "2", "weights", cwd=tmp_path)
+    assert command[command.index("--model-dir") + 1] == f"{tmp_path}/weights/seed2"
+
+
+ALIASES = yaml.safe_load((ROOT / "configs" / "aliases.yaml").read_text())
+ALIAS_CASES = [(t, alias, name) for t, names in ALIASES.items() for alias, name in names.items()]
+
+
+@pytest.mark.parametrize(("trainer", "alias", "name"), ALIAS_CASES)
+def test_upstream_config_name(trainer, alias, name):
+    method = next(key for key, method in METHODS.items() if method.trainer == trainer)
+    done = call(f"scripts/{method}/base2new_train.sh", "dtd", "1", DRY_RUN="1", CFG=alias)
+    assert done.stderr == f"note: {alias} is upstream's name of {name}\n"
+    assert shlex.split(done.stdout) == base2new(trainer, name, "dtd", 1, "train_base")
+
+
+# --- details --------------------------------------------------------------------------------------
+
+
+def test_epochs_as_third_argument():
+    script = "scripts/mpl/base2new_{}.sh"
+    (train,) = dry_run(script.format("train"), "dtd", "1", "7", "OPTIM.LR", "0.1")
+    assert train[-4:] == ["OPTIM.MAX_EPOCH", "7", "OPTIM.LR", "0.1"]
+    (test,) = dry_run(script.format("test"), "dtd", "1", "7")
+    label = f"{MPL}-OPTIM.MAX_EPOCH=7"
+    base = f"output/base2new/train_base/dtd/shots_16/MPL/{label}/seed1"
+    assert test[test.index("--model-dir") + 1] == base
+    assert test[test.index("--load-epoch") + 1] == "7"
 
 
 def test_only_run_sh_calls_train():
@@ -253,6 +485,16 @@ def test_config_and_shots_from_the_environment():
         ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR"], {}, "a key has no value"),
         ("mmlop/base2new_train", ["digit", "1"], {}, "no data set digit; there are: "),
         ("mmlop/base2new_train", ["digits", "1"], {"CFG": "huge"}, "MMLoP/huge.yaml; there are: "),
+        ("mmlop/base2new_train", ["digits", "1", "0"], {}, "MAX_EPOCH must be a whole number"),
+        ("mmlop/base2new_train", ["digits", "1"], {"SUBFOLDER": "a"}, "SUBFOLDER is not for"),
+        ("mmlop/base2new_train", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
+        ("zsclip/xd_test", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
+        ("mmlop/xd_train", [], {}, "usage: scripts/mmlop/xd_train.sh [DATASET] SEED"),
+        ("mmlop/xd_train", ["digits"], {}, "usage: scripts/mmlop/xd_train.sh [DATASET] SEED"),
+        ("mmlop/xd_train", ["digits", "1"], {"SOURCE": "shapes"}, "SOURCE is shapes, but digits"),
+        ("mmlop/xd_test", ["digits", "1"], {"SOURCE": "shape"}, "no data set shape; there are: "),
+        ("mmlop/xd_test", ["1"], {}, "usage: scripts/mmlop/xd_test.sh DATASET SEED [MAX_EPOCH]"),
+        ("mmlop/dg_test", ["shapes", "1"], {}, "shapes is none of ImageNet's variants"),
     ],
 )
 def test_bad_arguments_stop_at_once(script, words, env, message):
@@ -328,11 +570,54 @@ def test_testing_needs_the_training(tmp_path, python_that_reports):
     assert "ran" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "env", "message"),
+    [
+        (
+            ["mmlop/xd_test", "shapes", "1"],
+            {"SOURCE": "digits"},
+            "first run scripts/mmlop/xd_train",
+        ),
+        (["mmlop/dg_test", "1"], {}, "first run scripts/mmlop/xd_train.sh with the same settings"),
+        (["mmlop/base2new_test", "dtd", "1"], {"WEIGHTS": "w"}, "no model.pth.tar-30 below "),
+    ],
+)
+def test_transfer_needs_weights(words, env, message, tmp_path, python_that_reports):
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, **env}
+    done = call(f"scripts/{words[0]}.sh", *words[1:], cwd=tmp_path, **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_results_of_other_weights_do_not_count(tmp_path, python_that_reports):
+    """Published weights and one's own are tested into the same folder, as upstream."""
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, "SOURCE": "digits"}
+    trained = tmp_path / "digits/CoOp/tiny_16shots/seed1"
+    published = tmp_path / "published/seed1"
+    for folder in (trained, published):
+        (folder / "prompt_learner").mkdir(parents=True)
+        weights = folder / "prompt_learner/model.pth.tar-20"
+        weights.write_text("")
+        os.utime(weights, (1_000_000, 1_000_000))
+    (trained / "log.txt").write_text(LOGS["current"][0])
+    tested = tmp_path / "evaluation/CoOp/tiny_16shots/from_digits/shapes/seed1"
+    tested.mkdir(parents=True)
+    words = ("scripts/coop/xd_test.sh", "shapes", "1")
+    # in the place that the results had before they were moved
+    own = "elsewhere/output/digits/CoOp/tiny_16shots/seed1"
+    for loaded, of_own, of_published in ((own, True, False), (str(published), False, True)):
+        (tested / "log.txt").write_text(f"** Arguments **\nmodel_dir: {loaded}\n{RESULT}")
+        done = call(*words, **env)
+        assert done.stdout.startswith("finished already" if of_own else "ran train.py")
+        done = call(*words, **env, WEIGHTS=str(published.parent))
+        assert done.stdout.startswith("finished already" if of_published else "ran train.py")
+
+
 def test_a_new_training_is_tested_again(tmp_path, python_that_reports):
     tail = "digits/shots_16/CoOp/tiny/seed1"
     base = tmp_path / "base2new/train_base" / tail
     new = tmp_path / "base2new/test_new" / tail
-    weights = base / "prompt_learner" / f"model.pth.tar-{yaml_epochs('coop', 'tiny')}"
+    weights = base / "prompt_learner" / "model.pth.tar-20"
     for folder in (weights.parent, new):
         folder.mkdir(parents=True)
     (base / "log.txt").write_text(LOGS["current"][0])

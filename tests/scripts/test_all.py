@@ -1,0 +1,185 @@
+"""all.sh: what it runs, what it skips, and what it says of runs that fail."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALL = runpy.run_path(str(ROOT / "scripts" / "all.py"))
+
+
+def planned(*words: str, **env: str) -> list[tuple[str, ...]]:
+    """The calls of run.sh that a command line asks for, in order."""
+    args = ALL["build_parser"]().parse_args(words)
+    return [call for chain in ALL["plan"](args, env) for call in (chain.train, *chain.tests)]
+
+
+def test_base_to_new_by_default():
+    calls = planned("mmlop,coop", "dtd eurosat", "1,2", "OPTIM.LR", "0.1")
+    pairs = ("OPTIM.LR", "0.1")
+    assert calls == [
+        (method, f"base2new_{part}", dataset, seed, *pairs)
+        for method in ("mmlop", "coop")
+        for dataset in ("dtd", "eurosat")
+        for seed in ("1", "2")
+        for part in ("train", "test")
+    ]
+
+
+def test_few_shot():
+    calls = planned("coop", "dtd", PROTOCOL="fewshot")
+    assert calls == [
+        ("coop", "fewshot", "dtd", shots, seed)
+        for shots in ("1", "2", "4", "8", "16")
+        for seed in ("1", "2", "3")
+    ]
+    assert planned("coop", "dtd", "3", PROTOCOL="fewshot", SHOTS="4") == [
+        ("coop", "fewshot", "dtd", "4", "3")
+    ]
+
+
+def test_transfer_trains_once_for_all_data_sets():
+    calls = planned("coop", "dtd digits", "2", PROTOCOL="xd", SOURCE="shapes")
+    assert calls == [
+        ("coop", "xd_train", "shapes", "2"),
+        ("coop", "xd_test", "dtd", "2"),
+        ("coop", "xd_test", "digits", "2"),
+    ]
+    first, *rest = planned("coop", "", "2", PROTOCOL="dg")
+    assert first == ("coop", "xd_train", "imagenet", "2")
+    assert rest == [("coop", "dg_test", variant, "2") for variant in ALL["VARIANTS"]]
+
+
+def test_data_sets_by_default():
+    """Those of the benchmark where there is data, else those of the repository."""
+
+    def datasets(**env: str) -> list[str]:
+        return list(dict.fromkeys(call[2] for call in planned("coop", **env)))
+
+    assert datasets() == ["digits", "shapes"]
+    assert len(datasets(DATA="/d")) == 11
+    assert datasets(DATA="/d", PROTOCOL="fewshot") == datasets(DATA="/d")
+    assert datasets(PROTOCOL="xd") == ["digits", "shapes"]
+    assert datasets(DATA="/d", PROTOCOL="xd") == datasets(DATA="/d")
+    assert datasets(DATA="/d", PROTOCOL="xd")[0] == "imagenet"
+    # all that there are, but for the parts of other protocols
+    there = {path.stem for path in ROOT.glob("configs/datasets/*.yaml")}
+    assert {*ALL["BENCHMARK"], *ALL["VARIANTS"], *ALL["EMBEDDED"]} <= there
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "message"),
+    [
+        (["cop"], {}, "no method 'cop'; there are: cocoop coop "),
+        (["coop", "digit"], {}, "no data set 'digit'; there are: "),
+        (["coop", "digits", "one"], {}, "SEEDS must be whole numbers, not 'one'"),
+        (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new dg fewshot xd"),
+        (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
+        (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet_a "),
+        (["coop"], {"PROTOCOL": "fewshot", "SHOTS": "few"}, "SHOTS must be whole numbers"),
+        (["coop"], {"JOBS": "0"}, "JOBS must be a whole number from 1 on, not '0'"),
+    ],
+)
+def test_bad_arguments_get_one_line(words, env, message, monkeypatch, capsys):
+    for name in ("PROTOCOL", "DATA", "SHOTS", "SOURCE", "JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert ALL["main"](words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "xd", "dg"])
+def test_dry_run_prints_the_commands_of_the_scripts(protocol, clone):
+    env = {"PROTOCOL": protocol, "DRY_RUN": "1"}
+    done = clone.call("scripts/all.sh", "coop", "", "1", **env)
+    assert done.returncode == 0, done.stderr
+    commands = []
+    for method, script, *words in planned("coop", "", "1", PROTOCOL=protocol):
+        source = {"SOURCE": "digits"} if protocol == "xd" else {}
+        one = clone.call(f"scripts/{method}/{script}.sh", *words, DRY_RUN="1", **source)
+        commands.append(shlex.split(one.stdout))
+    assert [shlex.split(line) for line in done.stdout.splitlines()] == commands
+
+
+def test_what_is_finished_is_skipped(clone):
+    words = ("coop mmlop", "digits", "1 2")
+    done = clone.call("scripts/all.sh", *words, JOBS="2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "8 done\n"
+    assert len(clone.runs()) == 8
+    more = clone.call("scripts/all.sh", "coop mmlop", "digits", "1 2 3")
+    assert more.stdout == "4 done, 8 finished before\n"
+    assert len(clone.runs()) == 12
+
+
+def test_the_other_runs_go_on_after_a_failure(clone):
+    words = ("coop", "digits shapes", "1")
+    failing = "train_base/digits/shots_16/CoOp/tiny/seed1"
+    done = clone.call("scripts/all.sh", *words, BREAK=failing)
+    assert done.returncode == 1
+    assert done.stdout == "2 done, 1 failed, 1 not run\n"
+    log = clone.folder / "output/all/coop-base2new_train-digits-seed-1.txt"
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line == (
+        f"error: coop base2new_train digits seed 1 failed: the reason (status 1, log {log})"
+    )
+    assert log.read_text() == "the reason\n"
+    again = clone.call("scripts/all.sh", *words)
+    assert (again.returncode, again.stdout) == (0, "2 done, 2 finished before\n")
+
+
+def test_one_target_that_fails_leaves_the_others(clone):
+    env = {"PROTOCOL": "xd", "DATA": "/data", "BREAK": "/caltech101/"}
+    done = clone.call("scripts/all.sh", "coop", "", "1", **env)
+    assert done.returncode == 1
+    assert done.stdout == "10 done, 1 failed\n"
+
+
+def test_stopping_it_stops_the_runs(clone):
+    started = clone.folder / "started"
+    (clone.folder / ".venv/bin/python").write_text(
+        f"#!/bin/sh\n"
+        f'[ "$1" != scripts/all.py ] || exec {sys.executable} "$@"\n'
+        f'[ "$1" = train.py ] || exit 0\n'
+        f"sleep 300 &\n"
+        f"echo $! >{started}.new && mv {started}.new {started}\n"
+        f"wait\n"
+    )
+    sweep = subprocess.Popen(
+        ["bash", clone.folder / "scripts/all.sh", "coop", "digits", "1"],
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.time() + 30
+    while not started.exists():
+        assert time.time() < deadline and sweep.poll() is None
+        time.sleep(0.02)
+    sweep.send_signal(signal.SIGTERM)
+    assert sweep.wait(timeout=30) == 128 + signal.SIGTERM
+    run = Path("/proc", started.read_text().strip(), "cmdline")
+    while run.exists() and b"sleep" in run.read_bytes():
+        assert time.time() < deadline
+        time.sleep(0.02)
+
+
+def test_help_answers_at_once():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "all.py", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "PROTOCOL" in done.stdout
+    assert "torch" not in (ROOT / "scripts" / "all.py").read_text()
