@@ -266,7 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     if env.get("DRY_RUN") == "1":
         for chain in chains:
             for call in (chain.train, *chain.tests):
-                subprocess.run(["bash", ROOT / "scripts" / "run.sh", *call], env=env, check=True)
+                done = subprocess.run(["bash", ROOT / "scripts" / "run.sh", *call], env=env)
+                if done.returncode:
+                    return done.returncode
         return 0
 
     logs = Path(env.get("OUTPUT") or ROOT / "output") / "all"

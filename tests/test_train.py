@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import train
 
@@ -122,6 +123,34 @@ def test_missing_file_names_the_nearest(tmp_path, capsys, option):
     assert "did you mean vit_b16.yaml?" in line
     line = error_of(capsys, option, str(tmp_path / "mmlop" / "sub" / "vit_b16.yaml"))
     assert f"{tmp_path} has no 'mmlop'; did you mean MMLoP?" in line
+
+
+@pytest.mark.parametrize(
+    ("trainer", "alias", "name"),
+    [
+        (trainer, alias, name)
+        for trainer, names in yaml.safe_load((ROOT / "configs/aliases.yaml").read_text()).items()
+        for alias, name in names.items()
+    ],
+)
+def test_upstream_name_of_a_file(capsys, monkeypatch, trainer, alias, name):
+    folder = f"configs/trainers/{trainer}"
+    assert not (ROOT / folder / f"{alias}.yaml").exists()
+    monkeypatch.chdir(ROOT)
+    words = ("--trainer", trainer, "DATASET.NAME", "EuroSAT", "--config-file")
+    want = setup(*words[4:], f"{folder}/{name}.yaml", *words[:4])
+    assert capsys.readouterr().out == ""
+    got = setup(*words[4:], f"{folder}/{alias}.yaml", *words[:4])
+    assert got == want
+    note = f"{folder}/{alias}.yaml is another name of {folder}/{name}.yaml (aliases.yaml)\n"
+    assert capsys.readouterr().out == note
+    monkeypatch.chdir(ROOT / folder)  # the table is found from anywhere
+    assert setup(*words[4:], f"{alias}.yaml", *words[:4]) == want
+
+
+def test_a_name_in_no_table_is_missing(capsys):
+    file = ROOT / "configs/trainers/VPT/vit_b16_c2_ep5_batch4_5.yaml"
+    assert "has no 'vit_b16_c2_ep5_batch4_5.yaml'" in error_of(capsys, "--config-file", str(file))
 
 
 def test_broken_file_is_named(tmp_path, capsys):

@@ -114,6 +114,13 @@ def test_dry_run_prints_the_commands_of_the_scripts(protocol, clone):
     assert [shlex.split(line) for line in done.stdout.splitlines()] == commands
 
 
+def test_dry_run_of_what_cannot_run(clone):
+    done = clone.call("scripts/all.sh", "coop", "digits", "1", DRY_RUN="1", CFG="huge")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no file configs/trainers/CoOp/huge.yaml; there are: ")
+
+
 def test_what_is_finished_is_skipped(clone):
     words = ("coop mmlop", "digits", "1 2")
     done = clone.call("scripts/all.sh", *words, JOBS="2")

@@ -67,6 +67,34 @@ def test_base2new_from_the_images_to_the_table(method, tmp_path):
         assert f"* accuracy: {row[part]:.2f}%" in log.read_text()
 
 
+def test_transfer_from_digits_to_shapes(tmp_path):
+    env = environment(tmp_path, SHOTS="1", TAG="short", PROTOCOL="xd", SOURCE="digits")
+    pairs = ["OPTIM.MAX_EPOCH", "1", "USE_CUDA", "False"]
+
+    def script(*words: str, **more: str) -> subprocess.CompletedProcess:
+        command = ["bash", ROOT / "scripts" / words[0], *words[1:], *pairs]
+        return subprocess.run(command, env=env | more, capture_output=True, text=True, timeout=300)
+
+    # of dtd there are no images
+    done = script("all.sh", "coop", "dtd shapes", "0")
+    assert (done.returncode, done.stdout) == (1, "2 done, 1 failed\n")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: coop xd_test dtd seed 0 failed: error: DescribableTextures: ")
+    again = script("all.sh", "coop", "shapes", "0")
+    assert (again.returncode, again.stdout) == (0, "2 finished before\n")
+
+    output = Path(env["OUTPUT"])
+    trained = output / "digits/CoOp/tiny-short_1shots/seed0"
+    log = output / "evaluation/CoOp/tiny-short_1shots/from_digits/shapes/seed0/log.txt"
+    assert f'Loading weights to prompt_learner from "{trained}' in log.read_text()
+    table = [sys.executable, ROOT / "parse_test_res.py", "--output", output, "--format", "json"]
+    rows = json.loads(subprocess.run(table, capture_output=True, text=True).stdout)
+    assert {row["dataset"] for row in rows} == {"digits", "shapes"}
+    (row,) = (row for row in rows if row["dataset"] == "shapes")
+    assert row["protocol"] == "cross"
+    assert f"* accuracy: {row['accuracy']:.2f}%" in log.read_text()
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     env = environment(tmp_path, SHOTS="4", TAG="killed")
     command = ["bash", str(ROOT / "scripts/coop/base2new_train.sh"), "digits", "0"]

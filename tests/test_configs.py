@@ -1,0 +1,198 @@
+"""The shipped files of the methods, under upstream's names, against the values of upstream's files.
+
+One row per file of the CoOp, MaPLe, PromptSRC and MPL repositories. Those that several of them hold
+alike are listed once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import datasets
+import trainers
+from dassl.config import CfgNode, get_cfg_default
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ALIASES = yaml.safe_load((CONFIGS / "aliases.yaml").read_text())
+WORDS = "a photo of a"
+
+
+def row(backbone: str, batch: int, epochs: int, lr: float, print_freq: int = 20, **own: object):
+    """What a file sets: common keys, and those of the trainer's node."""
+    common = {
+        "MODEL.BACKBONE.NAME": backbone,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": batch,
+        "OPTIM.MAX_EPOCH": epochs,
+        "OPTIM.LR": lr,
+        "TRAIN.PRINT_FREQ": print_freq,
+    }
+    return common, {"PREC": "fp16", **own}
+
+
+def coop(backbone: str, epochs: int, **own: object):
+    return row(backbone, 32, epochs, 0.002, 5, **{"N_CTX": 16, "CTX_INIT": "", "CSC": False} | own)
+
+
+def cocoop(n_ctx: int, words: str = ""):
+    return row("ViT-B/16", 1, 10, 0.002, N_CTX=n_ctx, CTX_INIT=words)
+
+
+def vit(epochs: int, lr: float, **own: object):
+    return row("ViT-B/16", 4, epochs, lr, **own)
+
+
+def both(vision: int, text: int, depth: int, **own: object):
+    """Prompts in both encoders; without tokens there is no depth."""
+    tokens = {"N_CTX_VISION": vision, "N_CTX_TEXT": text}
+    depths = {"PROMPT_DEPTH_VISION": depth if vision else 0, "PROMPT_DEPTH_TEXT": depth}
+    return {**tokens, **depths, "CTX_INIT": WORDS, **own}
+
+
+V1 = {"N_CTX": 4, "CTX_INIT": WORDS}
+MPL = {"N_CTX": 1, "N_ADD_OP": 2, "N_RM_OP": 1, "CTX_INIT": WORDS}
+UPSTREAM = {
+    "CoOp": {
+        "rn50": coop("RN50", 200),
+        "rn101": coop("RN101", 200),
+        "vit_b16": coop("ViT-B/16", 200),
+        "vit_b32": coop("ViT-B/32", 200),
+        "rn50_ep100": coop("RN50", 100),
+        "vit_b16_ep100": coop("ViT-B/16", 100),
+        "rn50_ep50": coop("RN50", 50),
+        "rn101_ep50": coop("RN101", 50),
+        "vit_b16_ep50": coop("ViT-B/16", 50),
+        "vit_b32_ep50": coop("ViT-B/32", 50),
+        "rn50_ctxv1": coop("RN50", 200, **V1),
+        "rn50_ep50_ctxv1": coop("RN50", 50, **V1),
+        "vit_b16_ctxv1": coop("ViT-B/16", 200, **V1),
+        "vit_b16_ep100_ctxv1": coop("ViT-B/16", 100, **V1),
+        "vit_b16_ep50_ctxv1": coop("ViT-B/16", 50, **V1),
+    },
+    "CoCoOp": {
+        "vit_b16_c4_ep10_batch1_ctxv1": cocoop(4, WORDS),
+        "vit_b16_c4_ep10_batch1": cocoop(4),
+        "vit_b16_c8_ep10_batch1": cocoop(8),
+        "vit_b16_c16_ep10_batch1": cocoop(16),
+    },
+    "MaPLe": {
+        "vit_b16_c2_ep5_batch4_2ctx": vit(5, 0.0035, N_CTX=2, PROMPT_DEPTH=9, CTX_INIT=WORDS),
+        # PromptSRC's file of the same name
+        "vit_b16_c2_ep2_batch4_2ctx": vit(2, 0.0035, N_CTX=2, PROMPT_DEPTH=9, CTX_INIT=WORDS),
+        "vit_b16_c2_ep5_batch4_2ctx_cross_datasets": vit(
+            2, 0.0026, N_CTX=2, PROMPT_DEPTH=3, CTX_INIT=WORDS
+        ),
+    },
+    "IVLP": {
+        "vit_b16_c2_ep5_batch4_2+2ctx": vit(5, 0.0035, **both(2, 2, 12)),
+        "vit_b16_c2_ep5_batch4_4ctx_language_only": vit(5, 0.0025, **both(0, 4, 12)),
+        "vit_b16_c2_ep20_batch4_4+4ctx": vit(20, 0.0025, **both(4, 4, 9)),
+    },
+    "VPT": {
+        "vit_b16_c2_ep5_batch4_4": vit(5, 0.0025, N_CTX_VISION=8, PROMPT_DEPTH_VISION=12),
+    },
+    "PromptSRC": {
+        "vit_b16_c2_ep20_batch4_4+4ctx": vit(20, 0.0025, **both(4, 4, 9, GPA_MEAN=15, GPA_STD=1)),
+        "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets": vit(
+            20, 0.0025, **both(4, 4, 3, GPA_MEAN=6, GPA_STD=10)
+        ),
+        "vit_b16_c2_ep50_batch4_4+4ctx_few_shot": vit(
+            50, 0.0025, **both(4, 4, 9, GPA_MEAN=30, GPA_STD=30)
+        ),
+        # the same file with other lines commented out
+        "vit_b16_c4_ep50_batch4_4+4ctx_few_shot_gpa45": vit(
+            50, 0.0025, **both(4, 4, 9, GPA_MEAN=45, GPA_STD=5)
+        ),
+    },
+    "MPL": {
+        "vit_b4_c1_add2_rm1": vit(5, 0.0035, PROMPT_DEPTH=9, **MPL),
+        "vit_b4_c1_add2_rm1_cross_datasets": vit(2, 0.0026, PROMPT_DEPTH=3, **MPL),
+    },
+}
+FILES = [(trainer, name) for trainer, rows in UPSTREAM.items() for name in rows]
+
+SHARED = {
+    "DATALOADER.NUM_WORKERS": 8,
+    "INPUT.SIZE": (224, 224),
+    "INPUT.INTERPOLATION": "bicubic",
+    "INPUT.PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073],
+    "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711],
+    "OPTIM.NAME": "sgd",
+    "OPTIM.MOMENTUM": 0.9,
+    "OPTIM.WEIGHT_DECAY": 5e-4,
+    "OPTIM.LR_SCHEDULER": "cosine",
+    "OPTIM.WARMUP_EPOCH": 1,
+    "OPTIM.WARMUP_TYPE": "constant",
+    "OPTIM.WARMUP_CONS_LR": 1e-5,
+    "TEST.FINAL_MODEL": "last_step",
+}
+TRAINING = {
+    "DATALOADER.TEST.BATCH_SIZE": 100,
+    "INPUT.TRANSFORMS": ("random_resized_crop", "random_flip", "normalize"),
+}
+
+
+def read(trainer: str, name: str) -> CfgNode:
+    """Defaults and a shipped file, by its name here or upstream."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    name = ALIASES.get(trainer, {}).get(name, name)
+    cfg.merge_from_file(str(CONFIGS / "trainers" / trainer / f"{name}.yaml"))
+    return cfg
+
+
+def value(cfg: CfgNode, key: str) -> object:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+@pytest.mark.parametrize(("trainer", "name"), FILES)
+def test_values_are_upstreams(trainer, name):
+    cfg = read(trainer, name)
+    common, own = UPSTREAM[trainer][name]
+    wanted = {**SHARED, **TRAINING, **common}
+    wanted |= {f"TRAINER.{trainer.upper()}.{key}": item for key, item in own.items()}
+    assert {key: value(cfg, key) for key in wanted} == wanted
+
+
+def test_file_for_features():
+    cfg = read("CoOp", "rn50_val")
+    wanted = {
+        **SHARED,
+        "MODEL.BACKBONE.NAME": "RN50",
+        "DATALOADER.TEST.BATCH_SIZE": 200,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 200,
+    }
+    assert {key: value(cfg, key) for key in wanted} == wanted
+    assert not {"random_resized_crop", "random_flip"} & {*cfg.INPUT.TRANSFORMS}
+
+
+def test_every_file_of_these_methods_is_in_the_table():
+    for trainer, rows in UPSTREAM.items():
+        found = {file.stem for file in (CONFIGS / "trainers" / trainer).glob("*.yaml")}
+        found = {name for name in found if not name.startswith("tiny")}
+        listed = {ALIASES.get(trainer, {}).get(name, name) for name in rows}
+        assert found - {"rn50_val"} == listed
+
+
+def test_other_names_stand_for_files_and_hide_none():
+    for trainer, names in ALIASES.items():
+        folder = CONFIGS / "trainers" / trainer
+        assert all((folder / f"{name}.yaml").is_file() for name in names.values())
+        assert not any((folder / f"{alias}.yaml").exists() for alias in names)
+
+
+def test_other_names_have_a_reason():
+    lines = (CONFIGS / "aliases.yaml").read_text().splitlines()
+    for line in lines:
+        if line.startswith(" "):
+            assert len(line.partition(" # ")[2]) > 5, line
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("trainers/*/*.yaml")), ids=lambda f: f.stem)
+def test_every_file_can_be_read(file):
+    assert read(file.parent.name, file.stem).MODEL.BACKBONE.NAME
