@@ -19,8 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` run where there is a CUDA device, and are skipped elsewhere."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` need a CUDA device, those marked ``pipeline`` a request."""
+    if "pipeline" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("pipeline"):
+                item.add_marker(pytest.mark.skip(reason="done when -m names it"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
