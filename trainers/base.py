@@ -141,16 +141,16 @@ class PromptTrainer(TrainerX):
         """
         return F.cross_entropy(prediction.logits, label), {}
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        # loss and terms are read, and the loss checked, when the engine prints a line
         image, label = self.parse_batch_train(batch)
         prediction = self.model.predict(image)
         loss, terms = self.loss(prediction, label)
-        self.detect_anomaly(loss)
         self.step(loss)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {name: float(value.detach()) for name, value in summary.items()}
+        return {name: value.detach() for name, value in summary.items()}
 
     def step(self, loss: Tensor) -> None:
         """Backward pass, gradient clipping when asked for, optimiser step."""

@@ -18,35 +18,64 @@ __all__ = ["SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 
 class _EpochLog:
-    """Timing, averages, log lines and scalars of one epoch."""
+    """Timing, averages, log lines and scalars of one epoch.
+
+    Tensors that ``forward_backward`` returns are read when a line is due and at the end of the
+    epoch, so that the steps between do not wait for the device.
+    """
 
     def __init__(self, trainer: SimpleTrainer) -> None:
         self.trainer = trainer
         self.losses = MetricMeter()
         self.batch_time = AverageMeter()
         self.data_time = AverageMeter()
+        #: scalars that are not written yet: tag, average, step
+        self.pending: list[tuple[str, float | torch.Tensor, int]] = []
         self.end = time.time()
+
+    def __enter__(self) -> _EpochLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.flush()
 
     def data_loaded(self) -> None:
         self.data_time.update(time.time() - self.end)
 
-    def step_done(self, summary: dict[str, float]) -> None:
+    def step_done(self, summary: dict[str, float | torch.Tensor]) -> None:
         """Log a step.
 
         Args:
-            summary: numbers that ``forward_backward`` returned.
+            summary: numbers, or tensors with one element, that ``forward_backward`` returned.
         """
         t = self.trainer
         self.batch_time.update(time.time() - self.end)
         self.losses.update(summary)
-        print_freq = t.cfg.TRAIN.PRINT_FREQ
-        if (t.batch_idx + 1) % print_freq == 0 or t.num_batches < print_freq:
-            print(self._line())
         n_iter = t.epoch * t.num_batches + t.batch_idx
         for name, meter in self.losses.meters.items():
-            t.write_scalar(f"train/{name}", meter.avg, n_iter)
-        t.write_scalar("train/lr", t.get_current_lr(), n_iter)
+            self.pending.append((f"train/{name}", meter.average(), n_iter))
+        self.pending.append(("train/lr", t.get_current_lr(), n_iter))
+        print_freq = t.cfg.TRAIN.PRINT_FREQ
+        if (t.batch_idx + 1) % print_freq == 0 or t.num_batches < print_freq:
+            self.flush()
+            print(self._line())
         self.end = time.time()
+
+    def flush(self) -> None:
+        """Write the pending scalars.
+
+        Raises:
+            FloatingPointError: if the average of a loss that came as a tensor is not finite.
+        """
+        pending, self.pending = self.pending, []
+        on_device = [value for _, value, _ in pending if isinstance(value, torch.Tensor)]
+        values = iter(torch.stack(on_device).float().cpu() if on_device else ())
+        for tag, value, n_iter in pending:
+            if isinstance(value, torch.Tensor):
+                value = next(values)
+                if tag == "train/loss":
+                    self.trainer.detect_anomaly(value)
+            self.trainer.write_scalar(tag, float(value), n_iter)
 
     def _line(self) -> str:
         t = self.trainer
@@ -75,11 +104,11 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
-        log = _EpochLog(self)
-        for batch_idx, batch in enumerate(self.train_loader_x):
-            self.batch_idx = batch_idx
-            log.data_loaded()
-            log.step_done(self.forward_backward(batch))
+        with _EpochLog(self) as log:
+            for batch_idx, batch in enumerate(self.train_loader_x):
+                self.batch_idx = batch_idx
+                log.data_loaded()
+                log.step_done(self.forward_backward(batch))
 
     def parse_batch_train(
         self, batch: dict[str, Any]
@@ -107,12 +136,12 @@ class TrainerXU(SimpleTrainer):
         lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
         self.num_batches = lengths[count]
         batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
-        log = _EpochLog(self)
-        for batch_idx in range(self.num_batches):
-            self.batch_idx = batch_idx
-            batch_x, batch_u = next(batches_x), next(batches_u)
-            log.data_loaded()
-            log.step_done(self.forward_backward(batch_x, batch_u))
+        with _EpochLog(self) as log:
+            for batch_idx in range(self.num_batches):
+                self.batch_idx = batch_idx
+                batch_x, batch_u = next(batches_x), next(batches_u)
+                log.data_loaded()
+                log.step_done(self.forward_backward(batch_x, batch_u))
 
     def parse_batch_train(
         self, batch_x: dict[str, Any], batch_u: dict[str, Any]

@@ -14,6 +14,9 @@ __all__ = ["AverageMeter", "MetricMeter"]
 class AverageMeter:
     """Last value and average of a series.
 
+    Values may be tensors with one element. They stay where they are until ``val``, ``avg`` or
+    ``sum`` is read, so that a training step does not wait for the device.
+
     Args:
         ema: exponential average (0.9 old, 0.1 new) instead of the arithmetic mean.
     """
@@ -24,22 +27,39 @@ class AverageMeter:
 
     def reset(self) -> None:
         """Forget all values."""
-        self.val = 0.0
-        self.avg = 0.0
-        self.sum = 0.0
+        self._val = self._avg = self._sum = 0.0
         self.count = 0
+
+    @property
+    def val(self) -> float:
+        """Last value."""
+        return float(self._val)
+
+    @property
+    def avg(self) -> float:
+        """Average."""
+        return float(self._avg)
+
+    @property
+    def sum(self) -> float:
+        """Weighted sum."""
+        return float(self._sum)
 
     def update(self, val: float | torch.Tensor, n: int = 1) -> None:
         """Add ``val`` with weight ``n``."""
         if isinstance(val, torch.Tensor):
-            val = val.item()
-        self.val = val
-        self.sum += val * n
+            val = val.detach().reshape(())
+        self._val = val
+        self._sum = self._sum + val * n
         self.count += n
         if self.ema:
-            self.avg = self.avg * 0.9 + val * 0.1
+            self._avg = self._avg * 0.9 + val * 0.1
         else:
-            self.avg = self.sum / self.count
+            self._avg = self._sum / self.count
+
+    def average(self) -> float | torch.Tensor:
+        """The average where it is, a tensor if the values were tensors."""
+        return self._avg
 
 
 class MetricMeter:

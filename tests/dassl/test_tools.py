@@ -112,6 +112,7 @@ def test_average_meter_weights_and_exponential_average():
     meter.update(1.0, n=3)
     meter.update(torch.tensor(5.0))
     assert (meter.avg, meter.count, meter.sum) == (2.0, 4, 8.0)
+    assert isinstance(meter.average(), torch.Tensor), "not read until asked for"
     ema = AverageMeter(ema=True)
     ema.update(1.0)
     ema.update(1.0)

@@ -29,8 +29,10 @@ def test_training_run(build, tmp_path):
             assert lr == pytest.approx(expected_lr, rel=1e-9)
             batch = {key: recorded[f"{key}s"][batch_idx] for key in ("image", "label")}
             summary = trainer.forward_backward({"img": batch["image"], "label": batch["label"]})
-            assert summary["loss"] == pytest.approx(float(recorded["loss"][step]), rel=TRAINING)
-            assert summary["acc"] == pytest.approx(float(recorded["acc_percent"][step]))
+            assert float(summary["loss"]) == pytest.approx(
+                float(recorded["loss"][step]), rel=TRAINING
+            )
+            assert float(summary["acc"]) == pytest.approx(float(recorded["acc_percent"][step]))
             ctx, expected = trainer.model.learner.ctx, recorded["ctx_after_each_step"][step]
             assert relative_error(ctx, expected) < TRAINING
             step += 1

@@ -79,7 +79,7 @@ def test_step_with_a_linear_head(build, case):
     assert relative_error(found, recorded[f"{case}/log_probs"]) < LOGITS
     trainer.batch_idx, trainer.num_batches = 0, 2
     summary = trainer.forward_backward({"img": image, "label": label})
-    assert relative_error(torch.tensor(summary["loss"]), recorded[f"{case}/ce_loss"]) < LOSS
+    assert relative_error(summary["loss"], recorded[f"{case}/ce_loss"]) < LOSS
     named = {"left_bar": "left", "right_bar": "right"}
     grads = recorded.named(f"{case}/ce_grad")
     learned = dict(learner.named_parameters())

@@ -79,7 +79,9 @@ def test_training_run(build, tmp_path):
             assert trainer.get_current_lr() == pytest.approx(float(recorded["lr"][step]), rel=1e-9)
             batch = {"img": recorded["images"][batch_idx], "label": recorded["labels"][batch_idx]}
             summary = trainer.forward_backward(batch)
-            assert summary["loss"] == pytest.approx(float(recorded["loss"][step]), rel=TRAINING)
+            assert float(summary["loss"]) == pytest.approx(
+                float(recorded["loss"][step]), rel=TRAINING
+            )
             step += 1
         for key, value in tracked.items():
             assert relative_error(now(key), value[epoch]) < TRAINING, (epoch, key)

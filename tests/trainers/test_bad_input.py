@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -91,12 +93,13 @@ def test_ignored_settings_are_named(make_cfg):
 
 
 def test_loss_that_is_not_finite_stops_the_run(make_cfg):
-    trainer = build_trainer(make_cfg("CoOp"))
+    cfg = make_cfg("CoOp", "TRAIN.PRINT_FREQ", 3)
+    trainer = build_trainer(cfg)
     with torch.no_grad():
         trainer.model.learner.ctx.fill_(float("nan"))
-    trainer.num_batches, trainer.batch_idx = 100, 0
     with pytest.raises(FloatingPointError):
-        trainer.forward_backward(next(iter(trainer.train_loader_x)))
+        trainer.train()
+    assert not list(Path(cfg.OUTPUT_DIR).rglob("model*")), "nothing is saved of such a run"
 
 
 def test_class_name_too_long_is_named(clip):
