@@ -41,10 +41,8 @@ def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) ->
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.merge_from_file(str(config))
-    # a trainer's constructor loads data and weights; its learner needs the config alone
-    trainer = object.__new__(TRAINER_REGISTRY.get(method))
-    trainer.cfg = cfg
-    return trainer.build_learner(clip, [f"class {n}" for n in range(n_classes)])
+    classnames = [f"class {n}" for n in range(n_classes)]
+    return TRAINER_REGISTRY.get(method).build_learner(cfg, clip, classnames)
 
 
 def counts() -> dict[tuple[str, str], int]:

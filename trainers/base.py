@@ -103,26 +103,55 @@ class PromptTrainer(TrainerX):
                 f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
             )
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
-        """The method's learner for this CLIP, frozen and in float32; reads ``self.node_cfg``."""
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
+        """A fresh learner of the method.
+
+        Args:
+            cfg: the whole config.
+            clip: the model it is for, frozen and in float32.
+            classnames: the classes that it starts with.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def build_classifier(
+        cls,
+        cfg: CfgNode,
+        clip: CLIP,
+        classnames: Sequence[str],
+        templates: Sequence[str] = (),
+    ) -> PromptedCLIP:
+        """CLIP with a fresh learner, on CLIP's device; needs no data set.
+
+        Args:
+            cfg: the whole config.
+            clip: frozen here.
+            classnames: the classes to tell apart.
+            templates: texts in place of the teacher's and of an unprompted text encoder's.
+        """
+        clip = clip.requires_grad_(False).float()
+        learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
+        if templates and learner.text_prompts() is None:
+            learner.template = templates[0]
+        teacher = templates or TEACHER_TEMPLATES
+        return PromptedCLIP(clip, learner, classnames, cfg.TRAINER[cls.node].PREC, teacher)
 
     def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:
         """Optimiser groups, where parameters differ in learning rate; ``None`` is one group."""
         return None
 
     def build_model(self) -> None:
-        cfg, classnames = self.cfg, self.dm.dataset.classnames
+        cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(cfg).requires_grad_(False).float().to(self.device)
-        learner = self.build_learner(clip, classnames).to(self.device)
+        clip = load_clip(cfg).to(self.device)
+        self.given_templates = given_templates(cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
+        self.model = self.build_classifier(
+            cfg, clip, self.dm.dataset.classnames, self.given_templates
+        )
+        learner = self.model.learner
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.given_templates = given_templates(cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
-        if self.given_templates and learner.text_prompts() is None:
-            learner.template = self.given_templates[0]
-        teacher = self.given_templates or TEACHER_TEMPLATES
-        self.model = PromptedCLIP(clip, learner, classnames, self.node_cfg.PREC, teacher)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
         self.optim = build_optimizer(learner, cfg.OPTIM, self.param_groups(learner))

@@ -71,8 +71,12 @@ class CoCoOp(PromptTrainer):
         node.CTX_INIT = ""
         node.PREC = "fp16"
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ConditionalContextLearner:
-        words = self.node_cfg.CTX_INIT
-        n_ctx = len(words.replace("_", " ").split()) or self.node_cfg.N_CTX
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> ConditionalContextLearner:
+        cfg = cfg.TRAINER[cls.node]
+        words = cfg.CTX_INIT
+        n_ctx = len(words.replace("_", " ").split()) or cfg.N_CTX
         ctx, _ = start_context(clip, words, n_ctx, "TRAINER.COCOOP.N_CTX")
         return ConditionalContextLearner(ctx, clip.text_projection.shape[1])

@@ -83,8 +83,9 @@ class CoOp(PromptTrainer):
         if cfg.TRAINER.COOP.N_CTX < 1:
             raise ValueError(f"TRAINER.COOP.N_CTX is {cfg.TRAINER.COOP.N_CTX}: use 1 or more")
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
-        cfg = self.node_cfg
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
+        cfg = cfg.TRAINER[cls.node]
         words = cfg.CTX_INIT.replace("_", " ").split()
         if words:
             n_words = len(words)

@@ -40,8 +40,11 @@ class IVLP(PromptTrainer):
         node.PROMPT_DEPTH_VISION = 9
         node.PROMPT_DEPTH_TEXT = 9
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> DeepPromptLearner:
-        cfg = self.node_cfg
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> DeepPromptLearner:
+        cfg = cfg.TRAINER[cls.node]
         vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION) if cfg.PROMPT_DEPTH_VISION else None
         text = (cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT)
-        return build_deep_prompts(clip, "IVLP", self.node, text, vision, cfg.CTX_INIT)
+        return build_deep_prompts(clip, "IVLP", cls.node, text, vision, cfg.CTX_INIT)

@@ -188,9 +188,12 @@ class LoRVP(PromptTrainer):
         if not 1 <= node.RANK <= side:
             raise ValueError(f"TRAINER.LORVP.RANK is {node.RANK}: use 1 to {side}, the image side")
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> PixelPromptLearner:
-        cfg, head, source = self.node_cfg, None, None
-        normalised = "normalize" in self.cfg.INPUT.TRANSFORMS
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> PixelPromptLearner:
+        images, cfg, head, source = cfg.INPUT, cfg.TRAINER[cls.node], None, None
+        normalised = "normalize" in images.TRANSFORMS
         if cfg.HEAD == "lp":
             head = nn.Linear(clip.text_projection.shape[1], len(classnames))
         elif cfg.HEAD in ("flm", "ilm"):
@@ -207,7 +210,7 @@ class LoRVP(PromptTrainer):
             clip.visual.input_resolution,
             cfg.RANK,
             tuple(cfg.INIT.split(",")),
-            self.cfg.INPUT.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
+            images.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
             head,
             source,
             len(classnames),

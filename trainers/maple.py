@@ -62,8 +62,9 @@ class MaPLe(PromptTrainer):
         #: prompted blocks, input layer included
         node.PROMPT_DEPTH = 9
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> MaPLeLearner:
-        cfg, widths = self.node_cfg, clip_widths(clip)
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MaPLeLearner:
+        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MaPLe")
         n_blocks = min(widths.text_layers, widths.vision_layers)
         check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")

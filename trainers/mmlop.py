@@ -160,8 +160,11 @@ class MMLoP(PromptTrainer):
         if node.INIT_STD_U < 0:
             raise ValueError(f"TRAINER.MMLOP.INIT_STD_U is {node.INIT_STD_U}: use 0 or more")
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> LowRankPromptLearner:
-        cfg, widths = self.node_cfg, clip_widths(clip)
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> LowRankPromptLearner:
+        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MMLoP")
         n_blocks = min(widths.text_layers, widths.vision_layers)
         check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MMLOP.PROMPT_DEPTH")

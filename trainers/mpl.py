@@ -103,8 +103,9 @@ class MPL(PromptTrainer):
                 f"{node.N_RM_OP}: use at least 1, 1 and 0"
             )
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
-        cfg, widths = self.node_cfg, clip_widths(clip)
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
+        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MPL")
         n_blocks = min(widths.text_layers, widths.vision_layers)
         check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")

@@ -75,12 +75,15 @@ class PromptSRC(PromptTrainer):
                 f"TRAINER.PROMPTSRC.GPA_STD is {cfg.TRAINER.PROMPTSRC.GPA_STD}: use more than 0"
             )
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> DeepPromptLearner:
-        cfg = self.node_cfg
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> DeepPromptLearner:
+        cfg = cfg.TRAINER[cls.node]
         return build_deep_prompts(
             clip,
             "PromptSRC",
-            self.node,
+            cls.node,
             text=(cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT),
             vision=(cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION),
             ctx_init=cfg.CTX_INIT,

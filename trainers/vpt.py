@@ -37,7 +37,10 @@ class VPT(PromptTrainer):
         #: prompted blocks, input layer included
         node.PROMPT_DEPTH_VISION = 1
 
-    def build_learner(self, clip: CLIP, classnames: Sequence[str]) -> DeepPromptLearner:
-        cfg = self.node_cfg
+    @classmethod
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> DeepPromptLearner:
+        cfg = cfg.TRAINER[cls.node]
         vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
-        return build_deep_prompts(clip, "VPT", self.node, None, vision)
+        return build_deep_prompts(clip, "VPT", cls.node, None, vision)

@@ -10,6 +10,8 @@ data set's template is appended once more each time); on the CPU the model runs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,24 +52,41 @@ class ZeroshotCLIP(TrainerX):
     def check_cfg(self, cfg: CfgNode) -> None:
         check_backbone(cfg)
 
-    def given(self) -> tuple[str, ...]:
-        """The templates that the configuration gives, if any."""
-        return given_templates(self.cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
+    @classmethod
+    def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
+        """Texts to average over, ``given`` ones in place of the data set's own."""
+        return tuple(given[:1]) or (dataset_template(cfg.DATASET.NAME),)
 
-    def templates(self) -> tuple[str, ...]:
-        """Texts to average over."""
-        return self.given()[:1] or (dataset_template(self.cfg.DATASET.NAME),)
-
+    @classmethod
     @torch.no_grad()
+    def build_classifier(
+        cls,
+        cfg: CfgNode,
+        clip: CLIP,
+        classnames: Sequence[str],
+        templates: Sequence[str] = (),
+    ) -> ZeroshotClassifier:
+        """The frozen CLIP as a classifier, on its device; needs no data set.
+
+        Args:
+            cfg: the whole config.
+            clip: frozen here.
+            classnames: the classes to tell apart.
+            templates: texts in place of the data set's own.
+        """
+        clip.requires_grad_(False)
+        if clip.logit_scale.device.type == "cpu":
+            clip.float()
+        text = encode_templates(clip, classnames, cls.templates(cfg, templates), unit=True)
+        return ZeroshotClassifier(clip, text)
+
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(self.cfg).requires_grad_(False).to(self.device)
-        if self.device.type == "cpu":
-            clip.float()
-        templates = self.templates()
-        print(f"Templates: {templates}")
-        text = encode_templates(clip, self.dm.dataset.classnames, templates, unit=True)
-        self.model = ZeroshotClassifier(clip, text)
+        clip = load_clip(self.cfg).to(self.device)
+        dataset = self.dm.dataset
+        given = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
+        print(f"Templates: {self.templates(self.cfg, given)}")
+        self.model = self.build_classifier(self.cfg, clip, dataset.classnames, given)
 
     def train(self) -> None:
         """There is nothing to train: test at once."""
@@ -85,8 +104,9 @@ class ZeroshotCLIP2(ZeroshotCLIP):
     Every feature is brought to unit norm, averaged over the templates, and again.
     """
 
-    def templates(self) -> tuple[str, ...]:
-        if given := self.given():
-            return given
-        own = () if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
+    @classmethod
+    def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
+        if given:
+            return tuple(given)
+        own = () if cfg.DATASET.NAME == "ImageNet" else super().templates(cfg)
         return IMAGENET_TEMPLATES_SELECT + own

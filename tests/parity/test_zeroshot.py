@@ -52,8 +52,8 @@ def test_ensemble(build, recorded):
 
 def test_ensemble_ids_and_second_construction(build, recorded):
     data_set = recorded.config["dataset_name_used_for_template"]
-    first = build("ZeroshotCLIP2", recorded, data_set=data_set).templates()
-    second = build("ZeroshotCLIP2", recorded, data_set=data_set).templates()
+    trainers = [build("ZeroshotCLIP2", recorded, data_set=data_set) for _ in range(2)]
+    first, second = (trainer.templates(trainer.cfg) for trainer in trainers)
     assert first == second == (*IMAGENET_TEMPLATES_SELECT, recorded.config["template"])
     names = [name.replace("_", " ") for name in recorded.classnames]
     for template, ids in zip(first, recorded["ensemble_tokens"], strict=True):
