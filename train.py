@@ -270,8 +270,16 @@ def describe(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def report(error: Exception) -> int:
-    """Print the one line that a user's error gets; return the exit status."""
+def report(error: Exception, traceback: bool = False) -> int:
+    """Print the one line that a user's error gets; return the exit status.
+
+    Args:
+        error: the error being handled.
+        traceback: raise it again instead, to show where it arose.
+    """
+    bare_key = isinstance(error, KeyError) and " " not in str(error)
+    if traceback or bare_key:  # a bare key is a lookup that failed, not a message
+        raise error
     sys.stdout.flush()
     print(f"error: {describe(error)}", file=sys.stderr)
     return 2
@@ -290,10 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         trainer = build(args)
     except USER_ERRORS as error:
-        bare_key = isinstance(error, KeyError) and " " not in str(error)
-        if args.traceback or bare_key:  # a bare key is a lookup that failed, not a message
-            raise
-        return report(error)
+        return report(error, args.traceback)
 
     from dassl.utils import ImageError
 
@@ -303,9 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         elif not args.no_train:
             trainer.train()
     except ImageError as error:
-        if args.traceback:
-            raise
-        return report(error)
+        return report(error, args.traceback)
     return 0
 
 

@@ -8,6 +8,10 @@ import pkgutil
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
+from .predictor import Label, Predictor
+
+__all__ = ["Label", "Predictor", "extend_cfg"]
+
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 

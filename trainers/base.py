@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,13 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
-from dassl.utils.checkpoint import BEST, latest_checkpoint
+from dassl.utils.checkpoint import latest_checkpoint
 
+from .checkpoints import CHECKPOINT_VERSION, check_origin, checkpoint_path, fitting_weights
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
-
-#: version of the learner checkpoints' layout, stored in each of them
-CHECKPOINT_VERSION = 1
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -228,7 +225,7 @@ class PromptTrainer(TrainerX):
             path = latest_checkpoint(osp.join(directory, name))
             if path is not None:
                 checkpoint = load_checkpoint(path)
-                self._check(checkpoint, self._models[name], path)
+                self._fitting_weights(checkpoint, name, path)
                 if "meta" not in checkpoint:
                     raise ValueError(
                         f"{path} was not written by this toolbox and cannot be resumed: "
@@ -250,75 +247,14 @@ class PromptTrainer(TrainerX):
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        file = BEST if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
-            path = osp.join(directory, name, file)
-            if not osp.exists(path):
-                raise FileNotFoundError(f"No model at {path}{self._found(directory, name)}")
+            path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            weights = self._check(checkpoint, self._models[name], path)
-            self._models[name].load_state_dict(weights)
+            self._models[name].load_state_dict(self._fitting_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
 
-    @staticmethod
-    def _found(directory: str, name: str) -> str:
-        folder = osp.join(directory, name)
-        if not osp.isdir(folder):
-            return f": the folder {folder} does not exist. Train first, or correct --model-dir"
-        with_models = sorted(f for f in os.listdir(folder) if f.startswith("model"))
-        return f". There is: {', '.join(with_models) or 'nothing'}; correct --load-epoch"
-
-    def _check(
-        self, checkpoint: dict[str, Any], learner: PromptLearner, path: str
+    def _fitting_weights(
+        self, checkpoint: dict[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
-        """Weights of a checkpoint, after a check that they are this run's learner's."""
-        if missing := [key for key in ("state_dict", "epoch") if key not in checkpoint]:
-            raise ValueError(f"{path} is not a checkpoint: it has no {' and no '.join(missing)}")
-        meta = checkpoint.get("meta", {})
-        if meta.get("version", 1) > CHECKPOINT_VERSION:
-            raise ValueError(
-                f"{path} has layout {meta['version']}, newer than this toolbox reads "
-                f"({CHECKPOINT_VERSION}): update it (written by version {meta['library']})"
-            )
-        for key, mine, flag in (
-            ("method", self.cfg.TRAINER.NAME, "--trainer"),
-            ("backbone", self.cfg.MODEL.BACKBONE.NAME, "--backbone"),
-        ):
-            theirs = meta.get(key, mine)
-            if theirs != mine:
-                raise ValueError(
-                    f"{path} was trained with {key} {theirs}, this run has {mine}: "
-                    f"change {flag} or the folder"
-                )
-        own, weights = learner.state_dict(), checkpoint["state_dict"]
-        if not meta:
-            weights = learner.from_upstream(_trained_upstream(weights))
-        problems = [f"{key} is missing" for key in own if key not in weights]
-        problems += [f"{key} is not known to this method" for key in weights if key not in own]
-        problems += [
-            f"{key} has shape {tuple(weights[key].shape)}, this run needs {tuple(own[key].shape)}"
-            for key in own
-            if key in weights and own[key].shape != weights[key].shape
-        ]
-        if problems:
-            raise ValueError(
-                f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
-                "and (for class-specific contexts) the classes that it was trained with"
-            )
-        return weights
-
-
-def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a checkpoint of the published code trained.
-
-    Left out are the weights of the frozen CLIP that it holds as well, and the embedded class names,
-    which belong to the classes of that run.
-    """
-
-    def frozen(key: str) -> bool:
-        inside = key.startswith(("image_encoder.", "text_encoder.", "prompt_learner.ZS_image_enc"))
-        names = key.removeprefix("prompt_learner.") in ("token_prefix", "token_suffix")
-        return names or key == "logit_scale" or (inside and "VPT" not in key)
-
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    return {key: value.float() for key, value in weights.items() if not frozen(key)}
+        check_origin(checkpoint.get("meta", {}), self.cfg, path)
+        return fitting_weights(checkpoint, self._models[name], self.model.classnames, path)

@@ -43,6 +43,7 @@ class ContextLearner(PromptLearner):
     def __init__(self, ctx: Tensor, position: str, name_lengths: Sequence[int]) -> None:
         super().__init__()
         self.ctx = nn.Parameter(ctx)
+        self.class_specific = ctx.dim() == 3
         self.position, self.name_lengths = position, tuple(name_lengths)
 
     def text_prompts(self) -> LayerPrompts:

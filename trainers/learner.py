@@ -28,6 +28,8 @@ class PromptLearner(nn.Module):
     template: str = DEFAULT_TEMPLATE
     #: whether the text prompts depend on the image; ``text_prompts_for`` is called then
     image_conditioned: bool = False
+    #: whether what is learned belongs to the classes of the training run and fits no others
+    class_specific: bool = False
 
     def text_prompts(self) -> LayerPrompts | None:
         """Prompts of the text encoder; ``None`` leaves the hand-written template alone."""

@@ -1,0 +1,144 @@
+"""Label pictures with a finished run: ``python predict.py --model-dir RUN image.jpg folder/``.
+
+Folders are searched for images, with all folders in them. No data set is needed, and without a run
+``--trainer ZeroshotCLIP`` predicts with hand-written templates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.command import add_common, positive, read_names, run_command
+
+if TYPE_CHECKING:
+    from trainers import Label, Predictor
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description="Print the most probable classes of pictures.",
+        epilog="docs/predict.md has examples.",
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="image files, and folders to search for them")
+    add("--model-dir", metavar="RUN", help="output folder of a training run")
+    add("--classes", metavar="FILE", help="class names, one per line (default: those of the run)")
+    add("--trainer", metavar="NAME", help="without a run: ZeroshotCLIP or ZeroshotCLIP2")
+    add("--top-k", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
+    add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
+    add("--json", action="store_true", help="one JSON object per line and image")
+    add("--skip-bad", action="store_true", help="name files that are no images and go on")
+    add_common(parser)
+    return parser
+
+
+def find_images(words: Sequence[str]) -> list[str]:
+    """Files to predict: the given ones as they are, the images of folders sorted by path.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or a folder without images.
+    """
+    found = []
+    for word in words:
+        if os.path.isdir(word):
+            found += images_below(Path(word))
+        elif os.path.exists(word):
+            found.append(word)
+        else:
+            raise FileNotFoundError(f"no such image or folder: {word}")
+    return found
+
+
+def images_below(folder: Path) -> list[str]:
+    """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    images = sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not hidden(path)
+    )
+    if not images:
+        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(IMG_EXTENSIONS)})")
+    return images
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises: ValueError: neither or both of a run and a zero-shot trainer, or options lacking."""
+    if (args.model_dir is None) == (args.trainer is None):
+        raise ValueError("give either --model-dir RUN, or --trainer ZeroshotCLIP without a run")
+    if args.trainer is not None and (args.classes is None or args.backbone is None):
+        raise ValueError(f"--trainer {args.trainer} needs --backbone NAME and --classes FILE")
+    if args.trainer is not None and args.load_epoch is not None:
+        raise ValueError("--load-epoch goes with --model-dir, not with --trainer")
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The predictor that the command line asks for."""
+    classnames = None if args.classes is None else read_names(args.classes)
+
+    from trainers import Predictor
+
+    if args.trainer is not None:
+        return Predictor.zero_shot(args.backbone, classnames, args.trainer, args.device)
+    return Predictor.load(args.model_dir, classnames, args.load_epoch, args.device, args.backbone)
+
+
+def show(path: str, labels: list[Label], as_json: bool) -> None:
+    """Print the labels of one image."""
+    if as_json:
+        found = [{"label": name, "probability": probability} for name, probability in labels]
+        print(json.dumps({"image": path, "predictions": found}, ensure_ascii=False))
+        return
+    print(path)
+    for name, probability in labels:
+        print(f"{100 * probability:9.2f} %  {name}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Print the labels of every image, batch by batch."""
+    check_options(args)
+    paths = find_images(args.images)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout holds the results alone
+        predictor = load(args)
+
+    import torch
+
+    bad = 0
+    for start in range(0, len(paths), args.batch_size):
+        read, batch = [], []
+        for path in paths[start : start + args.batch_size]:
+            try:
+                batch.append(predictor.read(path))
+                read.append(path)
+            except (OSError, ValueError) as error:
+                if not args.skip_bad:
+                    raise
+                print(f"skipped: {error}", file=sys.stderr)
+                bad += 1
+        if batch:
+            labels = predictor.label(torch.stack(batch), args.top_k)
+            for path, found in zip(read, labels, strict=True):
+                show(path, found, args.json)
+    if bad:
+        print(f"skipped {bad} of {len(paths)} files", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 2 for what cannot be done."""
+    return run_command(build_parser(), predict, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What the commands on a finished run share. Nothing here imports torch before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from train import USER_ERRORS, report
+
+if TYPE_CHECKING:
+    from trainers import Predictor
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as an argument's type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def read_names(path: str) -> list[str]:
+    """Class names from a text file, one per line; blank lines do not count.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no name, a name twice, or not UTF-8 text; names the file.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = [line.strip() for line in file if line.strip()]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--classes: no file {path}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes: {path} is not UTF-8 text ({error})") from error
+    if not names:
+        raise ValueError(f"--classes: {path} holds no class name")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"--classes: {path} names {', '.join(twice)} more than once")
+    return names
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command on a run takes."""
+    add = parser.add_argument
+    add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
+    add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
+    add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
+    add("--traceback", action="store_true", help="show where an error arose")
+
+
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of a command on a run: its folder comes first."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("run", metavar="RUN", help="output folder of a training run")
+    add_common(parser)
+    return parser
+
+
+def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) -> Predictor:
+    """The predictor of the run that the options name; its notes go to stderr."""
+    from trainers import Predictor
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    action: Callable[[argparse.Namespace], None],
+    argv: list[str] | None = None,
+) -> int:
+    """Parse the command line and act.
+
+    Args:
+        parser: of the command line.
+        action: does the work.
+        argv: words of the command line; those of the process when not given.
+
+    Returns:
+        Exit status: 0, or 2 after one line about what cannot be done.
+    """
+    args = parser.parse_args(argv)
+    try:
+        action(args)
+    except USER_ERRORS as error:
+        return report(error, args.traceback)
+    return 0

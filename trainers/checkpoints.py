@@ -1,0 +1,202 @@
+"""Checkpoints of learners: where they lie, whether they fit, and the config they bring along."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from dassl.config import CfgNode, get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import check_availability
+from dassl.utils.checkpoint import BEST, latest_checkpoint
+
+from .learner import PromptLearner
+
+#: version of the learner checkpoints' layout, stored in each of them
+CHECKPOINT_VERSION = 1
+
+
+def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
+    """Path of a model in a run folder.
+
+    Args:
+        directory: run folder.
+        name: folder of the model in it.
+        epoch: number of the epoch; ``None`` for the best model.
+
+    Raises:
+        FileNotFoundError: no such file; says what there is.
+    """
+    folder = osp.join(directory, name)
+    path = osp.join(folder, BEST if epoch is None else f"model.pth.tar-{epoch}")
+    if osp.isfile(path):
+        return path
+    if not osp.isdir(folder):
+        found = f": the folder {folder} does not exist. Train first, or correct --model-dir"
+    else:
+        with_models = ", ".join(_models(folder)) or "nothing"
+        found = f". There is: {with_models}; correct --load-epoch"
+    raise FileNotFoundError(f"No model at {path}{found}")
+
+
+def find_checkpoint(run: str, epoch: int | None = None) -> str:
+    """Path of the model that a run folder holds, whatever its method.
+
+    Args:
+        run: run folder.
+        epoch: number of the epoch; ``None`` for the model that the run was tested with: the best
+            one where it was chosen on validation images, else the last one.
+
+    Raises:
+        FileNotFoundError: no such folder or no such model.
+        ValueError: the run holds several models.
+    """
+    if not osp.isdir(run):
+        raise FileNotFoundError(f"the run folder {run} does not exist. Train first, or correct it")
+    names = [name for name in sorted(os.listdir(run)) if _models(osp.join(run, name))]
+    if not names:
+        raise FileNotFoundError(
+            f"{run} is no run folder of a trained method: no folder in it holds a model.pth.tar-*"
+        )
+    if len(names) > 1:
+        raise ValueError(f"{run} holds several models ({', '.join(names)}), not one learner")
+    if epoch is None and BEST not in _models(osp.join(run, names[0])):
+        last = latest_checkpoint(osp.join(run, names[0]))
+        if last is not None:
+            return last
+    return checkpoint_path(run, names[0], epoch)
+
+
+def _models(folder: str) -> list[str]:
+    if not osp.isdir(folder):
+        return []
+    return sorted(f for f in os.listdir(folder) if f.startswith(("model.pth.tar-", BEST)))
+
+
+def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
+    """The config of the run that wrote a checkpoint, over the defaults of this version.
+
+    Args:
+        checkpoint: as ``load_checkpoint`` reads it.
+        path: its file, named in errors.
+
+    Raises:
+        ValueError: written by other code, a newer version or a method that is not registered, or
+            with a key that is not known here.
+    """
+    from . import extend_cfg  # the package imports this module before it is complete
+
+    if "meta" not in checkpoint:
+        raise ValueError(
+            f"{path} was not written by this toolbox: it does not say its method, backbone and "
+            "classes. Load it with train.py --eval-only --model-dir"
+        )
+    _check_layout(checkpoint["meta"], path)
+    method = checkpoint["meta"]["method"]
+    try:
+        check_availability(method, TRAINER_REGISTRY.registered_names())
+    except ValueError as error:
+        raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    # data sets declare keys of their own, which need not be known to predict
+    cfg.DATASET.set_new_allowed(True)
+    stored = yaml.safe_load(checkpoint["meta"]["config"])
+    own = ("NAME", TRAINER_REGISTRY.get(method).node)
+    stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}
+    try:
+        cfg.merge_from_other_cfg(CfgNode(stored))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} was written with another set of config keys: {error}") from error
+    return cfg
+
+
+def _check_layout(meta: Mapping[str, Any], path: str) -> None:
+    if meta.get("version", 1) > CHECKPOINT_VERSION:
+        raise ValueError(
+            f"{path} has layout {meta['version']}, newer than this toolbox reads "
+            f"({CHECKPOINT_VERSION}): update it (written by version {meta['library']})"
+        )
+
+
+def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
+    """Check that a checkpoint comes from the method and the backbone of a config.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for key, mine, flag in (
+        ("method", cfg.TRAINER.NAME, "--trainer"),
+        ("backbone", cfg.MODEL.BACKBONE.NAME, "--backbone"),
+    ):
+        theirs = meta.get(key, mine)
+        if theirs != mine:
+            raise ValueError(
+                f"{path} was trained with {key} {theirs}, this run has {mine}: "
+                f"change {flag} or the folder"
+            )
+
+
+def fitting_weights(
+    checkpoint: Mapping[str, Any], learner: PromptLearner, classnames: Sequence[str], path: str
+) -> dict[str, Tensor]:
+    """Weights of a checkpoint, after a check that a learner can take them.
+
+    Args:
+        checkpoint: as ``load_checkpoint`` reads it; also one of the published code.
+        learner: that is to take them.
+        classnames: the classes of that learner.
+        path: file of the checkpoint, named in errors.
+
+    Raises:
+        ValueError: not a checkpoint, a newer layout, other names or shapes, or a class-specific
+            learner of other classes.
+    """
+    if missing := [key for key in ("state_dict", "epoch") if key not in checkpoint]:
+        raise ValueError(f"{path} is not a checkpoint: it has no {' and no '.join(missing)}")
+    meta = checkpoint.get("meta", {})
+    _check_layout(meta, path)
+    trained_on = meta.get("classnames", list(classnames))
+    if learner.class_specific and trained_on != list(classnames):
+        raise ValueError(
+            f"{path} is class-specific: it fits only the {len(trained_on)} classes that it was "
+            f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) in their "
+            "order, and no others"
+        )
+    own, weights = learner.state_dict(), checkpoint["state_dict"]
+    if not meta:
+        weights = learner.from_upstream(_trained_upstream(weights))
+    problems = [f"{key} is missing" for key in own if key not in weights]
+    problems += [f"{key} is not known to this method" for key in weights if key not in own]
+    problems += [
+        f"{key} has shape {tuple(weights[key].shape)}, this run needs {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    if problems:
+        raise ValueError(
+            f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
+            "and (for class-specific contexts) the classes that it was trained with"
+        )
+    return weights
+
+
+def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint of the published code trained.
+
+    Left out are the weights of the frozen CLIP that it holds as well, and the embedded class names,
+    which belong to the classes of that run.
+    """
+
+    def frozen(key: str) -> bool:
+        inside = key.startswith(("image_encoder.", "text_encoder.", "prompt_learner.ZS_image_enc"))
+        names = key.removeprefix("prompt_learner.") in ("token_prefix", "token_suffix")
+        return names or key == "logit_scale" or (inside and "VPT" not in key)
+
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return {key: value.float() for key, value in weights.items() if not frozen(key)}

@@ -1,0 +1,200 @@
+"""Prediction with a finished run: pictures in, class names with probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from clip.clip import load_state_dict
+from clip.model import build_model
+from dassl.config import CfgNode, get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import check_availability, load_checkpoint, read_image
+
+from .base import PromptTrainer, check_backbone, load_clip
+from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
+
+#: settings that a zero-shot prediction shares with all runs (CLIP's image statistics)
+BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+
+Picture = str | Path | Image.Image
+
+
+class Label(NamedTuple):
+    """A class name and its probability, 0 to 1."""
+
+    name: str
+    probability: float
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name; CUDA where there is one, else the CPU, when no name is given.
+
+    Raises:
+        ValueError: no such device on this machine.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); try cpu") from error
+
+
+class Predictor:
+    """A classifier with the transform of its images; :meth:`load` makes one from a run folder.
+
+        predictor = Predictor.load("output/run")
+        for labels in predictor.predict(["cat.jpg", "dog.jpg"]):
+            print(labels[0].name, labels[0].probability)
+
+    Args:
+        model: normalised images ``(B, 3, side, side)`` to logits ``(B, C)``, on its device.
+        cfg: config of the run; its test transform is used.
+        classnames: the ``C`` classes.
+        device: of the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, cfg: CfgNode, classnames: Sequence[str], device: torch.device
+    ) -> None:
+        # torchvision takes seconds to import, and the package imports this module
+        from dassl.data.transforms import build_transform
+
+        self.model, self.cfg, self.device = model.eval(), cfg, device
+        self.classnames = list(classnames)
+        self.transform = build_transform(cfg, is_train=False)
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        classnames: Sequence[str] | None = None,
+        epoch: int | None = None,
+        device: str | None = None,
+        backbone: str | None = None,
+    ) -> Predictor:
+        """Read a run folder; neither its data set nor its config files are needed.
+
+        Args:
+            run: output folder of a training run.
+            classnames: classes to choose from; those of the run when not given.
+            epoch: number of the epoch; the model that the run was tested with when not given.
+            device: e.g. ``cpu`` or ``cuda:1``; CUDA when available, else the CPU, by default.
+            backbone: the run's CLIP under another name or path, e.g. a local file.
+
+        Raises:
+            FileNotFoundError: no such run, model or backbone file.
+            ValueError: a damaged checkpoint, one of another code, classes that a class-specific
+                learner was not trained with, or a device that is not there.
+        """
+        path, chosen = find_checkpoint(str(run), epoch), choose_device(device)
+        checkpoint = load_checkpoint(path)
+        cfg = stored_cfg(checkpoint, path)
+        if backbone is not None:
+            cfg.MODEL.BACKBONE.NAME = backbone
+        check_backbone(cfg)
+        names = checkpoint["meta"]["classnames"] if classnames is None else classnames
+        trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        model = trainer.build_classifier(cfg, load_clip(cfg).to(chosen), names)
+        model.learner.load_state_dict(fitting_weights(checkpoint, model.learner, names, path))
+        return cls(model, cfg, names, chosen)
+
+    @classmethod
+    def zero_shot(
+        cls,
+        backbone: str,
+        classnames: Sequence[str],
+        trainer: str = "ZeroshotCLIP",
+        device: str | None = None,
+    ) -> Predictor:
+        """CLIP with hand-written templates, without any run.
+
+        Args:
+            backbone: name of a CLIP, or a checkpoint file.
+            classnames: classes to choose from.
+            trainer: registry name of a method that trains nothing.
+            device: as in :meth:`load`.
+
+        Raises:
+            ValueError: unknown backbone or trainer, one that has to be trained, or no class.
+        """
+        check_availability(trainer, TRAINER_REGISTRY.registered_names())
+        method = TRAINER_REGISTRY.get(trainer)
+        if issubclass(method, PromptTrainer):
+            raise ValueError(f"{trainer} has to be trained: name the folder of a run (--model-dir)")
+        from . import extend_cfg  # the package imports this module before it is complete
+
+        cfg, chosen = get_cfg_default(), choose_device(device)
+        extend_cfg(cfg)
+        cfg.merge_from_file(str(BASE_CONFIG))
+        cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = trainer, backbone
+        check_backbone(cfg)
+        clip = build_model(load_state_dict(backbone))
+        cfg.INPUT.SIZE = (clip.visual.input_resolution,) * 2
+        model = method.build_classifier(cfg, clip.to(chosen), classnames)
+        return cls(model, cfg, classnames, chosen)
+
+    def read(self, image: Picture) -> Tensor:
+        """An image, transformed: ``(3, side, side)``.
+
+        Args:
+            image: path, or PIL image.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an image; names the file.
+        """
+        if isinstance(image, Image.Image):
+            return self.transform(image.convert("RGB"))
+        return self.transform(read_image(str(image)))
+
+    @torch.no_grad()
+    def probabilities(self, batch: Tensor) -> Tensor:
+        """Softmax of the logits.
+
+        Args:
+            batch: transformed images ``(B, 3, side, side)``.
+
+        Returns:
+            ``(B, C)`` float32 on the CPU, in the order of the class names.
+        """
+        return self.model(batch.to(self.device)).float().softmax(dim=-1).cpu()
+
+    def label(self, batch: Tensor, top_k: int = 5) -> list[list[Label]]:
+        """The most probable classes of transformed images, the most probable one first.
+
+        Args:
+            batch: ``(B, 3, side, side)``.
+            top_k: classes per image; all, when there are fewer.
+        """
+        top = self.probabilities(batch).topk(min(top_k, len(self.classnames)))
+        return [
+            [Label(self.classnames[c], p) for c, p in zip(classes, values, strict=True)]
+            for classes, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+
+    def predict(
+        self, images: Iterable[Picture], top_k: int = 5, batch_size: int = 100
+    ) -> list[list[Label]]:
+        """The most probable classes of pictures, the most probable one first.
+
+        Args:
+            images: paths, or PIL images; read batch by batch.
+            top_k: classes per image; all, when there are fewer.
+            batch_size: images that go through the model together.
+
+        Raises:
+            FileNotFoundError, ValueError: see :meth:`read`.
+        """
+        images, labels = list(images), []
+        for start in range(0, len(images), batch_size):
+            batch = torch.stack([self.read(image) for image in images[start : start + batch_size]])
+            labels += self.label(batch, top_k)
+        return labels
