@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.command import add_common, positive, read_names, run_command
+from tools.command import add_common, find_images, positive, read_names, run_command
 
 if TYPE_CHECKING:
     from trainers import Label, Predictor
@@ -38,40 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--skip-bad", action="store_true", help="name files that are no images and go on")
     add_common(parser)
     return parser
-
-
-def find_images(words: Sequence[str]) -> list[str]:
-    """Files to predict: the given ones as they are, the images of folders sorted by path.
-
-    Raises:
-        FileNotFoundError: no such file or folder, or a folder without images.
-    """
-    found = []
-    for word in words:
-        if os.path.isdir(word):
-            found += images_below(Path(word))
-        elif os.path.exists(word):
-            found.append(word)
-        else:
-            raise FileNotFoundError(f"no such image or folder: {word}")
-    return found
-
-
-def images_below(folder: Path) -> list[str]:
-    """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-    images = sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not hidden(path)
-    )
-    if not images:
-        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(IMG_EXTENSIONS)})")
-    return images
 
 
 def check_options(args: argparse.Namespace) -> None:

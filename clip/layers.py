@@ -53,6 +53,24 @@ class Attention(nn.Module):
         keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
         return F.linear(row, weight[:width], bias[:width]), keys, values
 
+    def split(self, x: Tensor) -> Tensor:
+        """``(..., length, d)`` to ``(sequences, heads, length, d / heads)``."""
+        # the fused kernels take four dimensions only
+        return x.flatten(0, -3).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """What ``attend`` weighs the values with where nothing is masked; for inspection.
+
+        Args:
+            q: ``(..., q_len, d)`` queries.
+            k: ``(..., k_len, d)`` keys.
+
+        Returns:
+            ``(sequences, heads, q_len, k_len)`` float32, every row with sum 1.
+        """
+        q, k = self.split(q).float(), self.split(k).float()
+        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
@@ -65,13 +83,8 @@ class Attention(nn.Module):
                 k_len), all leading dimensions of ``q`` being one.
             causal: whether a query sees the keys up to its own position only.
         """
-
-        def split(t: Tensor) -> Tensor:
-            # the fused kernels take four dimensions only
-            return t.flatten(0, -3).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
         y = F.scaled_dot_product_attention(
-            split(q), split(k), split(v), attn_mask=mask, is_causal=causal
+            self.split(q), self.split(k), self.split(v), attn_mask=mask, is_causal=causal
         )
         return y.transpose(1, 2).reshape(q.shape)
 

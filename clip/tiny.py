@@ -115,6 +115,12 @@ def unpack(path: str | Path) -> dict[str, torch.Tensor]:
     return state_dict
 
 
+def trained_ids(path: str | Path) -> torch.Tensor:
+    """Token ids, ascending, whose rows of the token table a packed file holds (int64)."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(IDS).long()
+
+
 def expand(source: Path, root: Path) -> Path:
     """Write a packed file as a plain state-dict file that `torch.load` reads.
 

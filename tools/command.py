@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train import USER_ERRORS, report
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from trainers import Predictor
 
 
@@ -42,6 +47,40 @@ def read_names(path: str) -> list[str]:
     return names
 
 
+def find_images(words: Sequence[str]) -> list[str]:
+    """The given files: single ones as they are, the images of folders sorted by path.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or a folder without images.
+    """
+    found = []
+    for word in words:
+        if os.path.isdir(word):
+            found += images_below(Path(word))
+        elif os.path.exists(word):
+            found.append(word)
+        else:
+            raise FileNotFoundError(f"no such image or folder: {word}")
+    return found
+
+
+def images_below(folder: Path) -> list[str]:
+    """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    images = sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not hidden(path)
+    )
+    if not images:
+        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(IMG_EXTENSIONS)})")
+    return images
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command on a run takes."""
     add = parser.add_argument
@@ -65,6 +104,24 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) 
 
     with contextlib.redirect_stdout(sys.stderr):
         return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
+
+
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+    """Write a table; the file appears complete or not at all."""
+    from dassl.utils import replacing
+
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def write_png(figure: Figure, path: str) -> None:
+    """Write a matplotlib figure; the file appears complete or not at all."""
+    from dassl.utils import replacing
+
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def run_command(

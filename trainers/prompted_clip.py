@@ -221,9 +221,14 @@ class PromptedCLIP(nn.Module):
         return self._frozen_text
 
     @torch.no_grad()
-    def predict_frozen(self, image: Tensor) -> Prediction:
-        """What the frozen CLIP, the teacher, says of the same images."""
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """The frozen CLIP's image features ``(B, embed_dim)``, unit norm."""
         with self._autocast(image.device):
             features = self.clip.encode_image(image)
-        features, text = F.normalize(features.float(), dim=-1), self.frozen_text_features()
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def predict_frozen(self, image: Tensor) -> Prediction:
+        """What the frozen CLIP, the teacher, says of the same images."""
+        features, text = self.frozen_image_features(image), self.frozen_text_features()
         return Prediction(image, features, text, self.logits(features, text))
