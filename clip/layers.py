@@ -69,7 +69,8 @@ class Attention(nn.Module):
             ``(sequences, heads, q_len, k_len)`` float32, every row with sum 1.
         """
         q, k = self.split(q).float(), self.split(k).float()
-        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
+        with torch.autocast(q.device.type, enabled=False):
+            return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False

@@ -93,6 +93,21 @@ def rn_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_clip(tmp_path_factory.mktemp("clip") / "rn.pt", "rn")
 
 
+@pytest.fixture(scope="session")
+def tiny_run(data_root: Path, clip_cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run: MMLoP on the embedded CLIP, one epoch on ``TestImages``."""
+    import train
+    from dassl.engine import build_trainer
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    words = ["--trainer", "MMLoP", "--root", str(data_root), "--output-dir", str(run)]
+    words += ["--config-file", str(ROOT / "configs/trainers/MMLoP/tiny.yaml"), "--seed", "1"]
+    words += ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "1"]
+    words += ["TEST.NO_TEST", "True", "USE_CUDA", "False"]
+    build_trainer(train.setup_cfg(train.build_parser().parse_args(words))).train()
+    return run
+
+
 @pytest.fixture()
 def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
     """Function that gives the config of a small run: trainer name, then config pairs."""

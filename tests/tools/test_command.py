@@ -1,0 +1,32 @@
+"""What every command on a run does alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "tools").glob("*.py") if path.stem not in ("__init__", "command")
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_no_torch(command):
+    words = [sys.executable, "-X", "importtime", "-m", f"tools.{command}", "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "RUN" in done.stdout
+    assert "--load-epoch" in done.stdout
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "numpy", "dassl", "clip", "trainers", "matplotlib"} & modules
+
+
+def test_missing_run_gets_one_line():
+    words = [sys.executable, "-m", "tools.export", "no/such/run", "out.safetensors"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the run folder no/such/run does not exist")
+    assert done.stderr.count("\n") == 1

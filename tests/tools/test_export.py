@@ -1,0 +1,131 @@
+"""Exported files: complete, readable without this toolbox, and equal to what the model computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from clip.prompting import Prompt, by_layer
+from tests.conftest import CLASSNAMES
+from tests.trainers.test_contract import METHODS
+from tools import export
+from tools.command import run_command
+from trainers import Predictor
+
+
+def run(*words: object) -> int:
+    return run_command(export.build_parser(), export.export, [str(word) for word in words])
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        return tensors, json.loads(file.metadata()["run"])
+
+
+def prompts_of(tensors: dict, places: dict, encoder: str) -> dict[int, list[Prompt]]:
+    """The prompts of one encoder, put together again from an exported file."""
+    found: dict[int, list[Prompt]] = {}
+    for key in sorted(key for key in tensors if key.startswith(f"{encoder}_prompts.")):
+        at, drop = places[key]["at"], places[key]["drop"]
+        prompt = Prompt(tensors[key], tuple(at) if isinstance(at, list) else at, drop)
+        found.setdefault(int(key.split(".")[1]), []).append(prompt)
+    return found
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_every_method_exports_what_it_learned(fresh, method, tmp_path, image, capsys):
+    predictor, out = fresh(method), tmp_path / "new" / "out.safetensors"
+    model = predictor.model
+    names = export.write_prompts(predictor, str(out))
+    tensors, notes = read(out)
+    assert sorted(tensors) == sorted(names)
+    assert (notes["method"], notes["classnames"]) == (method, list(CLASSNAMES))
+    assert notes["backbone"] == predictor.cfg.MODEL.BACKBONE.NAME
+    assert f"NAME: {method}" in notes["config"]
+    for key, value in model.learner.state_dict().items():
+        assert torch.equal(tensors[f"learner.{key}"], value)
+    for encoder in ("text", "image"):
+        own = getattr(model.learner, f"{encoder}_prompts")()
+        found = prompts_of(tensors, notes["places"], encoder)
+        for mine, theirs in zip(by_layer(found, 12), by_layer(own, 12), strict=True):
+            assert [(p.at, p.drop) for p in mine] == [(p.at, p.drop) for p in theirs]
+            assert all(torch.equal(p.tokens, q.tokens) for p, q in zip(mine, theirs, strict=True))
+    prediction = model.predict(image)
+    fixed = not model.learner.image_conditioned
+    assert fixed == ("class_embeddings" in tensors)
+    if not fixed:
+        assert "no fixed class embeddings" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="no fixed class embeddings"):
+            export.write_classifier(predictor, str(tmp_path / "classifier.npy"))
+        assert [path.name for path in tmp_path.iterdir()] == ["new"]
+        return
+    export.write_classifier(predictor, str(tmp_path / "classifier.npy"))
+    weight = torch.from_numpy(np.load(tmp_path / "classifier.npy"))
+    assert torch.equal(weight, tensors["class_embeddings"])
+    logits = notes["logit_scale"] * prediction.image_features @ weight.T
+    assert torch.allclose(logits, prediction.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_command_writes_a_classifier_for_other_classes(tiny_run, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("digit three\ndigit four\n")
+    files = [tmp_path / "classifier.npy", tmp_path / "classifier.safetensors"]
+    for file in files:
+        assert run(tiny_run, "--classes", names, "--classifier", file) == 0
+    weight, notes = np.load(files[0]), json.loads(files[0].with_suffix(".json").read_text())
+    assert (weight.shape, weight.dtype) == ((2, 64), np.float32)
+    assert np.allclose(np.linalg.norm(weight, axis=1), 1, atol=1e-5)
+    tensors, same_notes = read(files[1])
+    assert notes == same_notes
+    assert notes["classnames"] == ["digit three", "digit four"]
+    assert np.allclose(tensors["weight"].numpy(), weight, atol=1e-6)
+    predictor = Predictor.load(tiny_run, notes["classnames"])
+    with torch.no_grad():
+        assert np.allclose(predictor.model.text_features().numpy(), weight, atol=1e-6)
+    assert notes["logit_scale"] == pytest.approx(predictor.model.clip.logit_scale.exp().item())
+
+
+def test_a_classifier_that_is_not_the_models_is_refused(tiny_run, monkeypatch):
+    predictor = Predictor.load(tiny_run)
+
+    class Head(torch.nn.Linear):
+        def forward(self, prediction):
+            return super().forward(prediction.image_features)
+
+    head, predict = Head(64, 5), predictor.model.predict
+
+    def with_head(image):
+        prediction = predict(image)
+        return type(prediction)(**{**vars(prediction), "logits": head(prediction)})
+
+    monkeypatch.setattr(predictor.model, "predict", with_head)
+    with pytest.raises(ValueError, match="does not classify by its text features"):
+        export.class_embeddings(predictor)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "nothing to write"),
+        (["out.pt"], "OUT: out.pt must end in .safetensors"),
+        (["--classifier", "c.txt"], "--classifier: c.txt must end in .npy or .safetensors"),
+        (["out.safetensors", "--load-epoch", "8"], "There is: model.pth.tar-1"),
+    ],
+)
+def test_bad_input_writes_nothing(tiny_run, tmp_path, monkeypatch, capsys, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert run(tiny_run, *words) == 2
+    assert part in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

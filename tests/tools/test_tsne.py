@@ -1,0 +1,92 @@
+"""t-SNE of image features: reproducible, of the right images, before and after the prompts."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dassl.data.datasets import Datum
+from tests.conftest import CLASSNAMES
+from tools import tsne
+from tools.command import run_command
+from trainers import Predictor
+
+
+def run(*words: object) -> int:
+    return run_command(tsne.build_parser(), tsne.run, [str(word) for word in words])
+
+
+def table(path) -> list[list[str]]:
+    with open(path, encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == tsne.COLUMNS
+    return rows
+
+
+def test_command_is_reproducible(tiny_run, data_root, tmp_path):
+    assert run(tiny_run, "--root", data_root, "--seed", 3, "--out", tmp_path / "a") == 0
+    rows = table(tmp_path / "a.csv")
+    images = sorted(str(path) for path in (data_root / "test-images" / "test").rglob("*.png"))
+    assert sorted(row[0] for row in rows) == images
+    for path, label, name, *places in rows:
+        assert CLASSNAMES[int(label)] == name
+        assert f"/{name}/" in path
+        assert np.isfinite([float(place) for place in places]).all()
+    frozen, prompted = (np.array([row[i : i + 2] for row in rows], float) for i in (3, 5))
+    features = tsne.features(
+        Predictor.load(tiny_run), [Datum(impath=row[0]) for row in rows], batch_size=100
+    )
+    for points, plane in zip(features, (frozen, prompted), strict=True):
+        assert np.allclose(tsne.layout(points, None, seed=3), plane, atol=1e-3)
+    assert not np.allclose(frozen, prompted)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG"
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_choice_of_images(tiny_run, data_root, tmp_path):
+    words = [tiny_run, "--root", data_root, "--out", tmp_path / "t"]
+    assert run(*words, "--split", "train", "--subsample", "new", "--max-images", 5) == 0
+    rows = table(tmp_path / "t.csv")
+    assert len(rows) == 5
+    assert {row[2] for row in rows} <= set(CLASSNAMES[3:])
+    assert all("/train/" in row[0] for row in rows)
+
+
+@torch.no_grad()
+def test_features_in_any_batch_size(tiny_run, data_root):
+    predictor = Predictor.load(tiny_run)
+    paths = sorted((data_root / "test-images" / "test").rglob("*.png"))[:5]
+    frozen, prompted = tsne.features(predictor, [Datum(impath=str(path)) for path in paths], 2)
+    batch = torch.stack([predictor.read(path) for path in paths])
+    plain = F.normalize(predictor.model.clip.encode_image(batch), dim=-1)
+    assert np.allclose(frozen, plain.numpy(), atol=1e-5)
+    assert np.allclose(prompted, predictor.model.predict(batch).image_features, atol=1e-5)
+
+
+def test_neighbours_stay_neighbours():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.eye(3, 8), 20, axis=0)
+    plane = tsne.layout((groups + 0.01 * rng.normal(size=groups.shape)).astype(np.float32), None, 0)
+    centres = plane.reshape(3, 20, 2).mean(1)
+    nearest = np.linalg.norm(plane[:, None] - centres[None], axis=-1).argmin(1)
+    assert (nearest == np.repeat([0, 1, 2], 20)).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--root", "nowhere"], "nowhere"),
+        (["--perplexity", "40"], "--perplexity is 40.0: use more than 0, less than 30"),
+        (["--max-images", "2"], "at least 3 images, there are 2"),
+    ],
+)
+def test_bad_input_writes_nothing(tiny_run, tmp_path, capsys, words, part):
+    assert run(tiny_run, "--out", tmp_path / "t", *words) == 2
+    assert part in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,187 @@
+"""Prediction from a run folder: every method, without its data set, as the trainer's own test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from tests.conftest import CLASSNAMES
+from tests.trainers.test_contract import METHODS
+from trainers import Predictor
+
+TEMPLATED = [name for name in TRAINER_REGISTRY.registered_names() if name not in METHODS]
+
+
+def trained(cfg, folder):
+    """A trainer after one step, saved to ``folder``."""
+    torch.manual_seed(1)
+    trainer = build_trainer(cfg)
+    trainer.num_batches, trainer.batch_idx = 100, 0
+    trainer.set_model_mode("train")
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    trainer.save_model(0, str(folder))
+    trainer.set_model_mode("eval")
+    return trainer
+
+
+@torch.no_grad()
+def assert_same(predictor: Predictor, trainer) -> None:
+    batch = next(iter(trainer.test_loader))
+    images = torch.stack([predictor.read(path) for path in batch["impath"]])
+    assert torch.equal(images, batch["img"])
+    logits = trainer.model_inference(batch["img"])
+    assert torch.equal(predictor.model(images), logits)
+    assert torch.equal(predictor.probabilities(images), logits.float().softmax(dim=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeypatch):
+    trainer = trained(make_cfg(method, "DATASET.SUBSAMPLE_CLASSES", "base"), tmp_path)
+    monkeypatch.delitem(DATASET_REGISTRY._obj_map, "TestImages")
+    predictor = Predictor.load(tmp_path)
+    assert predictor.classnames == list(CLASSNAMES[:3])
+    assert_same(predictor, trainer)
+    others = ["cat", "forget-me-not", "a_much_longer_name", "axolotl"]
+    trainer.model.set_classes(others)
+    assert_same(Predictor.load(tmp_path, others), trainer)
+
+
+@pytest.mark.parametrize("method", TEMPLATED)
+def test_zero_shot_without_a_run(make_cfg, vit_file, method):
+    trainer = build_trainer(make_cfg(method))
+    assert_same(Predictor.zero_shot(vit_file, CLASSNAMES, method), trainer)
+
+
+def test_context_around_names_of_other_lengths(make_cfg, tmp_path):
+    pairs = ["TRAINER.COOP.CLASS_TOKEN_POSITION", "middle", "DATASET.SUBSAMPLE_CLASSES"]
+    trained(make_cfg("CoOp", *pairs, "base"), tmp_path / "run")
+    new = build_trainer(make_cfg("CoOp", *pairs, "new"))
+    new.load_model(str(tmp_path / "run"), epoch=1)
+    assert_same(Predictor.load(tmp_path / "run", new.dm.dataset.classnames), new)
+
+
+def test_class_specific_contexts_fit_their_classes_only(make_cfg, tmp_path):
+    cfg = make_cfg("CoOp", "TRAINER.COOP.CSC", True)
+    trainer = trained(cfg, tmp_path / "run")
+    assert_same(Predictor.load(tmp_path / "run", CLASSNAMES), trainer)
+    with pytest.raises(ValueError, match=r"class-specific: .* the 5 classes .*\(cat, golden"):
+        # as many classes, but others
+        Predictor.load(tmp_path / "run", ["a", "b", "c", "d", "e"])
+    with pytest.raises(ValueError, match="class-specific"):
+        Predictor.load(tmp_path / "run", CLASSNAMES[:2])
+    trainer.model.set_classes(["a", "b", "c", "d", "e"])
+    with pytest.raises(ValueError, match="class-specific"):
+        trainer.load_model(str(tmp_path / "run"), epoch=1)
+
+
+def test_which_checkpoint_is_taken(make_cfg, tmp_path):
+    def save(epoch: int, **name: str) -> torch.Tensor:
+        with torch.no_grad():
+            trainer.model.learner.ctx += 1
+        trainer.save_model(epoch - 1, str(tmp_path), **name)
+        return trainer.model.learner.ctx.detach().clone()
+
+    def found(epoch: int | None = None) -> torch.Tensor:
+        return Predictor.load(tmp_path, epoch=epoch).model.learner.ctx
+
+    trainer = build_trainer(make_cfg("CoOp"))
+    first, second = save(1), save(2)
+    assert torch.equal(found(), second)
+    assert torch.equal(found(epoch=1), first)
+    best = save(2, model_name="model-best.pth.tar")
+    save(3)
+    assert torch.equal(found(), best)
+    with pytest.raises(FileNotFoundError, match=r"There is: .*model\.pth\.tar-2"):
+        found(epoch=9)
+
+
+def test_moved_backbone_is_named_and_replaced(make_cfg, vit_file, rn_file, tmp_path):
+    moved = tmp_path / "moved.pt"
+    moved.symlink_to(vit_file)
+    trainer = trained(make_cfg("CoOp", "MODEL.BACKBONE.NAME", str(moved)), tmp_path / "run")
+    moved.unlink()
+    with pytest.raises(FileNotFoundError, match=r"moved\.pt"):
+        Predictor.load(tmp_path / "run")
+    assert_same(Predictor.load(tmp_path / "run", backbone=vit_file), trainer)
+    with pytest.raises(ValueError, match="takes 64 x 64"):
+        Predictor.load(tmp_path / "run", backbone=rn_file)
+
+
+def test_what_is_no_run_of_this_toolbox(make_cfg, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run folder .*nowhere does not exist"):
+        Predictor.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no folder in it holds a model\.pth\.tar"):
+        Predictor.load(tmp_path)
+    trainer = build_trainer(make_cfg("CoOp"))
+    trainer.save_model(0, str(tmp_path / "run"))
+    path = tmp_path / "run" / trainer.model_name / "model.pth.tar-1"
+    good = torch.load(path, weights_only=True)
+
+    def refused(match: str, **changes: object) -> None:
+        torch.save({**good, "meta": {**good["meta"], **changes}}, path)
+        with pytest.raises(ValueError, match=match):
+            Predictor.load(tmp_path / "run")
+
+    refused("layout 99, newer than", version=99)
+    refused("'MyMethod' is not in", method="MyMethod")
+    refused(
+        "config keys: .*INPUT.SICE",
+        config=good["meta"]["config"].replace("INPUT:\n", "INPUT:\n  SICE: 1\n"),
+    )
+    torch.save({key: value for key, value in good.items() if key != "meta"}, path)
+    with pytest.raises(ValueError, match="was not written by this toolbox"):
+        Predictor.load(tmp_path / "run")
+    path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match="truncated"):
+        Predictor.load(tmp_path / "run")
+    trainer.save_model(0, str(tmp_path / "run"))
+    (tmp_path / "run" / "other").mkdir()
+    torch.save(good, tmp_path / "run" / "other" / "model.pth.tar-1")
+    with pytest.raises(ValueError, match="several models"):
+        Predictor.load(tmp_path / "run")
+
+
+def test_unusable_arguments(vit_file):
+    with pytest.raises(ValueError, match="CoOp has to be trained"):
+        Predictor.zero_shot(vit_file, CLASSNAMES, "CoOp")
+    with pytest.raises(ValueError, match="did you mean 'ZeroshotCLIP'"):
+        Predictor.zero_shot(vit_file, CLASSNAMES, "ZeroshotCLI")
+    with pytest.raises(ValueError, match="device 'gpu'"):
+        Predictor.zero_shot(vit_file, CLASSNAMES, device="gpu")
+    with pytest.raises(ValueError, match="is empty"):
+        Predictor.zero_shot(vit_file, [])
+
+
+def test_labels_in_any_batch_size(tiny_run, data_root, tmp_path):
+    predictor = Predictor.load(tiny_run)
+    paths = sorted((data_root / "test-images" / "test").rglob("*.png"))[:7]
+    labels = predictor.predict(paths, top_k=3, batch_size=2)
+    everything = predictor.predict([Image.open(path) for path in paths], top_k=99)
+    probabilities = predictor.probabilities(torch.stack([predictor.read(path) for path in paths]))
+    assert len(labels) == len(everything) == 7
+    for few, every, row in zip(labels, everything, probabilities, strict=True):
+        assert {label.name for label in every} == set(CLASSNAMES)
+        assert [label.name for label in few] == [label.name for label in every[:3]]
+        assert sum(label.probability for label in every) == pytest.approx(1)
+        assert every == sorted(every, key=lambda label: -label.probability)
+        for name, probability in [*few, *every]:
+            assert probability == pytest.approx(row[CLASSNAMES.index(name)].item(), abs=1e-5)
+    assert predictor.predict([]) == []
+    grey = Image.new("L", (50, 40), 77)
+    grey.save(tmp_path / "grey.png")
+    (opened,), (read,) = predictor.predict([grey], 1), predictor.predict([tmp_path / "grey.png"], 1)
+    assert opened == read
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        predictor.predict([tmp_path / "grey.png", tmp_path / "bad.png"])
+
+
+@pytest.mark.gpu
+def test_prediction_on_a_gpu_is_that_of_the_cpu(tiny_run, data_root):
+    paths = sorted((data_root / "test-images" / "test").rglob("*.png"))
+    on_gpu, on_cpu = (Predictor.load(tiny_run, device=name) for name in ("cuda", "cpu"))
+    batch = torch.stack([on_cpu.read(path) for path in paths])
+    assert torch.allclose(on_gpu.probabilities(batch), on_cpu.probabilities(batch), atol=1e-4)
