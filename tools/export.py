@@ -17,8 +17,9 @@ it depends on the name) and how many tokens it removes there (``drop``).
 
 ``--classifier FILE`` writes the class embeddings alone, as a classifier for image features: a
 ``.npy`` with class names and scale in a ``.json`` beside it, or ``.safetensors`` (tensor
-``weight``) with the same as metadata. Where text depends on the image (CoCoOp) there are no fixed
-class embeddings: OUT has none then, and ``--classifier`` is an error.
+``weight``) with the same as metadata. Where text depends on the image (CoCoOp), or a head of the
+method's own classifies, there is no such classifier: OUT has no class embeddings then, and
+``--classifier`` is an error.
 """
 
 from __future__ import annotations

@@ -104,9 +104,10 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    # data sets declare keys of their own, which need not be known to predict
-    cfg.DATASET.set_new_allowed(True)
     stored = yaml.safe_load(checkpoint["meta"]["config"])
+    # data sets declare keys of their own, which need not be known to predict
+    for key, value in CfgNode(stored["DATASET"]).items():
+        cfg.DATASET.setdefault(key, value)
     own = ("NAME", TRAINER_REGISTRY.get(method).node)
     stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}
     try:

@@ -113,6 +113,7 @@ class PixelPromptLearner(PromptLearner):
             STARTS[start](bar)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.head = head
+        self.class_specific = head is not None or source is not None
         self.register_buffer("source", source, persistent=False)
         if source is not None:
             self.register_buffer("mapping", torch.arange(n_classes))

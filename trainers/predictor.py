@@ -15,6 +15,7 @@ from clip.model import build_model
 from dassl.config import CfgNode, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import check_availability, load_checkpoint, read_image
+from dassl.utils.tools import to_rgb
 
 from .base import PromptTrainer, check_backbone, load_clip
 from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
@@ -102,7 +103,8 @@ class Predictor:
         check_backbone(cfg)
         names = checkpoint["meta"]["classnames"] if classnames is None else classnames
         trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-        model = trainer.build_classifier(cfg, load_clip(cfg).to(chosen), names)
+        clip, templates = load_clip(cfg).to(chosen), cfg.DATASET.get("TEMPLATES", ())
+        model = trainer.build_classifier(cfg, clip, names, templates)
         model.learner.load_state_dict(fitting_weights(checkpoint, model.learner, names, path))
         return cls(model, cfg, names, chosen)
 
@@ -152,7 +154,7 @@ class Predictor:
             ValueError: not an image; names the file.
         """
         if isinstance(image, Image.Image):
-            return self.transform(image.convert("RGB"))
+            return self.transform(to_rgb(image))
         return self.transform(read_image(str(image)))
 
     @torch.no_grad()

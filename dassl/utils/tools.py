@@ -167,13 +167,18 @@ def read_image(path: str, dataset: str = "") -> Image.Image:
         )
     try:
         with Image.open(path) as image:
-            return _to_rgb(image)
+            return to_rgb(image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError and struct.error for damaged files.
     except Exception as error:
         raise ImageError(f'cannot read image "{path}"{owner}: {_why(path, error)}') from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as RGB, in the way of :func:`read_image`.
+
+    Raises:
+        ValueError: if its pixels are floating-point numbers or exceed 16 bits.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     # the modes that Pillow gives 16-bit grey images, depending on the file format

@@ -97,22 +97,14 @@ def test_command_writes_a_classifier_for_other_classes(tiny_run, tmp_path):
     assert notes["logit_scale"] == pytest.approx(predictor.model.clip.logit_scale.exp().item())
 
 
-def test_a_classifier_that_is_not_the_models_is_refused(tiny_run, monkeypatch):
-    predictor = Predictor.load(tiny_run)
-
-    class Head(torch.nn.Linear):
-        def forward(self, prediction):
-            return super().forward(prediction.image_features)
-
-    head, predict = Head(64, 5), predictor.model.predict
-
-    def with_head(image):
-        prediction = predict(image)
-        return type(prediction)(**{**vars(prediction), "logits": head(prediction)})
-
-    monkeypatch.setattr(predictor.model, "predict", with_head)
-    with pytest.raises(ValueError, match="does not classify by its text features"):
-        export.class_embeddings(predictor)
+def test_a_head_of_its_own_is_no_classifier_of_texts(fresh, tmp_path, capsys):
+    predictor = fresh("LoRVP", "TRAINER.LORVP.HEAD", "lp")
+    with pytest.raises(ValueError, match="LoRVP does not classify by its text features"):
+        export.write_classifier(predictor, str(tmp_path / "classifier.npy"))
+    export.write_prompts(predictor, str(tmp_path / "out.safetensors"))
+    assert "note: no class embeddings" in capsys.readouterr().err
+    tensors, _ = read(tmp_path / "out.safetensors")
+    assert tensors.keys() == {f"learner.{key}" for key in predictor.model.learner.state_dict()}
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,21 @@ def test_context_around_names_of_other_lengths(make_cfg, tmp_path):
     assert_same(Predictor.load(tmp_path / "run", new.dm.dataset.classnames), new)
 
 
-def test_class_specific_contexts_fit_their_classes_only(make_cfg, tmp_path):
-    cfg = make_cfg("CoOp", "TRAINER.COOP.CSC", True)
+def test_templates_of_the_run_are_used(make_cfg, tmp_path):
+    cfg = make_cfg("VPT", "DATASET.TEMPLATES", ("a tree beside a {}.",))
+    trainer = trained(cfg, tmp_path)
+    predictor = Predictor.load(tmp_path)
+    assert predictor.model.learner.template == "a tree beside a {}."
+    assert_same(predictor, trainer)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("CoOp", "TRAINER.COOP.CSC", True), ("LoRVP", "TRAINER.LORVP.HEAD", "lp")],
+    ids=["contexts", "head"],
+)
+def test_class_specific_learners_fit_their_classes_only(make_cfg, tmp_path, setting):
+    cfg = make_cfg(*setting)
     trainer = trained(cfg, tmp_path / "run")
     assert_same(Predictor.load(tmp_path / "run", CLASSNAMES), trainer)
     with pytest.raises(ValueError, match=r"class-specific: .* the 5 classes .*\(cat, golden"):
@@ -170,13 +183,13 @@ def test_labels_in_any_batch_size(tiny_run, data_root, tmp_path):
         for name, probability in [*few, *every]:
             assert probability == pytest.approx(row[CLASSNAMES.index(name)].item(), abs=1e-5)
     assert predictor.predict([]) == []
-    grey = Image.new("L", (50, 40), 77)
-    grey.save(tmp_path / "grey.png")
-    (opened,), (read,) = predictor.predict([grey], 1), predictor.predict([tmp_path / "grey.png"], 1)
+    faint = Image.new("RGBA", (50, 40), (200, 0, 0, 77))
+    faint.save(tmp_path / "faint.png")
+    (opened,), (read,) = predictor.predict([faint]), predictor.predict([tmp_path / "faint.png"])
     assert opened == read
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"bad\.png"):
-        predictor.predict([tmp_path / "grey.png", tmp_path / "bad.png"])
+        predictor.predict([tmp_path / "faint.png", tmp_path / "bad.png"])
 
 
 @pytest.mark.gpu
