@@ -51,8 +51,9 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
     from clip import tiny
     from clip.clip import _MODELS
 
-    path = tiny.WEIGHTS if _MODELS.get(backbone) == tiny.URL else Path(backbone)
-    if path.suffix == ".safetensors" and tiny.is_packed(path):
+    embedded = _MODELS.get(backbone) == tiny.URL
+    path = tiny.WEIGHTS if embedded else Path(backbone).expanduser()
+    if path.suffix == ".safetensors" and path.is_file() and tiny.is_packed(path):
         return tiny.trained_ids(path)
     return torch.arange(n_tokens)
 

@@ -20,7 +20,8 @@ from dassl.utils.tools import to_rgb
 from .base import PromptTrainer, check_backbone, load_clip
 from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
 
-#: settings that a zero-shot prediction shares with all runs (CLIP's image statistics)
+#: settings that a zero-shot prediction shares with all runs, among them the image statistics of
+#: OpenAI's CLIP; weights of open_clip may state others
 BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
 
 Picture = str | Path | Image.Image
@@ -140,6 +141,9 @@ class Predictor:
         check_backbone(cfg)
         clip = build_model(load_state_dict(backbone))
         cfg.INPUT.SIZE = (clip.visual.input_resolution,) * 2
+        for key, stated in (("PIXEL_MEAN", clip.image_mean), ("PIXEL_STD", clip.image_std)):
+            if stated is not None:
+                cfg.INPUT[key] = stated.tolist()
         model = method.build_classifier(cfg, clip.to(chosen), classnames)
         return cls(model, cfg, classnames, chosen)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.conftest import CLASSNAMES
+from tests.parity_files import recorded_clip
 from tests.trainers.test_contract import METHODS
 from trainers import Predictor
 
@@ -53,6 +54,14 @@ def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeyp
 def test_zero_shot_without_a_run(make_cfg, vit_file, method):
     trainer = build_trainer(make_cfg(method))
     assert_same(Predictor.zero_shot(vit_file, CLASSNAMES, method), trainer)
+
+
+def test_zero_shot_normalises_as_the_weights_say(tmp_path):
+    stated = {"image_mean": torch.full((3,), 0.5), "image_std": torch.full((3,), 0.25)}
+    torch.save({**recorded_clip(), **stated}, tmp_path / "clip.pt")
+    predictor = Predictor.zero_shot(str(tmp_path / "clip.pt"), CLASSNAMES)
+    white = predictor.read(Image.new("RGB", (64, 64), "white"))
+    assert torch.equal(white, torch.full((3, 32, 32), 2.0))
 
 
 def test_context_around_names_of_other_lengths(make_cfg, tmp_path):
