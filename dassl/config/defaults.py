@@ -1,4 +1,4 @@
-"""Default configuration tree (keys and values as in Dassl 0.6.3)."""
+"""Default configuration tree: keys and values as in Dassl 0.6.3, and DATALOADER.CACHE, CACHE_MB."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.K_TRANSFORMS = 1
 # True: items also hold img0, the image without augmentation.
 _C.DATALOADER.RETURN_IMG0 = False
+# Training images decoded once, test images also cropped once, and kept below the folder DASSL_CACHE
+# (~/.cache/dassl); docs/performance.md. exact: batches are as without, to the bit; fast: training
+# images to one grey level; none: every image is decoded each time.
+_C.DATALOADER.CACHE = "exact"
+# What that folder may hold in all, in 10^6 bytes; images that take more are decoded each time.
+_C.DATALOADER.CACHE_MB = 10000
 _C.DATALOADER.TRAIN_X = CN()
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
 _C.DATALOADER.TRAIN_X.BATCH_SIZE = 32

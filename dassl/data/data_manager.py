@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dassl.utils import read_image
+from dassl.utils import check_availability, read_image
 
 from .datasets import build_dataset
+from .image_cache import DECODED, CacheBusyError, CacheError, PixelFile, open_cache
 from .samplers import build_sampler
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+
+CACHE_CHOICES = ["exact", "fast", "none"]
+
+
+class CachingLoader(DataLoader):
+    """Loader of a :class:`DatasetWrapper` that opens the cache before workers start."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.dataset.open_cache()
+        return super().__iter__()
 
 
 def build_data_loader(
@@ -41,11 +54,13 @@ def build_data_loader(
         n_ins: images per class (RandomClassSampler).
         tfm: transform, or a list of them.
         is_train: training loader.
-        dataset_wrapper: class used instead of :class:`DatasetWrapper`.
+        dataset_wrapper: class used instead of :class:`DatasetWrapper`; it reads its images itself,
+            so they are not cached.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if there are no images, or DATALOADER.CACHE is none of CACHE_CHOICES.
     """
+    check_availability(cfg.DATALOADER.CACHE, CACHE_CHOICES)
     if not data_source:
         part = "training" if is_train else "test"
         raise ValueError(
@@ -61,7 +76,8 @@ def build_data_loader(
         n_ins=n_ins,
     )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    return DataLoader(
+    cached = dataset_wrapper is None and cfg.DATALOADER.CACHE != "none"
+    return (CachingLoader if cached else DataLoader)(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
@@ -170,6 +186,14 @@ class DataManager:
         print(tabulate(table, disable_numparse=True))
 
 
+class _Crops(NamedTuple):
+    """Cached test images: what `transform` gives, but for `rest`, which starts from pixels."""
+
+    transform: Callable
+    rest: Callable
+    pixels: PixelFile
+
+
 class DatasetWrapper(TorchDataset):
     """Reads and transforms the images of a list of Datum.
 
@@ -210,6 +234,61 @@ class DatasetWrapper(TorchDataset):
             from .transforms import build_plain_transform
 
             self.to_tensor = build_plain_transform(cfg)
+        self._decoded: PixelFile | None = None
+        self._crops: _Crops | None = None
+        self._cache_tried_for: Any = self  # the transform it was; this is none
+
+    def open_cache(self) -> None:
+        """Open the cached images, which are made first if they are missing.
+
+        Training images are kept as decoded, others as cropped by the fixed part of their
+        transform, where it has one. Without a cache, images are decoded each time.
+
+        Raises:
+            ImageError: if an image cannot be read; the message names it.
+        """
+        if self._cache_tried_for is self.transform:
+            return
+        self._decoded = self._crops = None
+        try:
+            if self.is_train:
+                self._decoded = self._open(DECODED, self._decode)
+            elif not self.return_img0:
+                self._crops = self._open_crops()
+        except CacheBusyError as error:
+            print(f"Note: images of {self.cfg.DATASET.NAME} are decoded this time: {error}")
+            return
+        except CacheError as error:
+            print(f"Note: images of {self.cfg.DATASET.NAME} are decoded each time: {error}")
+        self._cache_tried_for = self.transform
+
+    def _open(self, form: str, load: Callable[[str], np.ndarray]) -> PixelFile:
+        settings = self.cfg.DATALOADER
+        return open_cache(
+            [item.impath for item in self.data_source],
+            load,
+            form,
+            dataset=self.cfg.DATASET.NAME,
+            limit=settings.CACHE_MB * 10**6,
+            threads=max(1, settings.NUM_WORKERS),
+        )
+
+    def _open_crops(self) -> _Crops | None:
+        from .transforms import split_fixed
+
+        parts = split_fixed(self.transform)
+        if parts is None:
+            return None
+        fixed, rest = parts
+
+        def load(path: str) -> np.ndarray:
+            image = fixed(read_image(path, self.cfg.DATASET.NAME))
+            return np.asarray(image).transpose(2, 0, 1)
+
+        return _Crops(self.transform, rest, self._open(repr(fixed), load))
+
+    def _decode(self, path: str) -> np.ndarray:
+        return np.asarray(read_image(path, self.cfg.DATASET.NAME))
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -222,7 +301,10 @@ class DatasetWrapper(TorchDataset):
             "impath": item.impath,
             "index": idx,
         }
-        img0 = read_image(item.impath, self.cfg.DATASET.NAME)
+        if self._crops is not None and self._crops.transform is self.transform:
+            output["img"] = self._crops.rest(torch.from_numpy(self._crops.pixels[idx]))
+            return output
+        img0 = self._read(idx)
         if self.transform is None:
             output["img"] = img0
         elif isinstance(self.transform, (list, tuple)):
@@ -233,6 +315,16 @@ class DatasetWrapper(TorchDataset):
         if self.return_img0:
             output["img0"] = self.to_tensor(img0)
         return output
+
+    def _read(self, idx: int) -> Image.Image | np.ndarray:
+        """The image, or if the transform takes them, its cached pixels ``(H, W, 3)``."""
+        if self._decoded is None:
+            return read_image(self.data_source[idx].impath, self.cfg.DATASET.NAME)
+        from .transforms import PixelCompose
+
+        pixels = self._decoded[idx]
+        takes_pixels = isinstance(self.transform, PixelCompose) and not self.return_img0
+        return pixels if takes_pixels else Image.fromarray(pixels)
 
     def _transform_image(self, tfm: Callable, img0: Any) -> Any:
         views = [tfm(img0) for _ in range(self.k_tfm)]

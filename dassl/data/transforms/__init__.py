@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .augmentations import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
+from .pixels import PixelCompose, split_fixed
 from .transforms import AVAI_CHOICES, INTERPOLATION_MODES, build_plain_transform, build_transform
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Cutout",
     "GaussianNoise",
     "InstanceNormalization",
+    "PixelCompose",
     "Random2DTranslation",
     "build_plain_transform",
     "build_transform",
+    "split_fixed",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchvision import transforms as T
+from torchvision.transforms import v2
 
 from dassl.utils import check_availability
 
@@ -16,6 +17,7 @@ from .augmentations import (
     Random2DTranslation,
     RandomMagnitudeAugment,
 )
+from .pixels import FromPixels, NormalizeInPlace, PixelCompose, UnitRange
 
 __all__ = [
     "AVAI_CHOICES",
@@ -56,6 +58,18 @@ INTERPOLATION_MODES = {
     "nearest": T.InterpolationMode.NEAREST,
 }
 
+# What DATALOADER.CACHE fast computes on uint8 tensors, to one grey level of the same on PIL images;
+# the steps behind "to torch tensor" are on tensors anyway.
+ON_PIXELS = {
+    "random_flip",
+    "random_resized_crop",
+    "center_crop",
+    "normalize",
+    "instance_norm",
+    "cutout",
+    "gaussian_noise",
+}
+
 Step = tuple[str, Callable]
 
 
@@ -72,12 +86,14 @@ def build_transform(
     :class:`~dassl.data.transforms.augmentations.RandomMagnitudeAugment`.
 
     Args:
-        cfg: configuration; reads ``INPUT``.
+        cfg: configuration; reads ``INPUT``, and ``DATALOADER.CACHE`` for the training transform.
         is_train: training (random) or test transform.
         choices: names from ``AVAI_CHOICES`` used instead of ``INPUT.TRANSFORMS``.
 
     Returns:
-        A callable from PIL image to tensor ``(3, H, W)``, or None with ``INPUT.NO_TRANSFORM``.
+        A callable from PIL image (with ``DATALOADER.CACHE fast`` also from a uint8 array
+        ``(H, W, 3)``, see :class:`PixelCompose`) to tensor ``(3, H, W)``, or None with
+        ``INPUT.NO_TRANSFORM``.
 
     Raises:
         ValueError: for an unknown name or interpolation.
@@ -88,11 +104,24 @@ def build_transform(
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         check_availability(choice, AVAI_CHOICES)
-    steps = _train_steps(cfg.INPUT, choices) if is_train else _test_steps(cfg.INPUT, choices)
+    pixels = is_train and cfg.DATALOADER.CACHE == "fast" and _can_use_pixels(cfg.INPUT, choices)
+    if is_train:
+        steps = _train_steps(cfg.INPUT, choices, pixels)
+    else:
+        steps = _test_steps(cfg.INPUT, choices)
     print(f"Building transform_{'train' if is_train else 'test'}")
     for text, _ in steps:
         print(f"+ {text}")
-    return T.Compose([step for _, step in steps])
+    return (PixelCompose if pixels else T.Compose)([step for _, step in steps])
+
+
+def _can_use_pixels(cfg: Any, choices: Sequence[str]) -> bool:
+    others = sorted(set(choices) - ON_PIXELS)
+    if cfg.INTERPOLATION == "nearest":
+        others.append("nearest")
+    if others:
+        print(f"Note: PIL images are transformed in spite of CACHE fast, for {', '.join(others)}")
+    return not others
 
 
 def build_plain_transform(cfg: Any) -> Callable:
@@ -103,10 +132,12 @@ def build_plain_transform(cfg: Any) -> Callable:
     return T.Compose(steps)
 
 
-def _train_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
+def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
+    """Training steps; `pixels`: on uint8 tensors, drawing the same random numbers."""
     size, mode = tuple(cfg.SIZE), _interpolation(cfg)
     side = f"{size[0]}x{size[1]}"
-    steps: list[Step] = []
+    kind = v2 if pixels else T
+    steps: list[Step] = [("to uint8 tensor", FromPixels())] if pixels else []
 
     def add(name: str, text: str, build: Callable[[], Callable]) -> None:
         if name in choices:
@@ -114,7 +145,7 @@ def _train_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
 
     # Both crops already give SIZE.
     if "random_crop" not in choices and "random_resized_crop" not in choices:
-        steps.append((f"resize to {side}", T.Resize(size, interpolation=mode)))
+        steps.append((f"resize to {side}", kind.Resize(size, interpolation=mode)))
     add(
         "random_translation",
         "random translation",
@@ -129,9 +160,9 @@ def _train_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
     add(
         "random_resized_crop",
         f"random resized crop (size={side}, scale={scale})",
-        lambda: T.RandomResizedCrop(size, scale=scale, interpolation=mode),
+        lambda: kind.RandomResizedCrop(size, scale=scale, interpolation=mode),
     )
-    add("random_flip", "random flip", T.RandomHorizontalFlip)
+    add("random_flip", "random flip", kind.RandomHorizontalFlip)
     policies = T.AutoAugmentPolicy
     add("imagenet_policy", "imagenet policy", lambda: T.AutoAugment(policies.IMAGENET))
     add("cifar10_policy", "cifar10 policy", lambda: T.AutoAugment(policies.CIFAR10))
@@ -160,14 +191,16 @@ def _train_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
         f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
         lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
     )
-    steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
+    to_tensor = UnitRange() if pixels else T.ToTensor()
+    steps.append(("to torch tensor of range [0, 1]", to_tensor))
     add(
         "cutout",
         f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
         lambda: Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN),
     )
     if "normalize" in choices:
-        steps.append(_normalize(cfg))
+        text, step = _normalize(cfg)
+        steps.append((text, NormalizeInPlace(step) if pixels else step))
     add(
         "gaussian_noise",
         f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",

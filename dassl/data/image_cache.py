@@ -1,0 +1,216 @@
+"""Decoded images kept in files that are mapped into memory, so that they are decoded once.
+
+A file holds the images of one list in one form: as decoded, or after the fixed part of a test
+transform. Its name holds a fingerprint of the list (path, size and time of change of every image),
+the form, and the versions of the libraries that made it: whatever changes, another file is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import filelock
+import numpy as np
+import PIL
+from PIL import Image
+from tqdm import tqdm
+
+from dassl.utils import ImageError, read_image, replacing
+
+__all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
+
+CACHE_VARIABLE = "DASSL_CACHE"
+DECODED = "decoded"
+SUFFIX = ".pixels"
+#: bytes of a shape in a file
+SHAPE_BYTES = 3 * 8
+
+
+class CacheError(Exception):
+    """Why images cannot be cached; they can still be decoded each time."""
+
+
+class CacheBusyError(CacheError):
+    """Another process is writing to the cache; later it may work."""
+
+
+def cache_folder() -> Path:
+    """Folder of the cache: the variable DASSL_CACHE, else ``~/.cache/dassl``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/dassl").expanduser()
+
+
+class PixelFile:
+    """Sequence of uint8 arrays of three dimensions, read from one file mapped into memory.
+
+    Processes that read the same file share its memory, which the system takes back when it is
+    short. What is written into an array stays in this process.
+
+    Args:
+        path: file written by :meth:`write`.
+        count: number of arrays in it.
+
+    Raises:
+        ValueError: if the file is not complete.
+        OSError: if it cannot be read.
+    """
+
+    def __init__(self, path: str, count: int) -> None:
+        self.path = path
+        self.count = count
+        size = os.path.getsize(path) - SHAPE_BYTES * count
+        if size <= 0:
+            raise ValueError(f"{path} is not complete")
+        # copy-on-write because PyTorch wants writable arrays; asarray sheds np.memmap's overhead
+        self.pixels = np.asarray(np.memmap(path, np.uint8, "c"))
+        self.shapes = np.frombuffer(self.pixels[size:].tobytes(), "<i8").reshape(count, 3)
+        self.starts = np.append(0, self.shapes.prod(1).cumsum())
+        if self.starts[-1] != size:
+            raise ValueError(f"{path} is not complete")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(self.count)[index]
+        start, end = self.starts[index : index + 2]
+        return self.pixels[start:end].reshape(self.shapes[index])
+
+    def __reduce__(self) -> tuple[type[PixelFile], tuple[str, int]]:
+        return PixelFile, (self.path, self.count)  # a spawned worker maps the file itself
+
+    @staticmethod
+    def write(path: str, arrays: Iterable[np.ndarray]) -> None:
+        """Write the arrays' bytes, then their shapes; the file appears complete or not at all."""
+        shapes = []
+        with replacing(path) as tmp, open(tmp, "wb") as file:
+            for array in arrays:
+                file.write(np.ascontiguousarray(array))
+                shapes.append(array.shape)
+            file.write(np.array(shapes, "<i8").tobytes())
+
+
+def open_cache(
+    paths: Sequence[str],
+    load: Callable[[str], np.ndarray],
+    form: str,
+    dataset: str,
+    limit: int,
+    threads: int = 1,
+) -> PixelFile:
+    """Open the file that holds some images, which is made first if it is missing.
+
+    Other files of the cache, the least recently used first, make room for it.
+
+    Args:
+        paths: image files, at least one.
+        load: reads one as a uint8 array of three dimensions; called by several threads.
+        form: what `load` makes of a file: DECODED, or a text of one's own for arrays of one size.
+        dataset: name for the file and for messages.
+        limit: bytes that all files of the cache may take.
+        threads: images read at the same time.
+
+    Raises:
+        CacheError: if the images do not fit or the folder cannot be used.
+        ImageError: if an image cannot be read; the message names it.
+    """
+    try:
+        if form == DECODED:
+            # no more than what is decoded, and spares the look into each of a million files
+            _total((os.path.getsize(path) for path in paths), limit)
+        path = cache_folder() / f"{dataset}-{_fingerprint(paths, form)}{SUFFIX}"
+        found = _open(path, len(paths))
+        if found is not None:
+            return found
+        if form == DECODED:
+            sizes = (_decoded_bytes(path, dataset) for path in paths)
+        else:
+            sizes = [load(paths[0]).nbytes * len(paths)]
+        size = _total(sizes, limit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.parent / "lock", timeout=0):
+            _make_room(path.parent, size, limit)
+            with tqdm(desc=f"caching {dataset}", total=len(paths), leave=False) as bar:
+                PixelFile.write(str(path), _load_all(paths, load, threads, bar))
+        return PixelFile(str(path), len(paths))
+    except ImageError:
+        raise
+    except filelock.Timeout as error:
+        raise CacheBusyError("another process is writing to the cache") from error
+    except OSError as error:
+        raise CacheError(str(error)) from error
+
+
+def _fingerprint(paths: Sequence[str], form: str) -> str:
+    rows = [[p, s.st_size, s.st_mtime_ns] for p, s in ((p, os.stat(p)) for p in paths)]
+    made = [1, form, PIL.__version__, version("torchvision")]  # 1: the layout of the file
+    return hashlib.sha256(json.dumps([made, rows]).encode()).hexdigest()[:32]
+
+
+def _open(path: Path, count: int) -> PixelFile | None:
+    """The file if it is there and complete; it counts as used now."""
+    try:
+        found = PixelFile(str(path), count)
+    except (FileNotFoundError, ValueError):
+        return None
+    with suppress(OSError):  # a cache that others may only read
+        os.utime(path)
+    return found
+
+
+def _decoded_bytes(path: str, dataset: str) -> int:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Exception:  # reading all of it names the file and what is wrong
+        width, height = read_image(path, dataset).size
+    return 3 * width * height
+
+
+def _total(sizes: Iterable[int], limit: int) -> int:
+    """Sum of sizes; CacheError as soon as it exceeds the limit."""
+    total = 0
+    for size in sizes:
+        total += size
+        if total > limit:
+            raise CacheError(f"they take more than DATALOADER.CACHE_MB, {_mb(limit)}")
+    return total
+
+
+def _make_room(folder: Path, size: int, limit: int) -> None:
+    """Delete what killed processes left, and files until `size` more bytes keep to the limit."""
+    for left in folder.glob(f"*{SUFFIX}.tmp*"):
+        left.unlink()
+    files = [(file.stat(), file) for file in folder.glob(f"*{SUFFIX}")]
+    files.sort(key=lambda entry: entry[0].st_mtime_ns)
+    total = sum(stat.st_size for stat, _ in files)
+    for stat, file in files:
+        if total + size <= limit:
+            break
+        file.unlink()  # a process that has it mapped keeps it
+        total -= stat.st_size
+    free = shutil.disk_usage(folder).free
+    if 2 * size > free:
+        raise CacheError(f"they take {_mb(size)}, more than half of what is free in {folder}")
+
+
+def _load_all(
+    paths: Sequence[str], load: Callable[[str], np.ndarray], threads: int, bar: tqdm
+) -> Iterator[np.ndarray]:
+    """Read images in their order; no more than four per thread are held."""
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(paths), 4 * threads):
+            for array in pool.map(load, paths[start : start + 4 * threads]):
+                yield array
+                bar.update()
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,82 @@
+"""Transforms of uint8 arrays and tensors: what cached images go through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms as T
+from torchvision.transforms import functional as TF
+
+__all__ = ["FromPixels", "NormalizeInPlace", "PixelCompose", "UnitRange", "split_fixed"]
+
+
+class PixelCompose(T.Compose):
+    """Composed transform that takes a PIL image or a uint8 array ``(H, W, 3)``."""
+
+
+class FromPixels(nn.Module):
+    """PIL image or uint8 array ``(H, W, C)`` to uint8 tensor ``(C, H, W)``."""
+
+    def forward(self, image: Image.Image | np.ndarray) -> torch.Tensor:
+        if isinstance(image, np.ndarray):
+            return torch.from_numpy(image).permute(2, 0, 1)
+        return TF.pil_to_tensor(image)
+
+
+class UnitRange(nn.Module):
+    """uint8 tensor to float tensor of range [0, 1], to the bit as ``T.ToTensor`` does it."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.to(torch.get_default_dtype()).div_(255)
+
+
+class NormalizeInPlace(nn.Module):
+    """``T.Normalize``, to the bit, without its checks and copies for every image.
+
+    Args:
+        normalize: the step that it stands for.
+
+    Raises:
+        ValueError: if a standard deviation is 0.
+    """
+
+    def __init__(self, normalize: T.Normalize) -> None:
+        super().__init__()
+        if 0 in normalize.std:
+            raise ValueError(f"INPUT.PIXEL_STD {list(normalize.std)} holds a 0")
+        dtype = torch.get_default_dtype()
+        self.mean = torch.as_tensor(normalize.mean, dtype=dtype).view(-1, 1, 1)
+        self.std = torch.as_tensor(normalize.std, dtype=dtype).view(-1, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalise an image ``(C, H, W)`` in place."""
+        return image.sub_(self.mean).div_(self.std)
+
+
+def split_fixed(tfm: Any) -> tuple[T.Compose, T.Compose] | None:
+    """Split a transform into resizing and cropping that are the same each time, and the rest.
+
+    Args:
+        tfm: any transform.
+
+    Returns:
+        The first part, from PIL image to PIL image of one size, and the rest, from uint8 tensor
+        ``(3, H, W)`` to what `tfm` gives, to the bit. None if `tfm` is not made like that.
+    """
+    if type(tfm) is not T.Compose:
+        return None
+    kinds = [type(step) for step in tfm.transforms]
+    if T.ToTensor not in kinds:
+        return None
+    n = kinds.index(T.ToTensor)
+    fixed, rest = tfm.transforms[:n], tfm.transforms[n + 1 :]
+    if not set(kinds[:n]) <= {T.Resize, T.CenterCrop} or T.CenterCrop not in kinds[:n]:
+        return None
+    # what UnitRange made is no one else's, so it may be changed
+    if kinds[n + 1 : n + 2] == [T.Normalize]:
+        rest = [NormalizeInPlace(rest[0]), *rest[1:]]
+    return T.Compose(fixed), T.Compose([UnitRange(), *rest])
