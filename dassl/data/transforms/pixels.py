@@ -28,10 +28,11 @@ class FromPixels(nn.Module):
 
 
 class UnitRange(nn.Module):
-    """uint8 tensor to float tensor of range [0, 1], to the bit as ``T.ToTensor`` does it."""
+    """uint8 tensor to float32 tensor of range [0, 1], to the bit as ``T.ToTensor`` does it."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.to(torch.get_default_dtype()).div_(255)
+        # NumPy converts and divides in one pass
+        return torch.from_numpy(np.true_divide(pixels.numpy(), 255, dtype=np.float32))
 
 
 class NormalizeInPlace(nn.Module):
@@ -48,9 +49,8 @@ class NormalizeInPlace(nn.Module):
         super().__init__()
         if 0 in normalize.std:
             raise ValueError(f"INPUT.PIXEL_STD {list(normalize.std)} holds a 0")
-        dtype = torch.get_default_dtype()
-        self.mean = torch.as_tensor(normalize.mean, dtype=dtype).view(-1, 1, 1)
-        self.std = torch.as_tensor(normalize.std, dtype=dtype).view(-1, 1, 1)
+        self.mean = torch.tensor(normalize.mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std = torch.tensor(normalize.std, dtype=torch.float32).view(-1, 1, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalise an image ``(C, H, W)`` in place."""
