@@ -42,7 +42,8 @@ PIPELINES = {
     "train, CACHE exact": ("exact", True),
     "train, CACHE fast": ("fast", True),
     "test, decoded each time": ("none", False),
-    "test, second evaluation": ("exact", False),
+    "test again, CACHE exact": ("exact", False),
+    "test again, CACHE fast": ("fast", False),
 }
 BASELINE = {True: "train, decoded each time", False: "test, decoded each time"}
 

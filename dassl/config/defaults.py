@@ -64,8 +64,8 @@ _C.DATALOADER.K_TRANSFORMS = 1
 # True: items also hold img0, the image without augmentation.
 _C.DATALOADER.RETURN_IMG0 = False
 # Training images decoded once, test images also cropped once, and kept below the folder DASSL_CACHE
-# (~/.cache/dassl); docs/performance.md. exact: batches are as without, to the bit; fast: training
-# images to one grey level; none: every image is decoded each time.
+# (~/.cache/dassl); docs/performance.md. exact: batches are as without, to the bit; fast: to about a
+# grey level in training, to rounding in tests; none: every image is decoded each time.
 _C.DATALOADER.CACHE = "exact"
 # What that folder may hold in all, in 10^6 bytes; images that take more are decoded each time.
 _C.DATALOADER.CACHE_MB = 10000

@@ -276,7 +276,7 @@ class DatasetWrapper(TorchDataset):
     def _open_crops(self) -> _Crops | None:
         from .transforms import split_fixed
 
-        parts = split_fixed(self.transform)
+        parts = split_fixed(self.transform, fast=self.cfg.DATALOADER.CACHE == "fast")
         if parts is None:
             return None
         fixed, rest = parts

@@ -17,7 +17,7 @@ from .augmentations import (
     Random2DTranslation,
     RandomMagnitudeAugment,
 )
-from .pixels import FromPixels, NormalizeInPlace, PixelCompose, UnitRange
+from .pixels import FromPixels, PixelCompose, ScaleShift, UnitRange
 
 __all__ = [
     "AVAI_CHOICES",
@@ -66,7 +66,6 @@ ON_PIXELS = {
     "center_crop",
     "normalize",
     "instance_norm",
-    "cutout",
     "gaussian_noise",
 }
 
@@ -191,8 +190,10 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
         f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
         lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
     )
-    to_tensor = UnitRange() if pixels else T.ToTensor()
-    steps.append(("to torch tensor of range [0, 1]", to_tensor))
+    fused = pixels and "normalize" in choices
+    if not fused:
+        to_tensor = UnitRange() if pixels else T.ToTensor()
+        steps.append(("to torch tensor of range [0, 1]", to_tensor))
     add(
         "cutout",
         f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
@@ -200,7 +201,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
     )
     if "normalize" in choices:
         text, step = _normalize(cfg)
-        steps.append((text, NormalizeInPlace(step) if pixels else step))
+        steps.append((f"to torch tensor, {text}", ScaleShift(step)) if fused else (text, step))
     add(
         "gaussian_noise",
         f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
