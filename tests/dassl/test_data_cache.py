@@ -169,6 +169,9 @@ def test_the_second_evaluation_reads_no_image(items):
     for item in items:
         Path(item.impath).unlink()
     assert_same(epochs(loader, 1), first)
+    # nor does a worker process that was not forked but got a copy
+    copy = pickle.loads(pickle.dumps(loader.dataset))
+    assert torch.equal(copy[1]["img"], first[0][0]["img"][1])
 
 
 def test_a_changed_image_is_read_again(items, folder):

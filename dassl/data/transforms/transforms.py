@@ -161,7 +161,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
         f"random resized crop (size={side}, scale={scale})",
         lambda: kind.RandomResizedCrop(size, scale=scale, interpolation=mode),
     )
-    add("random_flip", "random flip", kind.RandomHorizontalFlip)
+    add("random_flip", "random flip", T.RandomHorizontalFlip)
     policies = T.AutoAugmentPolicy
     add("imagenet_policy", "imagenet policy", lambda: T.AutoAugment(policies.IMAGENET))
     add("cifar10_policy", "cifar10 policy", lambda: T.AutoAugment(policies.CIFAR10))
