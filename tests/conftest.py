@@ -38,10 +38,15 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def caches(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep files that expand on first use, and cached images, out of the user's cache folder."""
+def clip_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep files that expand on first use out of the user's cache folder."""
     os.environ["CLIP_CACHE"] = str(tmp_path_factory.mktemp("clip-cache"))
-    os.environ["DASSL_CACHE"] = str(tmp_path_factory.mktemp("dassl-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def image_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep cached images out of the user's cache folder."""
+    os.environ["DASSL_CACHE"] = str(tmp_path_factory.mktemp("image-cache"))
 
 
 @DATASET_REGISTRY.register()
