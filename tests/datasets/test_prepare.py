@@ -173,6 +173,8 @@ def process(words, **options):
         [sys.executable, "-m", "datasets.prepare", *words],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
         cwd=ROOT,
+        # a shell in the background hands down that interrupts are ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine import build_trainer
 from tests.conftest import CLASSNAMES
 from tests.parity_files import recorded_clip
 from tests.trainers.test_contract import METHODS
 from trainers import Predictor
 
-TEMPLATED = [name for name in TRAINER_REGISTRY.registered_names() if name not in METHODS]
+TEMPLATED = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 
 
 def trained(cfg, folder):
