@@ -14,12 +14,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from benchmarks.sweep import ROOT, Run, sweep
 from dassl.utils import replacing
 from results.plots import save_plots
 from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
-from results.tables import render_tables
+from results.tables import cell, render_tables
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
@@ -92,6 +94,17 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
     return make_rows(scores, ci95=False, note=print)
 
 
+def shots_table(rows: Sequence[Row]) -> str:
+    """Few-shot accuracies as a table, a method per line and a column per number of shots."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: row.method.shots):
+        line = cells.setdefault(row.method.trainer, {"method": row.method.trainer})
+        line[f"{row.method.shots} shots"] = cell(row, "accuracy")
+    columns = dict.fromkeys(key for line in cells.values() for key in line)
+    lines = [{key: line.get(key, "-") for key in columns} for line in cells.values()]
+    return tabulate(lines, headers="keys", tablefmt="github") + "\n"
+
+
 def fill(text: str, parts: dict[str, str]) -> str:
     """Replace what stands between ``<!-- name -->`` and ``<!-- end -->`` in a document.
 
@@ -126,6 +139,7 @@ def main() -> None:
         "ablation": rows_of(ablation),
     }
     tables = {name: render_tables(rows, "github", "accuracy") for name, rows in parts.items()}
+    tables["fewshot"] = shots_table(parts["fewshot"])
     filled = fill(DOCUMENT.read_text("utf-8"), tables)
     with replacing(DOCUMENT) as partial:
         Path(partial).write_text(filled, "utf-8")

@@ -50,6 +50,14 @@ def test_rows(results):
     assert by_method["fewshot", "CoOp"].parameters == 256
 
 
+def test_few_shot_table(results):
+    rows = methods.rows_of(results[1:])
+    head, _, *lines = methods.shots_table(rows).splitlines()
+    assert [word.strip() for word in head.split("|")[1:-1]] == ["method", "0 shots", "2 shots"]
+    accuracy = f"{results[1]['all']:.2f}"
+    assert any("CoOp" in line and line.rstrip(" |").endswith(accuracy) for line in lines)
+
+
 def test_every_method_is_compared():
     names = TRAINER_REGISTRY.registered_names()
     prompted = {n for n in names if issubclass(TRAINER_REGISTRY.get(n), PromptTrainer)}
