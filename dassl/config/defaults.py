@@ -1,4 +1,7 @@
-"""Default configuration tree: keys and values as in Dassl 0.6.3, and DATALOADER.CACHE, CACHE_MB."""
+"""Default configuration tree: keys and values as in Dassl 0.6.3, and a few more.
+
+More are INPUT.SEEDED_VIEWS, DATALOADER.CACHE and DATALOADER.CACHE_MB.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ _C.INPUT.INTERPOLATION = "bilinear"
 _C.INPUT.TRANSFORMS = ()
 # True: images stay PIL images.
 _C.INPUT.NO_TRANSFORM = False
+# True: a training image's view follows from SEED, epoch and image alone (docs/performance.md).
+_C.INPUT.SEEDED_VIEWS = False
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
 _C.INPUT.CROP_PADDING = 4

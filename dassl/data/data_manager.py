@@ -17,6 +17,7 @@ from dassl.utils import check_availability, read_image
 from .datasets import build_dataset
 from .image_cache import DECODED, CacheBusyError, CacheError, PixelFile, open_cache
 from .samplers import build_sampler
+from .views import Views
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
@@ -200,7 +201,9 @@ class DatasetWrapper(TorchDataset):
     Items are dicts with ``label``, ``domain``, ``impath``, ``index`` and ``img``: a tensor
     ``(3, H, W)``, a list of tensors with ``DATALOADER.K_TRANSFORMS`` > 1 in training, or the PIL
     image when there is no transform. Further transforms of a list give ``img2``, ``img3``, ...;
-    ``DATALOADER.RETURN_IMG0`` adds ``img0``, resized but not augmented.
+    ``DATALOADER.RETURN_IMG0`` adds ``img0``, resized but not augmented. A training image whose view
+    comes again has its name as ``view`` (see :class:`~dassl.data.views.Views`); not in a subclass,
+    which may change the image.
 
     Args:
         cfg: configuration.
@@ -209,7 +212,8 @@ class DatasetWrapper(TorchDataset):
         is_train: training set.
 
     Raises:
-        ValueError: if several views are asked for without a transform.
+        ValueError: if several views are asked for without a transform, or seeded ones in a run
+            without a seed.
     """
 
     def __init__(
@@ -225,6 +229,7 @@ class DatasetWrapper(TorchDataset):
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        self.views = Views(cfg) if is_train else None
         if self.k_tfm > 1 and transform is None:
             raise ValueError(
                 f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat "
@@ -294,6 +299,18 @@ class DatasetWrapper(TorchDataset):
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
+        if self.views is None:
+            return self._load(idx)
+        impath = self.data_source[idx].impath
+        with self.views.drawing(impath):
+            output = self._load(idx)
+        if type(self) is DatasetWrapper and isinstance(output["img"], torch.Tensor):
+            view = self.views.name(self.transform, impath)
+            if view is not None:
+                output["view"] = view
+        return output
+
+    def _load(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         output = {
             "label": item.label,

@@ -99,6 +99,19 @@ class SimpleTrainer(TrainerBase):
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -float("inf")
 
+    @property
+    def epoch(self) -> int:
+        """Index of the epoch, from 0. Seeded views of training images follow whatever sets it."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        for name in ("train_loader_x", "train_loader_u"):
+            views = getattr(getattr(getattr(self, name, None), "dataset", None), "views", None)
+            if views is not None:
+                views.epoch = epoch
+
     def check_cfg(self, cfg: Any) -> None:
         """Raise if the configuration does not fit the trainer; does nothing here."""
 

@@ -1,0 +1,97 @@
+"""Views: what a transform makes of an image in an epoch, and when the same view comes again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import PIL
+import torch
+
+from dassl.utils.random_state import seeded_generators
+
+__all__ = ["Views"]
+
+
+class Views:
+    """Draws and names the views of a list of training images.
+
+    With ``INPUT.SEEDED_VIEWS`` a view follows from the run seed, the epoch and the image's path
+    below the data root, and from nothing else: neither from the order of the images nor from the
+    process that reads them.
+
+    Args:
+        cfg: configuration.
+
+    Raises:
+        ValueError: if views are to be seeded in a run without a seed.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self.seeded, self.seed = cfg.INPUT.SEEDED_VIEWS, cfg.SEED
+        if self.seeded and self.seed < 0:
+            raise ValueError(
+                f"INPUT.SEEDED_VIEWS needs the seed of the run, but SEED is {self.seed}: set one "
+                "of 0 or more (--seed)"
+            )
+        #: index of the epoch, from 0; trainers set it
+        self.epoch = 0
+        self.dataset = cfg.DATASET.NAME
+        self.root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        self._recipe: tuple[Callable | None, int, str | None] = (None, -1, None)
+
+    def drawing(self, impath: str) -> AbstractContextManager[None]:
+        """Context in which the views of an image are to be drawn."""
+        if not self.seeded:
+            return nullcontext()
+        digest = _digest("view", self.seed, self.epoch, self._path(impath))
+        return seeded_generators(int(digest[:15], 16))
+
+    def name(self, transform: Callable, impath: str) -> str | None:
+        """Name of the view that ``transform`` gives in this epoch: the same name, the same pixels.
+
+        It has two parts with a slash between them: one for the data set, the transform, seed and
+        epoch where it is random, and the libraries; one for path, size and time of change of the
+        file.
+
+        Args:
+            transform: from PIL image to tensor.
+            impath: the image file.
+
+        Returns:
+            None if the view does not come again, or if nobody knows whether it does.
+        """
+        if self._recipe[:2] != (transform, self.epoch):
+            self._recipe = (transform, self.epoch, self._recipe_of(transform))
+        recipe = self._recipe[2]
+        if recipe is None:
+            return None
+        file = os.stat(impath)
+        return f"{recipe}/{_digest(self._path(impath), file.st_size, file.st_mtime_ns)}"
+
+    def _recipe_of(self, transform: Callable) -> str | None:
+        import torchvision  # takes seconds; whoever has a transform has imported it
+
+        from .transforms.parameters import draws_nothing, transform_parameters
+
+        parameters = transform_parameters(transform)
+        if parameters is None:
+            return None
+        drawn = None
+        if not draws_nothing(transform):
+            if not self.seeded:
+                return None
+            drawn = (self.seed, self.epoch)
+        versions = (PIL.__version__, torch.__version__, torchvision.__version__)
+        return _digest(self.dataset, parameters, drawn, versions)
+
+    def _path(self, impath: str) -> str:
+        return os.path.relpath(impath, self.root).replace(os.sep, "/")
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
