@@ -99,6 +99,11 @@ class PromptTrainer(TrainerX):
             raise ValueError(
                 f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
             )
+        if cfg.TRAINER.TEACHER_CACHE_MB < 0:
+            raise ValueError(
+                f"TRAINER.TEACHER_CACHE_MB is {cfg.TRAINER.TEACHER_CACHE_MB}: use 0 (features of "
+                "the frozen CLIP are computed each time) or what they may take on disk"
+            )
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
@@ -132,7 +137,14 @@ class PromptTrainer(TrainerX):
         if templates and learner.text_prompts() is None:
             learner.template = templates[0]
         teacher = templates or TEACHER_TEMPLATES
-        return PromptedCLIP(clip, learner, classnames, cfg.TRAINER[cls.node].PREC, teacher)
+        return PromptedCLIP(
+            clip,
+            learner,
+            classnames,
+            cfg.TRAINER[cls.node].PREC,
+            teacher,
+            cache_mb=cfg.TRAINER.TEACHER_CACHE_MB,
+        )
 
     def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:
         """Optimiser groups, where parameters differ in learning rate; ``None`` is one group."""
@@ -170,7 +182,7 @@ class PromptTrainer(TrainerX):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         # loss and terms are read, and the loss checked, when the engine prints a line
         image, label = self.parse_batch_train(batch)
-        prediction = self.model.predict(image)
+        prediction = self.model.predict(image, batch.get("view"))
         loss, terms = self.loss(prediction, label)
         self.step(loss)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
@@ -197,7 +209,16 @@ class PromptTrainer(TrainerX):
             self.scaler.step(self.optim)
             self.scaler.update()
 
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        self.model.teacher_cache.save()
+
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device.
+
+        A method that changes the images here must take ``view`` out of the batch: the frozen
+        features known by that name belong to the images as they were.
+        """
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def checkpoint_state(

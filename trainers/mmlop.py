@@ -199,7 +199,7 @@ class MMLoP(PromptTrainer):
             return ce, {}
         terms = consistency_terms(
             prediction,
-            self.model.predict_frozen(prediction.image),
+            self.model.predict_frozen(prediction.image, prediction.views),
             text=self.node_cfg.TEXT_LOSS_WEIGHT,
             image=self.node_cfg.IMAGE_LOSS_WEIGHT,
             logits=self.node_cfg.LOGIT_LOSS_WEIGHT,

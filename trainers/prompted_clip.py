@@ -15,6 +15,7 @@ from clip.model import CLIP, convert_weights
 from clip.prompting import LayerPrompts
 
 from .learner import PromptLearner, class_prompts
+from .teacher_cache import TeacherCache
 from .templates import TEACHER_TEMPLATES
 
 #: what PREC may say, and the type of automatic mixed precision it means
@@ -30,13 +31,15 @@ class Prediction:
 
     ``image`` is the input ``(B, 3, side, side)``, ``image_features`` ``(B, embed_dim)``,
     ``text_features`` ``(C, embed_dim)``, or ``(B, C, embed_dim)`` where they depend on the image,
-    and ``logits`` ``(B, C)``, scaled.
+    and ``logits`` ``(B, C)``, scaled. ``views`` are the names of the images' views, where they come
+    again.
     """
 
     image: Tensor
     image_features: Tensor
     text_features: Tensor
     logits: Tensor
+    views: Sequence[str] | None = None
 
 
 def encode_templates(
@@ -72,6 +75,8 @@ class PromptedCLIP(nn.Module):
         precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
             bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
         teacher_templates: what the frozen text features are averaged over.
+        cache_mb: what frozen features may take on disk, in 10^6 bytes (``TeacherCache``); 0
+            computes them each time.
 
     Normalisation, logits and losses are float32 in every precision.
     """
@@ -83,6 +88,7 @@ class PromptedCLIP(nn.Module):
         classnames: Sequence[str],
         precision: str = "fp32",
         teacher_templates: Sequence[str] = TEACHER_TEMPLATES,
+        cache_mb: int = 0,
     ) -> None:
         super().__init__()
         self.teacher_templates = tuple(teacher_templates)
@@ -91,6 +97,7 @@ class PromptedCLIP(nn.Module):
             convert_weights(clip)
         self.clip, self.learner = clip, learner
         self.autocast_dtype = PRECISIONS[precision]
+        self.teacher_cache = TeacherCache(clip, precision, cache_mb)
         self.set_classes(classnames)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -126,8 +133,13 @@ class PromptedCLIP(nn.Module):
         """Logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
         return self.predict(image).logits
 
-    def predict(self, image: Tensor) -> Prediction:
-        """Prompted features and logits of a batch."""
+    def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
+        """Prompted features and logits of a batch.
+
+        Args:
+            image: ``(B, 3, side, side)``.
+            views: a loader's names of the ``B`` views, for ``predict_frozen``.
+        """
         raw = self.encode_image(image)
         image_features = F.normalize(raw, dim=-1)
         if self.learner.image_conditioned:
@@ -137,7 +149,7 @@ class PromptedCLIP(nn.Module):
         logits = self.learner.own_logits(raw)
         if logits is None:
             logits = self.logits(image_features, text_features)
-        return Prediction(image, image_features, text_features, logits)
+        return Prediction(image, image_features, text_features, logits, views)
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Scaled cosine similarities ``(B, C)`` of unit-norm features."""
@@ -211,13 +223,20 @@ class PromptedCLIP(nn.Module):
     def frozen_text_features(self) -> Tensor:
         """The frozen CLIP's text features over the teacher templates ``(C, embed_dim)``.
 
-        Raw features are averaged, then brought to unit norm; computed once per class list.
+        Raw features are averaged, then brought to unit norm; computed once per class list, or
+        read from the teacher's cache.
         """
-        if self._frozen_text is None:
+
+        def encode() -> Tensor:
             with self._autocast(self.text.device):
-                self._frozen_text = encode_templates(
+                return encode_templates(
                     self.clip, self.classnames, self.teacher_templates, unit=False
                 )
+
+        if self._frozen_text is None:
+            self._frozen_text = self.teacher_cache.text_features(
+                self.classnames, self.teacher_templates, encode
+            )
         return self._frozen_text
 
     @torch.no_grad()
@@ -228,7 +247,16 @@ class PromptedCLIP(nn.Module):
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
-    def predict_frozen(self, image: Tensor) -> Prediction:
-        """What the frozen CLIP, the teacher, says of the same images."""
-        features, text = self.frozen_image_features(image), self.frozen_text_features()
-        return Prediction(image, features, text, self.logits(features, text))
+    def predict_frozen(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
+        """What the frozen CLIP, the teacher, says of the same images.
+
+        Args:
+            image: ``(B, 3, side, side)``.
+            views: names of the images' views; features of those that came before are looked up.
+        """
+        if views is None:
+            features = self.frozen_image_features(image)
+        else:
+            features = self.teacher_cache.image_features(views, image, self.frozen_image_features)
+        text = self.frozen_text_features()
+        return Prediction(image, features, text, self.logits(features, text), views)

@@ -1,0 +1,296 @@
+"""Features of the frozen CLIP on disk: of the teacher's templates, and of views that come again.
+
+A file's key names everything that its features follow from: the weights (SHA-256 of the state
+dict), the precision, the kind of device, the source of the encoders and transforms, the version of
+PyTorch, and the class names and templates, or the size of the batches and the recipe of the views
+(``dassl.data.views``). Change any of them, and another file is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import filelock
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import clip
+import dassl.data
+from clip.download import cache_folder
+from clip.model import CLIP
+from dassl.utils import replacing, tools
+
+#: bytes that the name of a view takes, of which its first part names the file
+NAME_BYTES = 16
+#: one entry, since safetensors writes several in random order
+METADATA = "teacher"
+SUFFIX = ".safetensors"
+#: longest wait for another process that writes
+WAIT_S = 30.0
+
+_fingerprints: WeakKeyDictionary[CLIP, tuple[list, str]] = WeakKeyDictionary()
+#: folder and subject of the notes that this process has printed
+_noted: set[tuple[Path, str]] = set()
+
+
+def weights_fingerprint(model: CLIP) -> str:
+    """SHA-256 of a state dict: names, types, shapes and values; computed once per model."""
+    tensors = model.state_dict()
+    state = [(name, t.data_ptr(), t.dtype, t._version) for name, t in tensors.items()]
+    known = _fingerprints.get(model)
+    if known is None or known[0] != state:
+        _fingerprints[model] = known = (state, _digest(tensors))
+    return known[1]
+
+
+@functools.cache
+def source_fingerprint() -> str:
+    """SHA-256 of the source files that decide on frozen features and on how they are kept."""
+    here = Path(__file__).parent
+    files = [Path(tools.__file__), here / "learner.py", here / "prompted_clip.py", Path(__file__)]
+    for package in (clip, dassl.data):
+        files += sorted(Path(package.__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+class FeatureFiles:
+    """Tensors in files of bounded size in all, shared by processes; the least recently used go.
+
+    A damaged file counts as absent. Where the folder cannot be used, nothing is kept; a note says
+    so once.
+
+    Args:
+        limit_mb: what the files may take, in 10^6 bytes.
+        folder: where they lie.
+    """
+
+    def __init__(self, limit_mb: int, folder: Path) -> None:
+        self.limit, self.folder = limit_mb * 10**6, folder
+
+    def load(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Tensors on the CPU, or ``None`` if there is no intact file.
+
+        Args:
+            kind: first part of the file's name.
+            key: what the tensors follow from, as JSON has it.
+        """
+        path = self._path(kind, key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = json.loads(file.metadata()[METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if stored != {"key": key, "sha256": _digest(tensors)}:
+                raise ValueError("its content is not what was written")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self._note("folder", f"features of the frozen CLIP are not read: {error}")
+            return None
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            self._note(path.name, f"{path} cannot be used and is made anew: {error}")
+            return None
+        with suppress(OSError):  # a folder that others may only read
+            os.utime(path)
+        return tensors
+
+    def save(
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        merge: Callable[[dict[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
+        | None = None,
+    ) -> None:
+        """Write a file, whole or not at all.
+
+        Args:
+            kind, key: as for :meth:`load`.
+            tensors: what to keep.
+            merge: makes one of what is there (written by another process, say) and ``tensors``.
+        """
+        path = self._path(kind, key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.folder / "lock", timeout=WAIT_S):
+                present = self.load(kind, key) if merge else None
+                if present is not None:
+                    tensors = merge(present, tensors)
+                content = {"key": key, "sha256": _digest(tensors)}
+                data = save(dict(tensors), {METADATA: json.dumps(content)})
+                if len(data) > self.limit:
+                    self._note(
+                        "size",
+                        f"features of the frozen CLIP that take {len(data) / 1e6:,.1f} MB are not "
+                        f"kept: TRAINER.TEACHER_CACHE_MB is {self.limit // 10**6}",
+                    )
+                    return
+                self._make_room(len(data), path)
+                with replacing(str(path)) as temporary:
+                    Path(temporary).write_bytes(data)
+        except OSError as error:  # no permission, a full disk, a lock that is not to be had
+            self._note("folder", f"features of the frozen CLIP are not kept: {error}")
+
+    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{kind}-{digest[:32]}{SUFFIX}"
+
+    def _make_room(self, size: int, path: Path) -> None:
+        """Delete what killed processes left, and files other than ``path``, the oldest first."""
+        for left in self.folder.glob(f"*{SUFFIX}.tmp*"):
+            left.unlink()
+        others = [(f.stat(), f) for f in self.folder.glob(f"*{SUFFIX}") if f != path]
+        others.sort(key=lambda entry: entry[0].st_mtime_ns)
+        total = size + sum(stat.st_size for stat, _ in others)
+        for stat, file in others:
+            if total <= self.limit:
+                return
+            file.unlink()
+            total -= stat.st_size
+
+    def _note(self, subject: str, text: str) -> None:
+        if (self.folder, subject) not in _noted:
+            _noted.add((self.folder, subject))
+            print(f"Note: {text}")
+
+
+@dataclass
+class _Bank:
+    """Features of the views of one recipe in batches of one size, by the rest of their names."""
+
+    rows: dict[str, Tensor]
+    unsaved: dict[str, Tensor] = field(default_factory=dict)
+    used: bool = True
+
+
+class TeacherCache:
+    """Frozen features of one CLIP, looked up instead of computed where that is the same.
+
+    Args:
+        model: the frozen CLIP, on its device.
+        precision: what it computes in.
+        limit_mb: what the files may take, in 10^6 bytes; 0 computes everything each time.
+        folder: where they lie; ``teacher`` in the checkpoints' cache folder by default.
+    """
+
+    def __init__(
+        self, model: CLIP, precision: str, limit_mb: int, folder: str | Path | None = None
+    ) -> None:
+        self.model, self.precision = model, precision
+        self.files = FeatureFiles(limit_mb, Path(folder or cache_folder() / "teacher"))
+        self._banks: dict[tuple[str, int], _Bank] = {}
+
+    def text_features(
+        self, classnames: Sequence[str], templates: Sequence[str], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """What ``compute`` gives for these names and templates: ``(C, embed_dim)``."""
+        if not self.files.limit:
+            return compute()
+        key = {**self._key(), "classnames": list(classnames), "templates": list(templates)}
+        found = self.files.load("text", key)
+        if found is not None:
+            return found["features"].to(self.model.logit_scale.device)
+        features = compute()
+        self.files.save("text", key, {"features": features})
+        return features
+
+    def image_features(
+        self, views: Sequence[str], image: Tensor, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What ``compute`` gives for a batch; it is called unless every view of it is known.
+
+        A row was computed in the batch in which its view came first. Rows are known for batches of
+        that size only: another size means other matrix products, whose sums round differently.
+
+        Args:
+            views: names of the ``B`` views.
+            image: ``(B, 3, side, side)``.
+            compute: from images to ``(B, embed_dim)``.
+        """
+        if not self.files.limit:
+            return compute(image)
+        places = [self._place(view, len(views), image.device) for view in views]
+        rows = [bank.rows.get(name) for bank, name in places]
+        if all(row is not None for row in rows):
+            return torch.stack(rows)
+        computed = compute(image)
+        for row, (bank, name) in zip(computed, places, strict=True):
+            room = (len(bank.rows) + 1) * (row.nbytes + NAME_BYTES) < self.files.limit
+            if name not in bank.rows and room:
+                bank.rows[name] = bank.unsaved[name] = row
+        return computed
+
+    def save(self) -> None:
+        """Write new features of views, and forget those that no batch has used since last time."""
+        for place, bank in list(self._banks.items()):
+            if bank.unsaved:
+                self.files.save("views", self._views_key(*place), _packed(bank.unsaved), _merged)
+                bank.unsaved = {}
+            if not bank.used:
+                del self._banks[place]
+            bank.used = False
+
+    def _place(self, view: str, batch: int, device: torch.device) -> tuple[_Bank, str]:
+        """The bank of a view, read when it is not yet known, and the view's name in it."""
+        recipe, name = view.split("/")
+        if (recipe, batch) not in self._banks:
+            found = self.files.load("views", self._views_key(recipe, batch))
+            self._banks[recipe, batch] = _Bank(_unpacked(found, device) if found else {})
+        bank = self._banks[recipe, batch]
+        bank.used = True
+        return bank, name
+
+    def _views_key(self, recipe: str, batch: int) -> dict[str, Any]:
+        return {**self._key(), "views": recipe, "batch": batch}
+
+    def _key(self) -> dict[str, Any]:
+        device = self.model.logit_scale.device
+        kind = [device.type, torch.get_float32_matmul_precision()]
+        if device.type == "cuda":
+            kind += [torch.cuda.get_device_name(device), torch.backends.cudnn.allow_tf32]
+        return {
+            "source": source_fingerprint(),
+            "torch": str(torch.__version__),
+            "weights": weights_fingerprint(self.model),
+            "precision": self.precision,
+            "device": kind,
+        }
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _packed(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named rows as two tensors: ``views`` (N, NAME_BYTES) uint8, ``features`` (N, embed_dim)."""
+    names = torch.frombuffer(bytearray.fromhex("".join(rows)), dtype=torch.uint8)
+    features = torch.stack(list(rows.values())).cpu()
+    return {"views": names.view(-1, NAME_BYTES), "features": features}
+
+
+def _unpacked(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    names = (bytes(row).hex() for row in tensors["views"].numpy())
+    return dict(zip(names, tensors["features"].to(device).unbind(), strict=True))
+
+
+def _merged(present: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    cpu = torch.device("cpu")
+    return _packed({**_unpacked(new, cpu), **_unpacked(present, cpu)})
