@@ -22,7 +22,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.OPTIM.CLIP_GRAD_NORM = 0.0
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
     #: once where they come again; 0 computes them each time (docs/performance.md)
-    cfg.TRAINER.TEACHER_CACHE_MB = 2000
+    cfg.MODEL.TEACHER_CACHE_MB = 2000
     for name in TRAINER_REGISTRY.registered_names():
         declare = getattr(TRAINER_REGISTRY.get(name), "extend_cfg", None)
         if declare is not None:

@@ -99,9 +99,9 @@ class PromptTrainer(TrainerX):
             raise ValueError(
                 f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
             )
-        if cfg.TRAINER.TEACHER_CACHE_MB < 0:
+        if cfg.MODEL.TEACHER_CACHE_MB < 0:
             raise ValueError(
-                f"TRAINER.TEACHER_CACHE_MB is {cfg.TRAINER.TEACHER_CACHE_MB}: use 0 (features of "
+                f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
                 "the frozen CLIP are computed each time) or what they may take on disk"
             )
 
@@ -143,7 +143,7 @@ class PromptTrainer(TrainerX):
             classnames,
             cfg.TRAINER[cls.node].PREC,
             teacher,
-            cache_mb=cfg.TRAINER.TEACHER_CACHE_MB,
+            cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
         )
 
     def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:

@@ -135,7 +135,7 @@ class FeatureFiles:
                     self._note(
                         "size",
                         f"features of the frozen CLIP that take {len(data) / 1e6:,.1f} MB are not "
-                        f"kept: TRAINER.TEACHER_CACHE_MB is {self.limit // 10**6}",
+                        f"kept: MODEL.TEACHER_CACHE_MB is {self.limit // 10**6}",
                     )
                     return
                 self._make_room(len(data), path)

@@ -114,7 +114,7 @@ def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):
 
     def run(slow: bool):
         torch.manual_seed(3)
-        cfg = make_cfg(method, "OPTIM.WARMUP_EPOCH", -1, "TRAINER.TEACHER_CACHE_MB", 0)
+        cfg = make_cfg(method, "OPTIM.WARMUP_EPOCH", -1, "MODEL.TEACHER_CACHE_MB", 0)
         trainer = build_trainer(cfg)
         trainer.set_model_mode("train")
         if slow:

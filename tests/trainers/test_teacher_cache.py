@@ -20,7 +20,7 @@ from trainers.teacher_cache import FeatureFiles, TeacherCache, weights_fingerpri
 
 FIXED = ("INPUT.TRANSFORMS", ("normalize",))
 SEEDED = ("INPUT.SEEDED_VIEWS", True)
-OFF = ("TRAINER.TEACHER_CACHE_MB", 0)
+OFF = ("MODEL.TEACHER_CACHE_MB", 0)
 #: batches of all images of two per class
 WHOLE = ("DATALOADER.TRAIN_X.BATCH_SIZE", 10)
 #: how far a row may be from the same row among others in a batch of that size; kernels that treat
@@ -285,7 +285,7 @@ def test_zero_keeps_nothing(clip, folder):
 
 def test_a_negative_bound_is_refused(make_cfg):
     with pytest.raises(ValueError, match="TEACHER_CACHE_MB is -1: use 0"):
-        build_trainer(make_cfg("MMLoP", "TRAINER.TEACHER_CACHE_MB", -1))
+        build_trainer(make_cfg("MMLoP", "MODEL.TEACHER_CACHE_MB", -1))
 
 
 def size_of(folder: Path) -> int:
@@ -308,7 +308,7 @@ def test_the_bound_holds_and_the_least_recently_used_go(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     for _ in range(2):
         files.save("text", {"n": 4}, {"features": torch.rand(250_000)})
-    assert capsys.readouterr().out.count("1.0 MB are not kept: TRAINER.TEACHER_CACHE_MB is 1") == 1
+    assert capsys.readouterr().out.count("1.0 MB are not kept: MODEL.TEACHER_CACHE_MB is 1") == 1
     assert files.load("text", {"n": 4}) is None and size_of(tmp_path) > 0
 
 
