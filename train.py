@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from dassl.engine import TrainerBase
+    from trainers.several_seeds import SeveralSeeds
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
@@ -39,6 +41,21 @@ OPTION_KEYS = {
 }
 
 
+def seed_list(text: str) -> list[int]:
+    """Return the seeds that a word like ``1,2,3`` names.
+
+    Raises:
+        argparse.ArgumentTypeError: when it names none, one twice, or no whole number from 0 on.
+    """
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 1,2,3")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return seeds
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -49,7 +66,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--root", metavar="DIR", help="folder that holds the data sets")
     add("--output-dir", metavar="DIR", help="folder for the log and the checkpoints")
     add("--resume", metavar="DIR", help="resume from this folder instead of the output folder")
-    add("--seed", type=int, help="seed of a reproducible run (negative or not given: unseeded)")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--seed", type=int, help="seed of a reproducible run (negative or not given: unseeded)"
+    )
+    either.add_argument(
+        "--seeds",
+        type=seed_list,
+        metavar="SEED,SEED,...",
+        help="train these seeds together; {seed} in other words stands for each of them, "
+        "as in --output-dir output/seed{seed}",
+    )
     add("--source-domains", nargs="+", metavar="NAME", help="source domains")
     add("--target-domains", nargs="+", metavar="NAME", help="target domains")
     add("--transforms", nargs="+", metavar="NAME", help="training transforms")
@@ -235,14 +262,13 @@ def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
     print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n", flush=True)
 
 
-def build(args: argparse.Namespace) -> TrainerBase:
+def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     """Return the trainer the command line asks for; with ``--eval-only``, its weights loaded.
 
     Args:
         args: the parsed command line.
+        cfg: its config.
     """
-    cfg = setup_cfg(args)
-
     import torch
 
     from dassl.engine import build_trainer
@@ -259,6 +285,38 @@ def build(args: argparse.Namespace) -> TrainerBase:
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer
+
+
+def build_seeds(words: list[str]) -> SeveralSeeds:
+    """Return the trainers of several seeds, each as its own command line would build it.
+
+    Args:
+        words: the command line, with ``--seeds``.
+
+    Raises:
+        ValueError: when the seeds would share a folder, or cannot be trained together.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+    from trainers.several_seeds import SeveralSeeds, check_trains_together
+
+    seeds = build_parser().parse_args(words).seeds
+    runs = {}
+    for seed in seeds:
+        args = build_parser().parse_args([word.replace("{seed}", str(seed)) for word in words])
+        args.seed = seed
+        cfg = setup_cfg(args)
+        if cfg.SEED != seed:
+            raise ValueError(f"--seeds: SEED {cfg.SEED} among the KEY VALUE pairs sets all seeds")
+        runs[seed] = args, cfg
+    folders = {str(Path(cfg.OUTPUT_DIR).absolute()) for _, cfg in runs.values()}
+    if len(folders) < len(runs):
+        raise ValueError(
+            f"--seeds: the seeds would share the output folder {cfg.OUTPUT_DIR!r}: put {{seed}} "
+            "into --output-dir, as in output/seed{seed}"
+        )
+    if not args.eval_only:
+        check_trains_together(TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
+    return SeveralSeeds({seed: partial(build, *run) for seed, run in runs.items()})
 
 
 def describe(error: Exception) -> str:
@@ -294,9 +352,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 for settings that cannot work and images that cannot be read.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
     try:
-        trainer = build(args)
+        trainer = build(args, setup_cfg(args)) if args.seeds is None else build_seeds(words)
     except USER_ERRORS as error:
         return report(error, args.traceback)
 

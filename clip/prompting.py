@@ -9,7 +9,7 @@ what an earlier prompt of ``n`` tokens left, anything else lets the sequence gro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -78,8 +78,53 @@ def by_layer(prompts: LayerPrompts | None, n_layers: int) -> list[tuple[Prompt, 
                 f"prompt for block {layer}, but the encoder has {n_layers} blocks "
                 f"(0 to {n_layers - 1}): lower the prompt depth"
             )
-        spread[layer] = (entry,) if isinstance(entry, Prompt) else tuple(entry)
+        spread[layer] = _each(entry)
     return spread
+
+
+def _each(entry: Prompt | Sequence[Prompt]) -> tuple[Prompt, ...]:
+    return (entry,) if isinstance(entry, Prompt) else tuple(entry)
+
+
+def join_prompts(
+    prompts: Sequence[LayerPrompts | None], sizes: Sequence[int], dims: int
+) -> LayerPrompts | None:
+    """Prompts of several calls of an encoder as those of one call over the sequences of all.
+
+    Args:
+        prompts: of every call, alike in all but the values of the tokens; or ``None`` for each.
+        sizes: sequences of every call: images, or for text samples of the whole class list.
+        dims: dimensions of the joined tokens: 3 for images, 4 for text.
+
+    Returns:
+        one set of tokens per image, ``(sum(sizes), n, d)``, or per sample of the class list,
+        ``(sum(sizes), 1, n, d)`` or ``(sum(sizes), C, n, d)``.
+
+    Raises:
+        ValueError: the calls differ in where prompts stand or in how long they are.
+    """
+    spread = [{layer: _each(entry) for layer, entry in (one or {}).items()} for one in prompts]
+    outlines = [
+        {layer: [(p.length, p.at, p.drop) for p in entry] for layer, entry in one.items()}
+        for one in spread
+    ]
+    if any(outline != outlines[0] for outline in outlines):
+        raise ValueError("prompts that differ in place or length cannot share a call")
+    if prompts[0] is None:
+        return None
+
+    def joined(layer: int, index: int) -> Tensor:
+        parts = []
+        for one, size in zip(spread, sizes, strict=True):
+            tokens = one[layer][index].tokens
+            tokens = tokens.reshape((1,) * (dims - tokens.dim()) + tokens.shape)
+            parts.append(tokens.expand(size, *tokens.shape[1:]))
+        return torch.cat(parts)
+
+    return {
+        layer: tuple(replace(p, tokens=joined(layer, i)) for i, p in enumerate(entry))
+        for layer, entry in spread[0].items()
+    }
 
 
 def splice(x: Tensor, prompt: Prompt) -> Tensor:

@@ -180,23 +180,32 @@ class PromptTrainer(TrainerX):
         return F.cross_entropy(prediction.logits, label), {}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        # loss and terms are read, and the loss checked, when the engine prints a line
         image, label = self.parse_batch_train(batch)
         prediction = self.model.predict(image, batch.get("view"))
-        loss, terms = self.loss(prediction, label)
-        self.step(loss)
-        summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return {name: value.detach() for name, value in summary.items()}
-
-    def step(self, loss: Tensor) -> None:
-        """Backward pass, gradient clipping when asked for, optimiser step."""
+        loss, summary = self.summarised_loss(prediction, label)
         self.optim.zero_grad()
-        if self.scaler is None:
-            loss.backward()
-        else:
-            self.scaler.scale(loss).backward()
+        self.scaled(loss).backward()
+        self.update()
+        return summary
+
+    def summarised_loss(
+        self, prediction: Prediction, label: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what is logged of the step, without gradients."""
+        # loss and terms are read, and the loss checked, when the engine prints a line
+        loss, terms = self.loss(prediction, label)
+        summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
+        return loss, {name: value.detach() for name, value in summary.items()}
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What the backward pass starts from."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def update(self) -> None:
+        """What follows the backward pass: gradient clipping when asked for, optimiser step.
+
+        After the last batch of an epoch the learning rate is set for the next one.
+        """
         if self.cfg.OPTIM.CLIP_GRAD_NORM > 0:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optim)
@@ -208,6 +217,8 @@ class PromptTrainer(TrainerX):
         else:
             self.scaler.step(self.optim)
             self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
 
     def after_epoch(self) -> None:
         super().after_epoch()

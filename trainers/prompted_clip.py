@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clip.model import CLIP, convert_weights
-from clip.prompting import LayerPrompts
+from clip.prompting import LayerPrompts, join_prompts
 
 from .learner import PromptLearner, class_prompts
 from .teacher_cache import TeacherCache
@@ -98,6 +98,7 @@ class PromptedCLIP(nn.Module):
         self.clip, self.learner = clip, learner
         self.autocast_dtype = PRECISIONS[precision]
         self.teacher_cache = TeacherCache(clip, precision, cache_mb)
+        self._joint_images: JointImages | None = None
         self.set_classes(classnames)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -114,9 +115,27 @@ class PromptedCLIP(nn.Module):
             n_inserted = sum(prompt.length - prompt.drop for prompt in first)
         self.text = class_prompts(self.clip, classnames, self.learner.template, n_inserted)
         self.classnames = list(classnames)
-        self._frozen_text: Tensor | None = None
-        self._plain_text: Tensor | None = None
+        #: features that depend on no prompt, by name; shared by models that share a CLIP
+        self._fixed_text: dict[str, Tensor] = {}
         self._kept_text: tuple[object, Tensor] | None = None
+
+    def share_frozen(self, other: PromptedCLIP) -> None:
+        """Use another model's CLIP, class tokens and frozen text features in place of own ones.
+
+        Args:
+            other: of the same CLIP and precision.
+
+        Raises:
+            ValueError: the models classify among other classes, or with other texts.
+        """
+        if (
+            self.classnames != other.classnames
+            or self.teacher_templates != other.teacher_templates
+            or not torch.equal(self.text.ids, other.text.ids)
+        ):
+            raise ValueError("models with different classes or texts cannot share what is frozen")
+        self.clip, self.text, self._fixed_text = other.clip, other.text, other._fixed_text
+        self.teacher_cache.model = other.clip
 
     def train(self, mode: bool = True) -> PromptedCLIP:
         """Set the learner's mode; the frozen CLIP stays in evaluation mode (batch norm)."""
@@ -146,6 +165,16 @@ class PromptedCLIP(nn.Module):
             text_features = self.conditioned_text_features(image_features)
         else:
             text_features = self.text_features()
+        return self._prediction(image, views, raw, image_features, text_features)
+
+    def _prediction(
+        self,
+        image: Tensor,
+        views: Sequence[str] | None,
+        raw: Tensor,
+        image_features: Tensor,
+        text_features: Tensor,
+    ) -> Prediction:
         logits = self.learner.own_logits(raw)
         if logits is None:
             logits = self.logits(image_features, text_features)
@@ -161,7 +190,9 @@ class PromptedCLIP(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """Prompted image features ``(B, embed_dim)``, not normalised."""
         prompts = self.learner.image_prompts()  # in float32, as the text prompts
-        image = self.learner.change_image(image)
+        return self._raw_image(self.learner.change_image(image), prompts)
+
+    def _raw_image(self, image: Tensor, prompts: LayerPrompts | None) -> Tensor:
         with self._autocast(image.device):
             return self.clip.encode_image(image, prompts).float()
 
@@ -202,22 +233,20 @@ class PromptedCLIP(nn.Module):
         )
 
     def _encode_text(self, prompts: LayerPrompts | None) -> Tensor:
-        if prompts is None:
-            features = self._hand_written_text()
-        else:
-            with self._autocast(self.text.device):
-                features = self.clip.encode_text(self.text, prompts)
-            features = F.normalize(features.float(), dim=-1)
+        features = self._hand_written_text() if prompts is None else self._unit_text(prompts)
         return self.learner.correct_text(features, self.frozen_text_features)
 
     @torch.no_grad()
     def _hand_written_text(self) -> Tensor:
         """Features of the template without prompts, computed once per class list."""
-        if self._plain_text is None:
-            with self._autocast(self.text.device):
-                features = self.clip.encode_text(self.text)
-            self._plain_text = F.normalize(features.float(), dim=-1)
-        return self._plain_text
+        if "plain" not in self._fixed_text:
+            self._fixed_text["plain"] = self._unit_text(None)
+        return self._fixed_text["plain"]
+
+    def _unit_text(self, prompts: LayerPrompts | None) -> Tensor:
+        with self._autocast(self.text.device):
+            features = self.clip.encode_text(self.text, prompts)
+        return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:
@@ -233,18 +262,16 @@ class PromptedCLIP(nn.Module):
                     self.clip, self.classnames, self.teacher_templates, unit=False
                 )
 
-        if self._frozen_text is None:
-            self._frozen_text = self.teacher_cache.text_features(
+        if "frozen" not in self._fixed_text:
+            self._fixed_text["frozen"] = self.teacher_cache.text_features(
                 self.classnames, self.teacher_templates, encode
             )
-        return self._frozen_text
+        return self._fixed_text["frozen"]
 
     @torch.no_grad()
     def frozen_image_features(self, image: Tensor) -> Tensor:
         """The frozen CLIP's image features ``(B, embed_dim)``, unit norm."""
-        with self._autocast(image.device):
-            features = self.clip.encode_image(image)
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(self._raw_image(image, None), dim=-1)
 
     @torch.no_grad()
     def predict_frozen(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
@@ -254,9 +281,104 @@ class PromptedCLIP(nn.Module):
             image: ``(B, 3, side, side)``.
             views: names of the images' views; features of those that came before are looked up.
         """
-        if views is None:
-            features = self.frozen_image_features(image)
+        if self._joint_images is not None and self._joint_images.has(image):
+            features = self._joint_images.frozen_features(image, self._frozen_features)
         else:
-            features = self.teacher_cache.image_features(views, image, self.frozen_image_features)
+            features = self._frozen_features(image, views)
         text = self.frozen_text_features()
         return Prediction(image, features, text, self.logits(features, text), views)
+
+    def _frozen_features(self, image: Tensor, views: Sequence[str] | None) -> Tensor:
+        if views is None:
+            return self.frozen_image_features(image)
+        return self.teacher_cache.image_features(views, image, self.frozen_image_features)
+
+
+class JointImages:
+    """Batches that went through the encoder together, and what the frozen CLIP says of them.
+
+    Args:
+        batches: images ``(B_i, 3, side, side)`` each.
+        views: for every batch names of its images' views, or ``None``.
+    """
+
+    def __init__(self, batches: Sequence[Tensor], views: Sequence[Sequence[str] | None]) -> None:
+        self.batches = batches
+        self.views = None if None in views else [name for names in views for name in names]
+        self._features: Sequence[Tensor] = ()
+
+    def has(self, image: Tensor) -> bool:
+        """Whether ``image`` is one of the batches, the very tensor."""
+        return any(batch is image for batch in self.batches)
+
+    def frozen_features(
+        self, image: Tensor, encode: Callable[[Tensor, Sequence[str] | None], Tensor]
+    ) -> Tensor:
+        """What ``encode`` gives for a batch; the first request encodes all of them in one call.
+
+        Args:
+            image: one of the batches.
+            encode: from images and their views to ``(B, embed_dim)``.
+        """
+        if not self._features:
+            sizes = [len(batch) for batch in self.batches]
+            self._features = encode(torch.cat(list(self.batches)), self.views).split(sizes)
+        return next(f for b, f in zip(self.batches, self._features, strict=True) if b is image)
+
+
+def predict_together(
+    models: Sequence[PromptedCLIP],
+    images: Sequence[Tensor],
+    views: Sequence[Sequence[str] | None],
+) -> list[Prediction]:
+    """Predictions of several learners of one method, each on images of its own.
+
+    The CLIP that the models share (``share_frozen``) encodes all images in one call, and all texts
+    in another; prompts carry a dimension for it. So does its call without prompts for the images
+    of this step, if a loss asks for it (``predict_frozen``).
+
+    Args:
+        models: with learners that differ in nothing but their values.
+        images: for every model ``(B_i, 3, side, side)``, normalised.
+        views: for every model a loader's names of the images' views, or ``None``.
+
+    Returns:
+        for every model what its ``predict`` gives, to rounding.
+    """
+    first, learners = models[0], [model.learner for model in models]
+    joint = JointImages(images, views)
+    for model in models:
+        model._joint_images = joint
+    sizes = [len(image) for image in images]
+    prompts = join_prompts([learner.image_prompts() for learner in learners], sizes, dims=3)
+    pairs = zip(learners, images, strict=True)
+    changed = torch.cat([learner.change_image(image) for learner, image in pairs])
+    raw = first._raw_image(changed, prompts).split(sizes)
+    image_features = [F.normalize(features, dim=-1) for features in raw]
+    text_features = _text_features_together(models, image_features)
+    parts = zip(models, images, views, raw, image_features, text_features, strict=True)
+    return [model._prediction(*rest) for model, *rest in parts]
+
+
+def _text_features_together(
+    models: Sequence[PromptedCLIP], image_features: Sequence[Tensor]
+) -> list[Tensor]:
+    learners = [model.learner for model in models]
+    conditioned = learners[0].image_conditioned
+    if conditioned:
+        pairs = zip(learners, image_features, strict=True)
+        prompts = [learner.text_prompts_for(features) for learner, features in pairs]
+        sizes = [len(features) for features in image_features]
+    else:
+        prompts = [learner.text_prompts() for learner in learners]
+        sizes = [1] * len(models)
+    joined = join_prompts(prompts, sizes, dims=4)
+    if joined is None:
+        features = [models[0]._hand_written_text()] * len(models)
+    else:
+        features = models[0]._unit_text(joined).split(sizes)
+        features = features if conditioned else [f.squeeze(0) for f in features]
+    return [
+        model.learner.correct_text(text, model.frozen_text_features)
+        for model, text in zip(models, features, strict=True)
+    ]

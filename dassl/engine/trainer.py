@@ -14,10 +14,10 @@ from dassl.utils import AverageMeter, MetricMeter, check_availability
 from .base import TrainerBase
 from .simple import SimpleNet, SimpleTrainer
 
-__all__ = ["SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
+__all__ = ["EpochLog", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 
-class _EpochLog:
+class EpochLog:
     """Timing, averages, log lines and scalars of one epoch.
 
     Tensors that ``forward_backward`` returns are read when a line is due and at the end of the
@@ -33,7 +33,7 @@ class _EpochLog:
         self.pending: list[tuple[str, float | torch.Tensor, int]] = []
         self.end = time.time()
 
-    def __enter__(self) -> _EpochLog:
+    def __enter__(self) -> EpochLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -104,7 +104,7 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
-        with _EpochLog(self) as log:
+        with EpochLog(self) as log:
             for batch_idx, batch in enumerate(self.train_loader_x):
                 self.batch_idx = batch_idx
                 log.data_loaded()
@@ -136,7 +136,7 @@ class TrainerXU(SimpleTrainer):
         lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
         self.num_batches = lengths[count]
         batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
-        with _EpochLog(self) as log:
+        with EpochLog(self) as log:
             for batch_idx in range(self.num_batches):
                 self.batch_idx = batch_idx
                 batch_x, batch_u = next(batches_x), next(batches_u)

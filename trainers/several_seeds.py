@@ -1,0 +1,234 @@
+"""Several seeds of one method in one process, with one pass of the frozen CLIP for all of them.
+
+Every seed keeps a trainer of its own, built and run as if it were alone in the process: its
+images, learner, optimiser, schedule, random state, log and checkpoints. Only the forward and the
+backward pass are shared (``predict_together``). A seed's result is therefore that of its single
+run, to rounding; its checkpoints can be resumed and tested by single runs and the other way round.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple, TextIO
+
+import torch
+from torch import Tensor
+
+from dassl.engine import SimpleTrainer
+from dassl.engine.trainer import EpochLog
+from dassl.utils.random_state import get_random_state, set_random_state
+
+from .base import PromptTrainer
+from .prompted_clip import predict_together
+
+
+def check_trains_together(trainer: type) -> None:
+    """Check that seeds of a trainer can share their training steps.
+
+    Raises:
+        ValueError: it has another loop or step than the one that is shared.
+    """
+    shared = ("train", "run_epoch", "forward_backward")
+    own = [n for n in shared if getattr(trainer, n, None) is not getattr(PromptTrainer, n)]
+    if own:
+        raise ValueError(
+            f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
+            "trained together: run them one by one with --seed"
+        )
+
+
+class _Labelled:
+    """Console that starts every line with a label."""
+
+    def __init__(self, console: TextIO, label: str) -> None:
+        self.console, self.label, self.at_start = console, label, True
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self.console.write(f"{self.label}{line}" if self.at_start else line)
+            self.at_start = line.endswith("\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.console, name)
+
+
+class Batch(NamedTuple):
+    """What a step of one seed takes: images, labels, and a loader's names of the views."""
+
+    image: Tensor
+    label: Tensor
+    views: list[str] | None
+
+
+class SeedRun:
+    """The run of one seed: its trainer, and what that takes for its own while it is at work.
+
+    Args:
+        seed: number of the run, named in front of its lines on the console and in its errors.
+        build: makes the trainer; may set the random state and copy standard output to a log.
+    """
+
+    def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
+        self.seed = seed
+        self.output: TextIO = _Labelled(sys.stdout, f"[seed {seed}] ")
+        self.random = get_random_state()
+        with self.at_work():
+            self.trainer = build()
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Standard output is the run's, and errors name its seed."""
+        outside, sys.stdout = sys.stdout, self.output
+        try:
+            yield
+        except Exception as error:
+            # what a KeyError holds is a key, as a rule
+            if not isinstance(error, KeyError) and isinstance(next(iter(error.args), 0), str):
+                error.args = (f"seed {self.seed}: {error.args[0]}", *error.args[1:])
+            raise
+        finally:
+            self.output, sys.stdout = sys.stdout, outside
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """As ``named``, and the random generators are the run's."""
+        with self.named():
+            set_random_state(self.random)
+            try:
+                yield
+            finally:
+                self.random = get_random_state()
+
+    def begin_epoch(self, epoch: int) -> None:
+        with self.at_work():
+            self.trainer.epoch = epoch
+            self.trainer.before_epoch()
+            self.trainer.set_model_mode("train")
+            self.trainer.num_batches = len(self.trainer.train_loader_x)
+            self.log = EpochLog(self.trainer)
+            self.batches = enumerate(self.trainer.train_loader_x)
+
+    def next_batch(self) -> Batch | None:
+        """Images and labels on the device, and names of the views; ``None`` after the last."""
+        with self.at_work():
+            index, batch = next(self.batches, (None, None))
+            if batch is None:
+                return None
+            self.trainer.batch_idx = index
+            self.log.data_loaded()
+            image, label = self.trainer.parse_batch_train(batch)
+            return Batch(image, label, batch.get("view"))
+
+    def flush(self) -> None:
+        with self.named():
+            self.log.flush()
+
+
+class SeveralSeeds:
+    """Trains or tests several seeds of one method with one frozen CLIP.
+
+    Args:
+        builds: for every seed what makes its trainer, all with the same settings but for the seed
+            and the folders.
+    """
+
+    def __init__(self, builds: Mapping[int, Callable[[], SimpleTrainer]]) -> None:
+        self.runs: list[SeedRun] = []
+        for seed, build in builds.items():
+            run = SeedRun(seed, build)
+            if self.runs and isinstance(run.trainer, PromptTrainer):
+                run.trainer.model.share_frozen(self.runs[0].trainer.model)
+            self.runs.append(run)
+
+    def test(self) -> list[float]:
+        """Test the seeds one after the other.
+
+        Returns:
+            The first result of every seed's evaluator (accuracy in percent).
+        """
+        results = []
+        for run in self.runs:
+            with run.at_work():
+                results.append(run.trainer.test())
+        return results
+
+    def train(self) -> None:
+        """Train all seeds to their last epoch, each from where its output folder ends.
+
+        Raises:
+            ValueError: the trainer cannot share its steps.
+            FloatingPointError: a loss is not finite; the text names the seed.
+            RuntimeError: a training step draws random numbers.
+        """
+        check_trains_together(type(self.runs[0].trainer))
+        for run in self.runs:
+            with run.at_work():
+                run.trainer.before_train()
+        first = min(run.trainer.start_epoch for run in self.runs)
+        for epoch in range(first, self.runs[0].trainer.max_epoch):
+            # a seed whose checkpoint is further on waits until the others have come as far
+            runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
+            for run in runs:
+                run.begin_epoch(epoch)
+            self._run_epoch(runs)
+            for run in runs:
+                with run.at_work():
+                    run.trainer.after_epoch()
+        for run in self.runs:
+            with run.at_work():
+                run.trainer.after_train()
+
+    def _run_epoch(self, runs: Sequence[SeedRun]) -> None:
+        with ExitStack() as stack:
+            for run in runs:
+                stack.callback(run.flush)
+            for step in itertools.count():
+                batches = [(run, run.next_batch()) for run in runs]
+                batches = [(run, batch) for run, batch in batches if batch is not None]
+                if not batches:
+                    return
+                with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
+                    _step(batches)
+
+
+@contextmanager
+def _drawing_nothing(run: SeedRun) -> Iterator[None]:
+    """Raises: RuntimeError: PyTorch's random generators were used, which are no seed's own here."""
+
+    def states() -> list[Tensor]:
+        state = get_random_state()
+        return [state["torch"], *state["cuda"]]
+
+    before = states()
+    yield
+    if not all(map(torch.equal, before, states())):
+        raise RuntimeError(
+            f"--seeds: a training step of {type(run.trainer).__name__} draws random numbers, and "
+            "seeds trained together would share them: run them one by one with --seed"
+        )
+
+
+def _step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
+    """One optimiser step of every seed."""
+    predictions = predict_together(
+        [run.trainer.model for run, _ in batches],
+        [batch.image for _, batch in batches],
+        [batch.views for _, batch in batches],
+    )
+    losses, summaries = [], []
+    for (run, batch), prediction in zip(batches, predictions, strict=True):
+        with run.named():
+            loss, summary = run.trainer.summarised_loss(prediction, batch.label)
+        run.trainer.optim.zero_grad()
+        losses.append(run.trainer.scaled(loss))
+        summaries.append(summary)
+    # no learner is part of another's loss, so that the gradients of the sum are those of each
+    torch.autograd.backward(losses)
+    for (run, _), summary in zip(batches, summaries, strict=True):
+        with run.named():
+            run.trainer.update()
+            run.log.step_done(summary)
