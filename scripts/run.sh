@@ -8,6 +8,9 @@
 #   scripts/<method>/xd_test.sh  DATASET SEED         test that model on another data set
 #   scripts/<method>/dg_test.sh [DATASET] SEED        test it on ImageNet's variants, or one of them
 #
+# A SEED may be a list with commas, 1,2,3: its seeds are trained together, in one process that runs
+# the frozen CLIP once for all of them (docs/performance.md), and tested one by one.
+#
 # After these, all take KEY VALUE pairs of the config, and before the pairs all but fewshot.sh
 # MAX_EPOCH alone, a number. docs/protocols.md has the output folders.
 #
@@ -39,6 +42,7 @@ shift 2
 embedded="digits shapes" # data sets that come with the repository
 variants="imagenetv2 imagenet_sketch imagenet_a imagenet_r"
 number='^[0-9]+$'
+list='^[0-9]+(,[0-9]+)*$' # seeds
 DATA=${DATA:-data}
 output=${OUTPUT:-output}
 source=${SOURCE:-imagenet}
@@ -67,8 +71,8 @@ among() { # WORD LIST
 # --- arguments ------------------------------------------------------------------------------------
 
 case $protocol in # where the data set may be left out
-xd_train) [[ ! ${1:-} =~ $number ]] || set -- "$source" "$@" ;;
-dg_test) [[ ! ${1:-} =~ $number ]] || set -- "$variants" "$@" ;;
+xd_train) [[ ! ${1:-} =~ $list ]] || set -- "$source" "$@" ;;
+dg_test) [[ ! ${1:-} =~ $list ]] || set -- "$variants" "$@" ;;
 esac
 [ $# -ge 2 ] || usage
 datasets=$1
@@ -78,7 +82,8 @@ case $protocol in
 base2new_train | base2new_test | xd_train | xd_test | dg_test | zeroshot)
     shots=${SHOTS:-16}
     positive SHOTS "$shots"
-    [[ $1 =~ $number ]] || fail "SEED must be a whole number from 0 on, not '$1'"
+    [[ $1 =~ $list ]] ||
+        fail "SEED must be a whole number from 0 on, or several with commas, not '$1'"
     seeds=("$1")
     shift
     if [[ ${1:-} =~ $number ]]; then
@@ -91,7 +96,7 @@ fewshot)
     shots=$1
     positive SHOTS "$shots"
     shift
-    while [[ ${1:-} =~ $number ]]; do
+    while [[ ${1:-} =~ $list ]]; do
         seeds+=("$1")
         shift
     done
@@ -230,10 +235,21 @@ load_from() { # FOLDER PROTOCOL_THAT_TRAINS
 
 # Runs train.py unless its output folder is finished.
 launch() { # SEED FOLDER trains|tests [ARGUMENT ...]
-    local seed=$1 folder=$2 kind=$3
+    local seed=$1 folder=$2 kind=$3 option=--seed one left=""
     shift 3
+    if [[ $seed = *,* ]]; then # of seeds to train together those that are not finished
+        for one in ${seed//,/ }; do
+            if [ "${DRY_RUN:-0}" != 1 ] && finished "${folder%/*}/seed$one" "$kind"; then
+                echo "finished already: ${folder%/*}/seed$one"
+            else
+                left+=,$one
+            fi
+        done
+        [ -n "$left" ] || return 0
+        seed=${left#,} option=--seeds folder="${folder%/*}/seed{seed}"
+    fi
     local command=(
-        "$python" train.py --root "$DATA" --seed "$seed" --trainer "$TRAINER"
+        "$python" train.py --root "$DATA" $option "$seed" --trainer "$TRAINER"
         --dataset-config-file "configs/datasets/$dataset.yaml" --config-file "$config_file"
         --output-dir "$folder"
     )
@@ -257,6 +273,12 @@ if [ "$TRAINS" != yes ]; then
 fi
 run=$TRAINER/${label}_${shots}shots${SUBFOLDER:+/$SUBFOLDER}
 few="DATASET.NUM_SHOTS $shots"
+
+case $kind/$protocol/${WEIGHTS:-} in
+trains/*_train/ | trains/fewshot/) ;;
+# shellcheck disable=SC2206  # a list becomes words
+*) seeds=(${seeds[@]//,/ }) ;; # only training has something to share
+esac
 
 # shellcheck disable=SC2086  # $few is two words
 for seed in "${seeds[@]}"; do

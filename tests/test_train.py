@@ -168,6 +168,29 @@ def test_traceback_on_request(files):
         train.main(["--traceback", *files, "DATASET.NUM_SHOTS"])
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--output-dir", "out"], ["--seeds", "share the output folder 'out'", "seed{seed}"]),
+        (["OUTPUT_DIR", "out/{seed}", "SEED", "5"], ["--seeds", "SEED 5"]),
+        (["--output-dir", "{seed}", "--trainer", "ZeroshotCLIP"], ["ZeroshotCLIP", "--seed"]),
+        (["--output-dir", "{seed}", "--resume", "no/{seed}"], ["--resume: no folder no/1"]),
+    ],
+)
+def test_seeds_that_cannot_be_trained_together(capsys, words, parts):
+    settings = ["--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml")]
+    line = error_of(capsys, "--seeds", "1,2", *settings, "--trainer", "CoOp", *words)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("word", ["", "1,", "1,x", "-1,2", "2,2"])
+def test_lists_that_name_no_seeds(capsys, word):
+    with pytest.raises(SystemExit, match="2"):
+        train.main([f"--seeds={word}"])
+    assert "argument --seeds: " in capsys.readouterr().err
+
+
 def command(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, ROOT / "train.py", *map(str, words)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import os.path as osp
@@ -121,6 +122,7 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
+@functools.cache  # asking takes seconds, and nothing changes while a process runs
 def collect_env_info() -> str:
     """Return PyTorch's report on the environment and the version of Pillow."""
     from torch.utils.collect_env import get_pretty_env_info

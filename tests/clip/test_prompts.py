@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip.model import CLIP
 from clip.packing import PackedText
-from clip.prompting import Prompt, deep_prompts
+from clip.prompting import Prompt, deep_prompts, join_prompts
 from tests.clip import plain
 
 VOCABULARY, CONTEXT, LAYERS, WIDTH, VISION_WIDTH = 60, 24, 4, 64, 128
@@ -273,3 +273,57 @@ def test_attention_uses_fused_kernels(model):
     expected = model.encode_text(ids, prompts)
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
         torch.testing.assert_close(model.encode_text(ids, prompts), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=names,
+    n=st.integers(1, 3),
+    depth=st.integers(1, LAYERS),
+    calls=st.integers(1, 3),
+    kind=st.sampled_from(["shared", "per class", "per sample"]),
+    seed=st.integers(0, 99),
+)
+def test_joined_text_prompts(model, rows, n, depth, calls, kind, seed):
+    """One call with the prompts of several gives what they give one by one."""
+    ids = token_ids(rows)
+    sizes = [call + 1 if kind == "per sample" else 1 for call in range(calls)]
+    prompts, first = [], []
+    for call, size in enumerate(sizes):
+        lead = {"shared": (), "per class": (len(rows),), "per sample": (size, 1)}[kind]
+        start, *deeper = tensors((*lead, n, WIDTH), *[(n, WIDTH)] * (depth - 1), seed=seed + call)
+        first += [start, *deeper]
+        prompts.append(deep_prompts([start, *deeper], at=1))
+    joined = model.encode_text(ids, join_prompts(prompts, sizes, dims=4))
+    alone = [
+        model.encode_text(ids, one).reshape(-1, len(rows), joined.shape[-1]) for one in prompts
+    ]
+    assert_same(joined, torch.cat(alone), first)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    n=st.integers(1, 3),
+    depth=st.integers(1, LAYERS),
+    per_image=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_joined_image_prompts(model, sizes, n, depth, per_image, seed):
+    images = tensors(*[(size, 3, 32, 32) for size in sizes], seed=seed + 50)
+    prompts, first = [], []
+    for call, size in enumerate(sizes):
+        shape = (size, n, VISION_WIDTH) if per_image else (n, VISION_WIDTH)
+        first += tensors(*[shape] * depth, seed=seed + call)
+        prompts.append(deep_prompts(first[-depth:]))
+    joined = model.encode_image(torch.cat(images), join_prompts(prompts, sizes, dims=3))
+    alone = [model.encode_image(*pair) for pair in zip(images, prompts, strict=True)]
+    assert_same(joined, torch.cat(alone), first)
+
+
+def test_prompts_that_cannot_be_joined():
+    assert join_prompts([None, None], [1, 1], dims=3) is None
+    a, b = deep_prompts(tensors((2, WIDTH))), deep_prompts(tensors((3, WIDTH)))
+    for other in (b, None, {1: a[0]}, {0: Prompt(a[0].tokens, at=1)}):
+        with pytest.raises(ValueError, match="differ in place or length"):
+            join_prompts([a, other], [1, 1], dims=3)

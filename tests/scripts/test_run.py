@@ -412,6 +412,45 @@ def test_fewshot_takes_seeds_and_pairs():
     assert all(command[-2:] == ["OPTIM.LR", "0.1"] for command in commands)
 
 
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("base2new_train digits 1,2", "base2new/train_base/digits/shots_16/MMLoP/tiny/"),
+        ("fewshot digits 4 1,2", "digits/MMLoP/tiny_4shots/"),
+        ("xd_train digits 1,2", "digits/MMLoP/tiny_16shots/"),
+    ],
+)
+def test_seeds_with_commas_are_trained_together(line, folder):
+    protocol, *words = line.split()
+    ((*command,),) = dry_run(f"scripts/mmlop/{protocol}.sh", *words)
+    assert command[command.index("--seeds") + 1] == "1,2"
+    assert "--seed" not in command
+    assert command[command.index("--output-dir") + 1] == f"output/{folder}seed{{seed}}"
+
+
+@pytest.mark.parametrize(
+    ("line", "env"),
+    [
+        ("mmlop/base2new_test digits 1,2", {}),
+        ("mmlop/xd_test shapes 1,2", {"SOURCE": "digits"}),
+        ("mmlop/fewshot digits 4 1,2", {"WEIGHTS": "/w"}),
+        ("zsclip/base2new_train digits 1,2", {}),
+    ],
+)
+def test_seeds_with_commas_are_tested_one_by_one(line, env):
+    script, *words = line.split()
+    commands = dry_run(f"scripts/{script}.sh", *words, **env)
+    one_by_one = [dry_run(f"scripts/{script}.sh", *words[:-1], seed, **env) for seed in "12"]
+    assert commands == [*one_by_one[0], *one_by_one[1]]
+
+
+@pytest.mark.parametrize("word", ["1,", ",1", "1,,2", "a,2"])
+def test_lists_that_name_no_seeds(word):
+    done = call("scripts/mmlop/base2new_train.sh", "digits", word, DRY_RUN="1")
+    assert done.returncode == 2
+    assert f"not '{word}'" in done.stderr
+
+
 def test_works_from_any_folder(tmp_path):
     script = "scripts/mmlop/base2new_train.sh"
     here = dry_run(script, "digits", "1")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import train
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ImageError, set_random_seed
 from tests.parity_files import relative_error
-from tests.trainers.test_contract import METHODS, PRECISIONS, node
-from trainers.coop import CoOp, ContextLearner
+from tests.trainers.test_contract import METHODS, PRECISIONS
+from trainers.coop import ContextLearner, CoOp
 from trainers.several_seeds import SeveralSeeds, check_trains_together
 
 ROOT = Path(__file__).parents[2]
@@ -87,13 +90,12 @@ def assert_same_run(trainer, alone, limit: float = 1e-4) -> None:
         assert relative_error(got["state_dict"][key], value) < limit, key
 
 
-def assert_as_alone(build, method: str, *pairs: object) -> None:
-    together = train_together(build, method, *pairs)
+def assert_as_alone(build, together: list, method: str, *pairs: object) -> None:
     for trainer, seed in zip(together, SEEDS, strict=True):
         alone = build(method, "alone", seed, *pairs)
         alone.train()
         assert_same_run(trainer, alone)
-        assert trainer.results == alone.results != []
+        assert trainer.results == alone.results
     # the seeds are different runs
     assert together[0].seen[0][0] != together[1].seen[0][0]
     weights = [t.model.learner.state_dict() for t in together]
@@ -102,7 +104,35 @@ def assert_as_alone(build, method: str, *pairs: object) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_seeds_together_are_as_alone(build, method):
-    assert_as_alone(build, method)
+    together = SeveralSeeds(builds(build, method))
+    one, other = (run.trainer.model for run in together.runs)
+    assert one.clip is other.clip
+    assert one.text is other.text
+    images, texts = [], []
+    encode_image, encode_text = one.clip.encode_image, one.clip.encode_text
+
+    def counted_image(image, prompts=None):
+        if torch.is_grad_enabled() or len(image) == 8:
+            images.append((len(image), prompts is not None))
+        return encode_image(image, prompts)
+
+    def counted_text(text, prompts=None):
+        if text is one.text and prompts and torch.is_grad_enabled():
+            texts.append(prompts)
+        return encode_text(text, prompts)
+
+    one.clip.encode_image, one.clip.encode_text = counted_image, counted_text
+    together.train()
+    trainers = [run.trainer for run in together.runs]
+    assert all(len(trainer.results) == 1 for trainer in trainers)
+    assert_as_alone(build, trainers, method)
+
+    # a step calls each encoder once with the prompts of both seeds, and once for both teachers
+    per_step = [(8, one.learner.image_prompts() is not None)]
+    if "loss" in TRAINER_REGISTRY.get(method).__dict__:  # these have a teacher
+        per_step.append((8, False))
+    assert images == per_step * 4
+    assert len(texts) == 4 * (one.learner.text_prompts() is not None)
 
 
 @pytest.fixture()
@@ -113,11 +143,13 @@ def names_file(tmp_path):
 
 
 SETTINGS = {
-    "contexts per class": ("CoOp", "TRAINER.COOP.CSC", True),
-    "class name in the middle": ("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+    "contexts per class around the name": (
+        *("CoOp", "TRAINER.COOP.CSC", True, "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+    ),
     "no image prompts": ("IVLP", "TRAINER.IVLP.PROMPT_DEPTH_VISION", 0),
-    "no teacher": ("MMLoP", "TRAINER.MMLOP.CONSISTENCY", False),
-    "clipped gradients": ("MMLoP", "OPTIM.CLIP_GRAD_NORM", 0.1),
+    "no teacher, clipped gradients": (
+        *("MMLoP", "TRAINER.MMLOP.CONSISTENCY", False, "OPTIM.CLIP_GRAD_NORM", 0.1),
+    ),
     "own head": ("LoRVP", "TRAINER.LORVP.HEAD", "lp"),
     "work between epochs": ("LoRVP", "TRAINER.LORVP.HEAD", "ilm"),
     "validation": ("PromptSRC", "TEST.FINAL_MODEL", "best_val"),
@@ -129,11 +161,14 @@ def test_settings(build, names_file, name):
     method, *pairs = SETTINGS[name]
     if "ilm" in pairs:
         pairs += ["TRAINER.LORVP.SOURCE_NAMES", names_file]
-    assert_as_alone(build, method, *pairs)
+    if "best_val" not in pairs:
+        pairs += ["TEST.NO_TEST", True]
+    assert_as_alone(build, train_together(build, method, *pairs), method, *pairs)
 
 
 def test_resnet(build, rn_file):
-    assert_as_alone(build, "CoOp", "MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64))
+    pairs = ["MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64), "TEST.NO_TEST", True]
+    assert_as_alone(build, train_together(build, "CoOp", *pairs), "CoOp", *pairs)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
@@ -160,3 +195,161 @@ def test_half_precision(build, precision):
             )
             assert moved_alone.any()
             assert relative_error(moved, moved_alone) < 0.05, key
+
+
+def test_a_seed_that_is_further_on_waits_for_the_others(build):
+    pairs = ["OPTIM.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_FREQ", 1, "TEST.NO_TEST", True]
+    ahead = build("PromptSRC", "together", 2, *pairs)
+    ahead.max_epoch = 2
+    ahead.train()
+    for trainer, seed in zip(train_together(build, "PromptSRC", *pairs), SEEDS, strict=True):
+        alone = build("PromptSRC", "alone", seed, *pairs)
+        alone.train()
+        seen = {1: 6, 2: 2}[seed]
+        assert len(trainer.seen) == seen
+        for batch, batch_alone in zip(trainer.seen, alone.seen[-seen:], strict=True):
+            assert torch.equal(batch[1], batch_alone[1])
+        for key, value in alone.model.learner.state_dict().items():
+            assert relative_error(trainer.model.learner.state_dict()[key], value) < 1e-4, key
+
+
+def test_seeds_with_epochs_of_different_length(build):
+    """Their last steps are taken by those that have images left."""
+    shots = {1: 2, 2: 1}
+
+    def own(folder: str, seed: int):
+        return build("CoOp", folder, seed, "DATASET.NUM_SHOTS", shots[seed], "TEST.NO_TEST", True)
+
+    together = SeveralSeeds({seed: partial(own, "together", seed) for seed in SEEDS})
+    together.train()
+    for run in together.runs:
+        alone = own("alone", run.seed)
+        alone.train()
+        assert len(alone.seen) == {1: 4, 2: 2}[run.seed]
+        assert_same_run(run.trainer, alone)
+
+
+def test_what_goes_wrong_names_the_seed(build, capsys):
+    together = SeveralSeeds(builds(build, "CoOp"))
+    out = capsys.readouterr().out
+    assert "[seed 1] Trainable parameters: 1,024\n" in out
+    assert "[seed 2] Trainable parameters: 1,024\n" in out
+    together.runs[1].trainer.model.learner.ctx.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"^seed 2: Loss is infinite or NaN!$"):
+        together.train()
+    broken = together.runs[0].trainer.train_loader_x.dataset.data_source
+    broken[0]._impath = "gone.png"
+    together = SeveralSeeds(builds(build, "CoOp"))
+    together.runs[0].trainer.train_loader_x.dataset.data_source = broken
+    with pytest.raises(ImageError, match=r"^seed 1: no image file at .*gone\.png"):
+        together.train()
+    assert sys.stdout not in [run.output for run in together.runs]
+
+
+def test_steps_that_draw_random_numbers_are_refused(build, monkeypatch):
+    prompts = ContextLearner.text_prompts
+
+    def with_dropout(self):
+        (layer, prompt) = next(iter(prompts(self).items()))
+        return {layer: replace(prompt, tokens=F.dropout(prompt.tokens))}
+
+    monkeypatch.setattr(ContextLearner, "text_prompts", with_dropout)
+    with pytest.raises(RuntimeError, match=r"step of CoOp draws random numbers.*--seed"):
+        train_together(build, "CoOp")
+
+
+def test_trainer_with_a_step_of_its_own_is_refused(build):
+    class Own(CoOp):
+        def forward_backward(self, batch):
+            return super().forward_backward(batch)
+
+    with pytest.raises(ValueError, match=r"--seeds: Own has its own forward_backward.*--seed"):
+        check_trains_together(Own)
+    with pytest.raises(ValueError, match="ZeroshotCLIP has its own train and forward_backward"):
+        check_trains_together(TRAINER_REGISTRY.get("ZeroshotCLIP"))
+
+
+def test_seeds_of_different_classes_are_refused(build):
+    parts = {1: "base", 2: "new"}
+    with pytest.raises(ValueError, match="different classes"):
+        SeveralSeeds(
+            {
+                s: partial(build, "CoOp", "x", s, "DATASET.SUBSAMPLE_CLASSES", parts[s])
+                for s in SEEDS
+            }
+        )
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+PAIRS = ["DATASET.NUM_SHOTS", 1, "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", 2]
+
+
+def words(folder: Path, part: str, *options: object) -> list[str]:
+    """A command line of train.py with a data folder and output folders of its own."""
+    every = ["--trainer", "MMLoP", "--root", folder / f"{part}-data", *options]
+    every += ["--dataset-config-file", ROOT / "configs/datasets/digits.yaml"]
+    every += ["--config-file", ROOT / "configs/trainers/MMLoP/tiny.yaml"]
+    every += ["--output-dir", folder / part / "seed{seed}", *PAIRS, "USE_CUDA", False]
+    return [str(word) for word in every]
+
+
+def results(folder: Path) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, ROOT / "parse_test_res.py", folder], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return dict(re.findall(r"file: .*/(seed\d)/log.txt. accuracy: ([\d.]+%)", done.stdout))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """Folder of a process of ``train.py --seeds 1,2``, and of one of ``--seed 2``."""
+    folder = tmp_path_factory.mktemp("seeds")
+    alone = [word.replace("{seed}", "2") for word in words(folder, "alone", "--seed=2")]
+    for line in (words(folder, "together", "--seeds=1,2"), alone):
+        done = subprocess.run(
+            [sys.executable, ROOT / "train.py", *line],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_logs_and_checkpoints_are_those_of_single_runs(digits):
+    together, alone = results(digits / "together"), results(digits / "alone")
+    assert together.keys() == {"seed1", "seed2"}
+    assert together["seed2"] == alone["seed2"]
+    assert together["seed1"] != alone["seed2"]
+
+    def lines(part: str) -> list[str]:
+        text = (digits / part / "seed2" / "log.txt").read_text().replace(part, "")
+        # what may differ: the option, times, and the last digits of rounded losses
+        text = re.sub(r"(?m)^seeds?: .*|(time|data|eta|Elapsed:) [\d.: ()]+", "", text)
+        text = re.sub(r"\b(\d\.\d\d)\d\d\b", r"\1", text)
+        # the first run of all makes the data set
+        return [
+            line for line in text.splitlines() if "data/digits" not in line and "-shot" not in line
+        ]
+
+    assert lines("together") == lines("alone")
+    file = "seed2/prompt_learner/model.pth.tar-2"
+    got, want = (torch.load(digits / p / file, weights_only=True) for p in ("together", "alone"))
+    for key, value in want["state_dict"].items():
+        assert relative_error(got["state_dict"][key], value) < 1e-4, key
+    assert got["meta"].keys() == want["meta"].keys()
+
+
+def test_seeds_are_tested_one_by_one(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # a logger takes its place
+    options = ["--seeds=2,1", "--eval-only", "--load-epoch", "2"]
+    line = words(tmp_path, "tests", *options, "--model-dir", digits / "together/seed{seed}")
+    assert train.main(line) == 0
+    trained = results(digits / "together")
+    for seed in SEEDS:
+        log = (tmp_path / f"tests/seed{seed}/log.txt").read_text()
+        assert f"model_dir: {digits}/together/seed{seed}\n" in log
+        assert f"* accuracy: {trained[f'seed{seed}']}" in log
