@@ -172,9 +172,7 @@ class SeveralSeeds:
         for epoch in range(first, self.runs[0].trainer.max_epoch):
             # a seed whose checkpoint is further on waits until the others have come as far
             runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
-            for run in runs:
-                run.begin_epoch(epoch)
-            self._run_epoch(runs)
+            run_epoch(runs, epoch)
             for run in runs:
                 with run.at_work():
                     run.trainer.after_epoch()
@@ -182,17 +180,25 @@ class SeveralSeeds:
             with run.at_work():
                 run.trainer.after_train()
 
-    def _run_epoch(self, runs: Sequence[SeedRun]) -> None:
-        with ExitStack() as stack:
-            for run in runs:
-                stack.callback(run.flush)
-            for step in itertools.count():
-                batches = [(run, run.next_batch()) for run in runs]
-                batches = [(run, batch) for run, batch in batches if batch is not None]
-                if not batches:
-                    return
-                with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
-                    _step(batches)
+
+def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
+    """Train seeds for one epoch; one that has fewer batches is done earlier.
+
+    Raises:
+        FloatingPointError: a loss is not finite; the text names the seed.
+        RuntimeError: a training step draws random numbers.
+    """
+    with ExitStack() as stack:
+        for run in runs:
+            run.begin_epoch(epoch)
+            stack.callback(run.flush)
+        for step in itertools.count():
+            batches = [(run, run.next_batch()) for run in runs]
+            batches = [(run, batch) for run, batch in batches if batch is not None]
+            if not batches:
+                return
+            with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
+                _step(batches)
 
 
 @contextmanager

@@ -601,6 +601,19 @@ def test_a_finished_repetition_counts(tmp_path, python_that_reports):
     assert "seed2" in lines[1]
 
 
+def test_finished_seeds_are_not_trained_with_the_others(tmp_path, python_that_reports):
+    folder = tmp_path / "digits/CoOp/tiny_1shots"
+    (folder / "seed2").mkdir(parents=True)
+    (folder / "seed2/log.txt").write_text(LOGS["current"][0])
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports}
+    lines = call("scripts/coop/fewshot.sh", "digits", "1", "1,2,3", **env).stdout.splitlines()
+    assert lines[0] == f"finished already: {folder}/seed2"
+    assert "--seeds 1,3" in lines[1]
+    assert f"--output-dir {folder}/seed{{seed}}" in lines[1]
+    done = call("scripts/coop/fewshot.sh", "digits", "1", "2,2", **env)
+    assert done.stdout.splitlines() == [lines[0]] * 2
+
+
 def test_testing_needs_the_training(tmp_path, python_that_reports):
     env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports}
     done = call("scripts/coop/base2new_test.sh", "digits", "1", **env)
