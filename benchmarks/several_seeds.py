@@ -1,0 +1,164 @@
+"""Seeds trained together and alone: ``python -m benchmarks.several_seeds``.
+
+Measures an epoch on the embedded digits, with the loading of its images, of three seeds together
+(``train.py --seeds``) and of each of them alone, in turn in one process on one thread, in CPU
+seconds. It also counts the operations that PyTorch starts, which a device of many small kernels
+waits for; the number depends on nothing else. Results are kept in
+``benchmarks/results/several_seeds.json`` and fill the table of ``docs/performance.md``.
+
+The backbones are the embedded one and a ViT-B/16 with random weights, of which neither time nor
+number depends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train
+from benchmarks.methods import fill
+from clip.model import CLIP
+from dassl.engine import build_trainer
+from dassl.utils import replacing, set_random_seed, write_json
+from trainers.several_seeds import SeveralSeeds, run_epoch
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "results" / "several_seeds.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+SEEDS = (1, 2, 3)
+METHODS = ("CoOp", "MaPLe", "PromptSRC", "MMLoP")
+#: backbone, images per step, and epochs that are counted
+SETTINGS = (("tiny", 4, 7), ("ViT-B/16", 4, 3))
+#: constructor arguments of ViT-B/16
+VIT_B16 = (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute something, backward pass included."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def backbone_file(name: str, folder: Path) -> str:
+    """What the backbone is called on the command line; a random one is written first."""
+    if name == "tiny":
+        return name
+    torch.manual_seed(0)
+    path = folder / "random_vit_b16.pt"
+    torch.save(CLIP(*VIT_B16).state_dict(), path)
+    return str(path)
+
+
+def build(method: str, backbone: str, batch: int, folder: Path, seed: int) -> Any:
+    """The trainer of one seed with one image per class, so that an epoch has few steps."""
+    side = 32 if backbone == "tiny" else 224
+    words = ["--trainer", method, "--seed", str(seed), "--root", str(folder / "data")]
+    words += ["--dataset-config-file", str(ROOT / "configs/datasets/digits.yaml")]
+    words += ["--config-file", str(ROOT / f"configs/trainers/{method}/tiny.yaml")]
+    words += ["--backbone", backbone, "DATASET.NUM_SHOTS", "1", "USE_CUDA", "False"]
+    words += ["INPUT.SIZE", f"({side}, {side})", "DATALOADER.TRAIN_X.BATCH_SIZE", str(batch)]
+    words += ["OPTIM.MAX_EPOCH", "1000", "OUTPUT_DIR", str(folder / "out"), "VERBOSE", "False"]
+    cfg = train.setup_cfg(train.build_parser().parse_args(words))
+    set_random_seed(seed)
+    return build_trainer(cfg)
+
+
+def measure(method: str, backbone: str, batch: int, repeats: int, folder: Path) -> dict[str, Any]:
+    """Medians over epochs, of all seeds together and one after the other."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        makers = {seed: partial(build, method, backbone, batch, folder, seed) for seed in SEEDS}
+        together, alone = SeveralSeeds(makers), [make() for make in makers.values()]
+        for trainer in alone:
+            trainer.model.share_frozen(alone[0].model)
+
+        def one_by_one(epoch: int) -> None:
+            for trainer in alone:
+                trainer.epoch = epoch
+                trainer.run_epoch()
+
+        variants: dict[str, Callable[[int], None]] = {
+            "alone": one_by_one,
+            "together": lambda epoch: run_epoch(together.runs, epoch),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        operations = {}
+        for epoch in range(repeats + 1):
+            for name, run in variants.items():
+                start = time.process_time()
+                if epoch:
+                    run(epoch)
+                    seconds[name].append(time.process_time() - start)
+                    continue
+                # the first one computes what is kept; the next is counted, but not timed
+                run(epoch)
+                with Operations() as counter:
+                    run(epoch)
+                operations[name] = counter.n
+    steps = alone[0].num_batches
+    return {
+        "backbone": "tiny" if backbone == "tiny" else "ViT-B/16, random weights",
+        "method": method,
+        "seeds": len(SEEDS),
+        "classes": alone[0].num_classes,
+        "images per step": batch,
+        "seconds per step": {k: [round(v / steps, 4) for v in vs] for k, vs in seconds.items()},
+        "operations per step": {name: n / steps for name, n in operations.items()},
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as Markdown; the ratio is that of each turn."""
+    rows = []
+    for result in results:
+        alone, together = (result["seconds per step"][name] for name in ("alone", "together"))
+        ratios = [a / t for a, t in zip(alone, together, strict=True)]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        operations = [round(result["operations per step"][name]) for name in ("alone", "together")]
+        rows.append(
+            [result["backbone"], result["method"]]
+            + [f"{statistics.median(times):.3f}" for times in (alone, together)]
+            + [ratio, *(f"{n:,}" for n in operations), f"{operations[0] / operations[1]:.2f}"]
+        )
+    header = ["backbone", "method", "CPU s alone", "together", "ratio", "operations alone"]
+    return tabulate(rows, [*header, "together", "ratio"], "github", disable_numparse=True) + "\n"
+
+
+def main() -> None:
+    """Measure, keep the results, fill the document."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, batch, repeats in SETTINGS:
+            backbone = backbone_file(name, Path(folder))
+            for method in METHODS:
+                results.append(measure(method, backbone, batch, repeats, Path(folder)))
+                print(table(results[-1:]))
+    load = [round(value, 1) for value in os.getloadavg()]
+    versions = {"torch": torch.__version__, "threads": 1, "load at the end": load}
+    write_json({**versions, "results": results}, str(OUT))
+    text = fill(DOCUMENT.read_text("utf-8"), {"several seeds": table(results)})
+    with replacing(str(DOCUMENT)) as partial_file:
+        Path(partial_file).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
