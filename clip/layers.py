@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +22,36 @@ class LayerNorm(nn.LayerNorm):
 class QuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, the activation of OpenAI's checkpoints."""
 
+    slope = 1.702
+
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return x * torch.sigmoid(self.slope * x)
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them.
+
+    Args:
+        width, hidden: units of the outer and the inner layer.
+        quick_gelu: whether the activation is OpenAI's approximation of GELU, or GELU itself.
+    """
+
+    def __init__(self, width: int, hidden: int, quick_gelu: bool) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., width)`` to the same shape."""
+        if not isinstance(self.gelu, QuickGELU):
+            return self.c_proj(self.gelu(self.c_fc(x)))
+        # quick_gelu(x) = silu(s x) / s, and the matrix products take the factors s and 1 / s along:
+        # the wide hidden layer is touched once, and kept once for the backward pass
+        s, first, last = self.gelu.slope, self.c_fc, self.c_proj
+        rows = x.reshape(-1, x.shape[-1])
+        hidden = F.silu(torch.addmm(first.bias, rows, first.weight.t(), beta=s, alpha=s))
+        return torch.addmm(last.bias, hidden, last.weight.t(), alpha=1 / s).view(x.shape)
 
 
 class Attention(nn.Module):
@@ -103,16 +129,9 @@ class ResidualAttentionBlock(nn.Module):
         self, width: int, heads: int, mlp_width: int | None = None, quick_gelu: bool = True
     ) -> None:
         super().__init__()
-        hidden = mlp_width or 4 * width
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, hidden),
-                gelu=QuickGELU() if quick_gelu else nn.GELU(),
-                c_proj=nn.Linear(hidden, width),
-            )
-        )
+        self.mlp = MLP(width, mlp_width or 4 * width, quick_gelu)
         self.ln_2 = LayerNorm(width)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
