@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .layers import Attention, LayerNorm, ResidualAttentionBlock, Transformer
+from .layers import Attention, LayerNorm, Transformer
 from .packing import PackedText, PrefixPlan, SuffixLayout, splice_packed
 from .prompting import LayerPrompts, Prompt, by_layer, splice
 from .resnet import ModifiedResNet
@@ -217,8 +217,12 @@ class CLIP(nn.Module):
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
                 x = self._add_positions(x, n_prefix, layout)
-            step = _finish_ends if i == len(blocks) - 1 else _causal_block
-            x = step(block, x, n_prefix, layout)
+            q, k, v = block.attn.project(block.ln_1(x))
+            attended = layout.groups(n_prefix).attend(block.attn, q, k, v)
+            if i == len(blocks) - 1:
+                end = n_prefix + layout.end
+                x, attended = x.index_select(1, end), attended.index_select(1, end)
+            x = block.finish(x, attended)
         features = self.ln_final(x).to(self.dtype) @ self.text_projection
         return features if per_sample else features.squeeze(0)
 
@@ -262,50 +266,6 @@ class CLIP(nn.Module):
         text_features = nn.functional.normalize(self.encode_text(text), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.t()
         return logits, logits.t()
-
-
-def _causal_block(
-    block: ResidualAttentionBlock, x: Tensor, n_prefix: int, layout: SuffixLayout
-) -> Tensor:
-    """One block on a packed sequence: ``(B, n_prefix + total, d)`` to the same shape."""
-    attn = block.attn
-    q, k, v = attn.project(block.ln_1(x))
-    suffix = attn.attend(
-        layout.to_padded(q[:, n_prefix:]),
-        *_keys(n_prefix, layout, k, v),
-        mask=layout.causal_mask(n_prefix),
-    )
-    parts = [layout.to_packed(suffix)]
-    if n_prefix:
-        parts.insert(0, attn.attend(q[:, :n_prefix], k[:, :n_prefix], v[:, :n_prefix], causal=True))
-    return block.finish(x, torch.cat(parts, dim=1))
-
-
-def _finish_ends(
-    block: ResidualAttentionBlock, x: Tensor, n_prefix: int, layout: SuffixLayout
-) -> Tensor:
-    """The last block, finished for the end-of-text tokens only: ``(B, C, d)``."""
-    attn = block.attn
-    y, end = block.ln_1(x), n_prefix + layout.end
-    q, k, v = attn.project_one_query(y, y.index_select(1, end))
-    mask = nn.functional.pad(layout.inside, (n_prefix, 0), value=True)[:, None, None]
-    mask = mask.repeat(x.shape[0], 1, 1, 1)
-    attended = attn.attend(q.unsqueeze(2), *_keys(n_prefix, layout, k, v), mask=mask)
-    return block.finish(x.index_select(1, end), attended.squeeze(2))
-
-
-def _keys(n_prefix: int, layout: SuffixLayout, *tensors: Tensor) -> list[Tensor]:
-    """Keys or values of the prefix in front of those of each class: ``(B, C, length, d)``."""
-    return [
-        torch.cat(
-            [
-                t[:, None, :n_prefix].expand(-1, layout.n_classes, -1, -1),
-                layout.to_padded(t[:, n_prefix:]),
-            ],
-            dim=2,
-        )
-        for t in tensors
-    ]
 
 
 def convert_weights(model: nn.Module) -> None:

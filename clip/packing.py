@@ -14,7 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .layers import Attention
 from .prompting import Prompt
+
+#: tokens of an attention sequence; wide enough for several class names, and few pads
+GROUP_WIDTH = 32
 
 
 class PackedText:
@@ -42,6 +46,7 @@ class PackedText:
         # each class keeps at least its end-of-text token for itself
         self.n_common = min(int(same.long().cumprod(0).sum()), min(self.lengths) - 1)
         self._layouts: dict[tuple[int, ...], SuffixLayout] = {}
+        self._splits: dict[int, list[PackedText]] = {}
 
     @classmethod
     def of(cls, text: Tensor | PackedText) -> PackedText:
@@ -54,6 +59,12 @@ class PackedText:
     @property
     def device(self) -> torch.device:
         return self.ids.device
+
+    def split(self, size: int) -> list[PackedText]:
+        """The class list in parts of ``size`` classes, kept for the next call."""
+        if size not in self._splits:
+            self._splits[size] = [PackedText(ids) for ids in self.ids.split(size)]
+        return self._splits[size]
 
     def layout(self, lengths: tuple[int, ...]) -> SuffixLayout:
         """Index tensors for suffixes of these lengths, kept for the next call."""
@@ -75,46 +86,19 @@ class SuffixLayout:
         size = torch.tensor(lengths)
         self.n_classes, self.longest, self.total = len(lengths), max(lengths), sum(lengths)
         starts = size.cumsum(0) - size
-        column = torch.arange(self.longest)
-        inside = column < size[:, None]
-        # a pad reads some real row: no real query sees it, and its own result is thrown away
-        pad = torch.where(inside, starts[:, None] + column, starts[:, None])
-        self.even = bool(inside.all())
-        #: (C * longest,) packed row of every padded place
-        self.pad = pad.reshape(-1).to(device)
-        #: (total,) padded place of every packed row
-        self.unpad = inside.reshape(-1).nonzero().squeeze(1).to(device)
-        #: (total,) position of every packed row in its suffix
-        self.position = column.expand_as(inside)[inside].to(device)
         #: (total,) class of every packed row
         self.owner = torch.arange(len(lengths)).repeat_interleave(size).to(device)
+        #: (total,) position of every packed row in its suffix
+        self.position = (torch.arange(self.total) - starts.repeat_interleave(size)).to(device)
         #: (C,) packed row of every end-of-text token
         self.end = (starts + size - 1).to(device)
-        #: (C, longest) whether a padded place is real
-        self.inside = inside.to(device)
-        self._starts, self._splices, self._masks = starts, {}, {}
+        self._starts, self._splices, self._groups = starts, {}, {}
 
-    def to_padded(self, x: Tensor) -> Tensor:
-        """``(B, total, d)`` packed rows to ``(B, C, longest, d)``."""
-        if not self.even:
-            x = x.index_select(1, self.pad)
-        return x.reshape(x.shape[0], self.n_classes, self.longest, x.shape[-1])
-
-    def to_packed(self, x: Tensor) -> Tensor:
-        """``(B, C, longest, d)`` to ``(B, total, d)``; what stood on pads is dropped."""
-        x = x.reshape(x.shape[0], self.n_classes * self.longest, x.shape[-1])
-        return x if self.even else x.index_select(1, self.unpad)
-
-    def causal_mask(self, n_prefix: int) -> Tensor:
-        """Which of prefix and own suffix a suffix place sees: ``(longest, n_prefix + longest)``.
-
-        SDPA aligns its causal flag at the top left, so a suffix over a prefix needs a mask.
-        """
-        if n_prefix not in self._masks:
-            shape = (self.longest, n_prefix + self.longest)
-            seen = torch.ones(shape, dtype=torch.bool, device=self.end.device)
-            self._masks[n_prefix] = seen.tril(n_prefix)
-        return self._masks[n_prefix]
+    def groups(self, n_prefix: int) -> AttentionGroups:
+        """How attention runs over these suffixes behind a common prefix, kept for the next call."""
+        if n_prefix not in self._groups:
+            self._groups[n_prefix] = AttentionGroups(self.lengths, n_prefix, self.end.device)
+        return self._groups[n_prefix]
 
     def splice_index(
         self, at: tuple[int, ...], n: int, drop: int, n_prefix: int, first_new: int, per_class: bool
@@ -144,6 +128,68 @@ class SuffixLayout:
         return self._splices[key]
 
 
+class AttentionGroups:
+    """Packed rows as a fused attention kernel wants them: sequences of one width.
+
+    Padding every suffix to the longest one would multiply the work. Here a sequence is a group of
+    suffixes, each of which sees the common prefix and itself; the prefix is one more member.
+
+    Args:
+        lengths: tokens per class behind the prefix.
+        n_prefix: tokens of the common prefix ``P``.
+        device: where the index tensors live.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], n_prefix: int, device: torch.device) -> None:
+        members = (n_prefix, *lengths)
+        width, starts, end = max(GROUP_WIDTH, 2 * max(lengths), n_prefix), [], 0
+        for length in members:
+            if end % width + length > width:
+                end += width - end % width
+            starts.append(end)
+            end += length
+        self.n_groups = -(-end // width)
+
+        size = torch.tensor(members)
+        member = torch.arange(len(members)).repeat_interleave(size)
+        column = torch.arange(len(member)) - (size.cumsum(0) - size).repeat_interleave(size)
+        place = torch.tensor(starts).repeat_interleave(size) + column
+
+        def grouped(values: Tensor, pad: int) -> Tensor:
+            padded = torch.full((self.n_groups * width,), pad)
+            padded[place] = values
+            return padded.view(self.n_groups, width)
+
+        rows = grouped(torch.arange(len(member)), pad=0)
+        owner = grouped(member, pad=-1)
+        position = grouped(torch.where(member > 0, n_prefix, 0) + column, pad=0)
+        prefix_rows = torch.arange(n_prefix)
+        sees_own = (owner[:, :, None] == owner[:, None, :]) & (owner[:, None, :] > 0)
+        sees_own &= position[:, None, :] <= position[:, :, None]
+        seen = torch.cat([prefix_rows <= position[:, :, None], sees_own], dim=2)
+        # the result of a pad is thrown away, but has to be a number
+        seen |= (owner < 0)[:, :, None]
+        #: (G * width,) packed row of every query
+        self.queries = rows.flatten().to(device)
+        #: (G * (P + width),) packed row of every key
+        self.keys = torch.cat([prefix_rows.expand(len(rows), -1), rows], dim=1).flatten().to(device)
+        #: (G, 1, width, P + width) whether a query sees a key
+        self.mask = seen[:, None].to(device)
+        #: (P + total,) place of every packed row among the queries
+        self.place = place.to(device)
+
+    def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention over packed rows, each ``(B, P + total, d)``, without the out-projection."""
+
+        def grouped(x: Tensor, rows: Tensor) -> Tensor:
+            return x.index_select(1, rows).unflatten(1, (self.n_groups, -1))
+
+        mask = self.mask if len(q) == 1 else self.mask.repeat(len(q), 1, 1, 1)
+        k, v = grouped(k, self.keys), grouped(v, self.keys)
+        attended = attention.attend(grouped(q, self.queries), k, v, mask=mask)
+        return attended.flatten(1, 2).index_select(1, self.place)
+
+
 class PrefixPlan:
     """How the prompts of one call fall on the common prefix and on the class suffixes.
 
@@ -161,22 +207,12 @@ class PrefixPlan:
     def __init__(self, text: PackedText, layers: Sequence[tuple[Prompt, ...]]) -> None:
         for prompts in layers:
             for prompt in prompts:
-                self._check(prompt, len(text))
+                check_text_prompt(prompt, len(text))
         self.n_common = next(
             n for n in range(text.n_common, -1, -1) if n == 0 or self._fits(n, layers)
         )
         #: tokens per class behind the common prefix, in front of the first block
         self.suffix_lengths = tuple(length - self.n_common for length in text.lengths)
-
-    @staticmethod
-    def _check(prompt: Prompt, n_classes: int) -> None:
-        if prompt.at is None:
-            raise ValueError("a text prompt needs a position `at`: the end depends on the class")
-        if isinstance(prompt.at, tuple) and len(prompt.at) != n_classes:
-            raise ValueError(f"{len(prompt.at)} prompt positions for {n_classes} classes")
-        sets = prompt.tokens.shape[-3] if prompt.tokens.dim() > 2 else 1
-        if sets not in (1, n_classes):
-            raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
 
     def in_prefix(self, prompt: Prompt, n_prefix: int) -> bool:
         """Whether ``prompt`` lies wholly in a common prefix of ``n_prefix`` tokens."""
@@ -190,6 +226,17 @@ class PrefixPlan:
             elif _first(prompt) < n_prefix:
                 return False
         return True
+
+
+def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
+    """Raises: ValueError: the prompt is not made for text, or for another number of classes."""
+    if prompt.at is None:
+        raise ValueError("a text prompt needs a position `at`: the end depends on the class")
+    if isinstance(prompt.at, tuple) and len(prompt.at) != n_classes:
+        raise ValueError(f"{len(prompt.at)} prompt positions for {n_classes} classes")
+    sets = prompt.tokens.shape[-3] if prompt.tokens.dim() > 2 else 1
+    if sets not in (1, n_classes):
+        raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
 
 
 def _first(prompt: Prompt) -> int:
