@@ -104,6 +104,11 @@ class PromptTrainer(TrainerX):
                 f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
                 "the frozen CLIP are computed each time) or what they may take on disk"
             )
+        if cfg.OPTIM.TEXT_CHUNK < 0:
+            raise ValueError(
+                f"OPTIM.TEXT_CHUNK is {cfg.OPTIM.TEXT_CHUNK}: use 0 (all at once) or the number of "
+                "texts to encode at a time"
+            )
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
@@ -143,6 +148,7 @@ class PromptTrainer(TrainerX):
             classnames,
             cfg.TRAINER[cls.node].PREC,
             teacher,
+            text_chunk=cfg.OPTIM.TEXT_CHUNK,
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
         )
 

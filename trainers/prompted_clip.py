@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from clip.chunks import encode_text_in_chunks
 from clip.model import CLIP, convert_weights
 from clip.prompting import LayerPrompts, join_prompts
 
@@ -21,7 +22,7 @@ from .templates import TEACHER_TEMPLATES
 #: what PREC may say, and the type of automatic mixed precision it means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
 
-#: image-conditioned prompts encoded at once in evaluation
+#: texts encoded at once without gradients
 MAX_SEQUENCES = 4096
 
 
@@ -60,7 +61,8 @@ def encode_templates(
     total: Tensor | float = 0.0
     # for a thousand classes and 60 templates this takes a while
     for template in tqdm(templates, desc="templates", leave=False, disable=len(templates) == 1):
-        features = clip.encode_text(class_prompts(clip, classnames, template)).float()
+        text = class_prompts(clip, classnames, template)
+        features = encode_text_in_chunks(clip, text, size=MAX_SEQUENCES).float()
         total = total + (F.normalize(features, dim=-1) if unit else features)
     return F.normalize(total / len(templates), dim=-1)
 
@@ -75,6 +77,8 @@ class PromptedCLIP(nn.Module):
         precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
             bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
         teacher_templates: what the frozen text features are averaged over.
+        text_chunk: texts encoded at once with gradients; bounds memory at the price of encoding
+            them twice. 0 for all.
         cache_mb: what frozen features may take on disk, in 10^6 bytes (``TeacherCache``); 0
             computes them each time.
 
@@ -88,9 +92,11 @@ class PromptedCLIP(nn.Module):
         classnames: Sequence[str],
         precision: str = "fp32",
         teacher_templates: Sequence[str] = TEACHER_TEMPLATES,
+        text_chunk: int = 0,
         cache_mb: int = 0,
     ) -> None:
         super().__init__()
+        self.text_chunk = text_chunk
         self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
         if precision == "fp16":
@@ -244,8 +250,9 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["plain"]
 
     def _unit_text(self, prompts: LayerPrompts | None) -> Tensor:
+        size = self.text_chunk if torch.is_grad_enabled() else MAX_SEQUENCES
         with self._autocast(self.text.device):
-            features = self.clip.encode_text(self.text, prompts)
+            features = encode_text_in_chunks(self.clip, self.text, prompts, size)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clip.chunks import encode_text_in_chunks
+from clip.layers import MLP
 from clip.model import CLIP
 from clip.packing import PackedText
 from clip.prompting import Prompt, deep_prompts, join_prompts
@@ -141,6 +143,95 @@ def test_text_prompts_per_sample(model, rows, batch, n, per_class, seed):
         ]
     )
     assert_same(fast, slow, [ctx, deep])
+
+
+def test_many_classes(model):
+    """Enough tokens for many attention groups, names of one token and of many among them."""
+    rows = [[1 + (7 * c + i) % 50 for i in range(c * c % 15)] for c in range(40)]
+    ids = token_ids(rows)
+    layers = tensors((5, WIDTH), (5, WIDTH))
+    prompts = deep_prompts(layers, at=1)
+    assert_same(model.encode_text(ids, prompts), plain.encode_text(model, ids, prompts), layers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=names,
+    size=st.integers(1, 7),
+    batch=st.integers(0, 2),
+    per_class=st.booleans(),
+    behind=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_chunks_of_classes(model, rows, size, batch, per_class, behind, seed):
+    """Any prompts, any chunk size: features and gradients of the whole class list."""
+    text = PackedText(token_ids(rows))
+    lead = ((batch,) if batch else ()) + ((len(rows) if per_class else 1,) if batch else ())
+    shape = (*lead, 2, WIDTH) if batch or not per_class else (len(rows), 2, WIDTH)
+    at = tuple(len(row) + 1 for row in rows) if behind else 1
+    layers = tensors(shape, (2, WIDTH), seed=seed)
+    prompts = {0: Prompt(layers[0], at=at), 1: Prompt(layers[1], at=at, drop=2)}
+    chunked = encode_text_in_chunks(model, text, prompts, size)
+    assert_same(chunked, model.encode_text(text, prompts), layers)
+    with torch.no_grad():
+        torch.testing.assert_close(encode_text_in_chunks(model, text, prompts, size), chunked)
+
+
+def test_chunks_are_encoded_again_for_the_backward_pass(model, monkeypatch):
+    seen, encode = [], model.encode_text
+
+    def counted(text, prompts):
+        seen.append(len(text))
+        return encode(text, prompts)
+
+    monkeypatch.setattr(model, "encode_text", counted)
+    text = PackedText(token_ids([[1], [2, 3], [4], [5], [6]]))
+    ctx = torch.ones(2, WIDTH).double().requires_grad_()
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = encode_text_in_chunks(model, text, {0: Prompt(ctx, at=1)}, size=2)
+    assert seen == [2, 2, 1]
+    # what is kept until the backward pass is no larger than what went in and came out
+    assert sum(kept) <= ctx.numel() + features.numel()
+    features.sum().backward()
+    assert sorted(seen) == [1, 1, 2, 2, 2, 2]
+    wrong = {0: Prompt(torch.zeros(3, 1, WIDTH).double(), at=1)}
+    with pytest.raises(ValueError, match="3 sets of prompt tokens for 5 classes"):
+        encode_text_in_chunks(model, text, wrong, size=2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)],
+)
+def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
+    """The scaled products are the plain formula, and one hidden layer is kept for backward."""
+    torch.manual_seed(0)
+    mlp = MLP(16, 64, quick_gelu=True).requires_grad_(False)
+    x, weights = torch.randn(3, 5, 16).double(), torch.randn(3, 5, 16).double()
+    slow, fast = (x.clone().requires_grad_() for _ in range(2))
+    mlp.double()
+    expected = mlp.c_proj(mlp.gelu(mlp.c_fc(slow)))
+    (expected * weights).sum().backward()
+    mlp.to(dtype)
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = mlp(fast.to(dtype))
+    (result.double() * weights).sum().backward()
+    assert result.dtype == dtype
+    assert (result - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (fast.grad - slow.grad).abs().max() <= tolerance * slow.grad.abs().max()
+    assert kept.count((15, 64)) == 1
 
 
 @settings(max_examples=25, deadline=None)
