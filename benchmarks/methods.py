@@ -115,7 +115,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text, n = re.subn(pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL)
         if n != 1:
-            raise ValueError(f"{DOCUMENT} needs one place for {name}, has {n}")
+            raise ValueError(f"the document needs one place for {name}, has {n}")
     return text
 
 

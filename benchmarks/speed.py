@@ -1,0 +1,394 @@
+"""Time, memory and arithmetic of training and evaluation: ``python -m benchmarks.speed``.
+
+Compares this toolbox with the plain computation of ``benchmarks/plain_clip.py`` on a ViT-B/16 with
+random weights (neither time nor memory depends on them) in float32 on one thread. Measurements are
+kept in ``benchmarks/results/speed.json``, newer ones replacing older ones of the same setting, and
+fill the tables of ``docs/performance.md``.
+
+* ``step``: a training step of 4 images; forward, teacher if the method has one, backward, update;
+* ``text``: the text encoder with the method's prompts, forward and backward;
+* ``eval``: a test batch of 100 images; the plain variant encodes the text for every batch;
+* ``memory``: the peak of a step, and with ``--memory-of text`` of the text encoder, above what the
+  process held before, in a process of its own;
+* ``flops``: operations of a step and of its text part, counted without running them.
+
+Times are CPU seconds of the process, the variants in turn, after one run that is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "results" / "speed.json"
+DOCUMENT = ROOT / "docs" / "performance.md"
+#: constructor arguments of ViT-B/16
+VIT_B16 = (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+BATCH, TEST_BATCH = 4, 100
+#: the plain computation, this toolbox, and this toolbox in chunks of so many texts
+PLAIN, PACKED, CHUNKS = "plain", "ours", "ours, chunks of "
+WHAT = ("step", "text", "eval", "memory", "flops")
+#: what tells one measurement from another
+KEYS = ("what", "method", "classes", "variant")
+#: header of the columns that hold ratios
+GAIN = "plain / ours (all runs)"
+
+
+def save_random_clip(path: Path, sizes: Sequence[int | None] = VIT_B16) -> None:
+    """Write a CLIP with random weights; biases and gains are not trivial."""
+    import torch
+
+    from clip.model import CLIP
+
+    torch.manual_seed(0)
+    clip = CLIP(*sizes)
+    for parameter in clip.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    torch.save(clip.state_dict() | {"quick_gelu": torch.tensor(True)}, path)
+
+
+def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: object) -> Any:
+    """A method's trainer in float32, with classes but without images.
+
+    Args:
+        method: registry name; its first ViT-B/16 config counts.
+        n_classes: that many of ImageNet's names, again and again if need be.
+        backbone: checkpoint file of a CLIP.
+        variant: ``PLAIN``, ``PACKED``, or ``CHUNKS`` and a number of texts.
+        pairs: further config keys and values.
+    """
+    import torch
+    from open_clip import IMAGENET_CLASSNAMES as NAMES
+
+    import datasets
+    import trainers
+    from benchmarks.plain_clip import use_plain_encoders
+    from dassl.config import get_cfg_default
+    from dassl.engine import TRAINER_REGISTRY
+
+    names = [NAMES[i % len(NAMES)] + " too" * (i // len(NAMES)) for i in range(n_classes)]
+    cfg, registered = get_cfg_default(), TRAINER_REGISTRY.get(method)
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    cfg.merge_from_file(str(min((ROOT / "configs/trainers" / method).glob("vit_b16*.yaml"))))
+    cfg.merge_from_list(
+        ["TRAINER.NAME", method, f"TRAINER.{registered.node}.PREC", "fp32", "USE_CUDA", False]
+        + ["MODEL.BACKBONE.NAME", str(backbone), "VERBOSE", False]
+        + ["OPTIM.TEXT_CHUNK", int(variant[len(CHUNKS) :]) if variant.startswith(CHUNKS) else 0]
+        # one text per class for the teacher: encoded once, outside of what is measured
+        + ["DATASET.TEMPLATES", ("a photo of a {}.",), *pairs]
+    )
+
+    class WithoutImages(registered):
+        def build_data_loader(self) -> None:
+            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names, dataset_dir=""))
+            self.lab2cname = dict(enumerate(names))
+
+    torch.manual_seed(1)
+    trainer = WithoutImages(cfg)
+    trainer.num_batches, trainer.batch_idx = 2, 0  # never the last batch of an epoch
+    trainer.model.frozen_text_features()
+    if variant == PLAIN:
+        use_plain_encoders(trainer.model.clip)
+    return trainer
+
+
+def random_batch(trainer: Any, size: int) -> dict[str, Any]:
+    """Images of noise, with labels that go round the classes."""
+    import torch
+
+    side = trainer.model.clip.visual.input_resolution
+    image = torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(2))
+    return {"img": image, "label": torch.arange(size) % len(trainer.model.classnames)}
+
+
+def step(trainer: Any) -> Callable[[], object]:
+    """A training step."""
+    trainer.set_model_mode("train")
+    batch = random_batch(trainer, BATCH)
+    return lambda: trainer.forward_backward(batch)
+
+
+def text(trainer: Any) -> Callable[[], object]:
+    """Prompted text features of all classes, and the gradients of their sum."""
+
+    def run() -> None:
+        trainer.model.learner.zero_grad()
+        trainer.model.text_features().sum().backward()
+
+    return run
+
+
+def evaluation(trainer: Any, again: bool) -> Callable[[], object]:
+    """Logits of a test batch; ``again`` encodes the text for every batch."""
+    import torch
+
+    trainer.set_model_mode("eval")
+    image = random_batch(trainer, TEST_BATCH)["img"]
+
+    @torch.no_grad()
+    def run() -> None:
+        if again:
+            trainer.model.forget_text()
+        trainer.model_inference(image)
+
+    if not again:
+        with torch.no_grad():
+            trainer.model.text_features()  # kept from here on
+    return run
+
+
+def prepare(
+    what: str, method: str, n_classes: int, backbone: Path, variant: str
+) -> Callable[[], object]:
+    """What is measured, as a function."""
+    trainer = build(method, n_classes, backbone, variant)
+    if what == "eval":
+        return evaluation(trainer, again=variant == PLAIN)
+    return step(trainer) if what == "step" else text(trainer)
+
+
+def cpu_seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """User and system CPU seconds of this process for one call."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    run()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+
+
+def measure_time(
+    what: str,
+    method: str,
+    n_classes: int,
+    backbone: Path,
+    variants: Sequence[str],
+    repeats: int,
+    warm_up: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """CPU seconds by variant; a repeat runs every variant once."""
+    runs = {v: prepare(what, method, n_classes, backbone, v) for v in variants}
+    found = {variant: {"user": [], "system": []} for variant in variants}
+    for repeat in range(-warm_up, repeats):
+        for variant, run in runs.items():
+            user, system = cpu_seconds(run)
+            if repeat >= 0:
+                found[variant]["user"].append(user)
+                found[variant]["system"].append(system)
+    return found
+
+
+def count_flops(method: str, n_classes: int, backbone: Path, variant: str) -> dict[str, Any]:
+    """Operations (two per multiplication and addition) of a step and of its text part, in 1e9."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    trainer = build(method, n_classes, backbone, variant)
+    trainer.set_model_mode("train")
+    batch = random_batch(trainer, BATCH)
+    if variant != PLAIN:
+        with torch.no_grad():  # index tensors depend on values, which counting has not
+            trainer.model.text_features()
+
+    def whole() -> None:
+        prediction = trainer.model.predict(batch["img"])
+        trainer.loss(prediction, batch["label"])[0].backward()
+
+    found = {}
+    for name, run in (("gflop", whole), ("text_gflop", text(trainer))):
+        trainer.model.learner.zero_grad()
+        with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as count:
+            run()
+        found[name] = count.get_total_flops() / 1e9
+    return found
+
+
+def resident(field: str) -> float:
+    """Memory of this process in 1e9 bytes: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024 / 1e9
+
+
+def measure_memory(
+    what: str, method: str, n_classes: int, backbone: Path, variant: str
+) -> dict[str, Any]:
+    """Peak of the first run above what was held before, and its CPU seconds, in this process."""
+    run = prepare(what, method, n_classes, backbone, variant)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading, is forgotten
+    base = resident("VmRSS")
+    user, system = cpu_seconds(run)
+    return {"peak": resident("VmHWM") - base, "base": base, "user": [user], "system": [system]}
+
+
+def in_child(*args: object) -> dict[str, Any]:
+    """``measure_memory`` in a fresh process."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed", "--child", *map(str, args)]
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def machine() -> str:
+    """Processor, cores and PyTorch version."""
+    import os
+
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    processor = model[0] if model else platform.processor()
+    return f"{processor}, {os.cpu_count()} cores, 1 thread used, PyTorch {torch.__version__}"
+
+
+def store(out: Path, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add measurements to a file, in place of older ones of the same settings."""
+    from dassl.utils.tools import write_json
+
+    kept = json.loads(out.read_text("utf-8")) if out.exists() else []
+    merged = {tuple(record[key] for key in KEYS): record for record in [*kept, *records]}
+    ordered = [merged[key] for key in sorted(merged)]
+    write_json(ordered, out)
+    return ordered
+
+
+def seconds(record: dict[str, Any]) -> list[float]:
+    """User and system time of every run."""
+    return [u + s for u, s in zip(record["user"], record["system"], strict=True)]
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """Ratio of the medians, and the range of those of single repeats."""
+    text = f"{median(slow) / median(fast):.2f}"
+    each = [a / b for a, b in zip(slow, fast, strict=False)]
+    return text if len(each) == 1 else f"{text} ({min(each):.2f} to {max(each):.2f})"
+
+
+def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Tables of time, memory and operations, Markdown, by name."""
+    from tabulate import tabulate
+
+    pairs: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
+    for record in records:
+        pairs.setdefault(tuple(record[key] for key in KEYS[:3]), {})[record["variant"]] = record
+    time, memory, flops = [], [], []
+    for (what, method, n_classes), by_variant in pairs.items():
+        head = {"method": method, "classes": n_classes}
+        slow, fast = by_variant.get(PLAIN), by_variant.get(PACKED)
+        if what.startswith("memory"):
+            for variant, record in by_variant.items():
+                row = {"of": what.removeprefix("memory of "), **head, "variant": variant}
+                row["peak above base, GB"] = f"{record['peak']:.2f}"
+                row["CPU s, first run"] = f"{sum(seconds(record)):.1f}"
+                memory.append(row)
+        elif slow is None or fast is None:
+            continue
+        elif what == "flops":
+            row = {**head, "plain, GFLOP": round(slow["gflop"]), "ours": round(fast["gflop"])}
+            row["plain / ours"] = f"{slow['gflop'] / fast['gflop']:.2f}"
+            row["text only"] = f"{slow['text_gflop'] / fast['text_gflop']:.1f}"
+            floor = fast["gflop"] - fast["text_gflop"]
+            row["if text were free"] = f"{slow['gflop'] / floor:.2f}"
+            flops.append(row)
+        else:
+            row = {"": what, **head}
+            row["plain, CPU s"] = f"{median(seconds(slow)):.2f}"
+            row["ours, CPU s"] = f"{median(seconds(fast)):.2f}"
+            row[GAIN] = ratios(seconds(slow), seconds(fast))
+            row["user time only"] = ratios(slow["user"], fast["user"])
+            row["runs"] = len(fast["user"])
+            time.append(row)
+    tables = {"time": time, "memory": memory, "flops": flops}
+    return {
+        name: tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
+        for name, rows in tables.items()
+        if rows
+    }
+
+
+def fill_document(records: Sequence[dict[str, Any]]) -> None:
+    """Write the tables into ``docs/performance.md``."""
+    from benchmarks.methods import fill
+    from dassl.utils import replacing
+
+    machines = sorted({record["machine"] for record in records})
+    parts = {**tables(records), "machine": "; ".join(machines) + ".\n"}
+    filled = fill(DOCUMENT.read_text("utf-8"), parts)
+    with replacing(str(DOCUMENT)) as partial:
+        Path(partial).write_text(filled, "utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=["PromptSRC", "IVLP"])
+    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50])
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=["step", "text", "flops"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="count the first run of each, too")
+    parser.add_argument("--variants", nargs="*", default=[PLAIN, PACKED], help="'plain', 'ours'")
+    parser.add_argument("--chunks", nargs="*", type=int, default=[], help="also ours in chunks")
+    parser.add_argument("--memory-of", choices=("step", "text"), default="step")
+    parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what was asked for, keep it, print all tables, fill the document."""
+    args = parse()
+    import torch
+
+    torch.set_num_threads(1)
+    if args.child:
+        what, method, n_classes, backbone, variant = args.child
+        print(json.dumps(measure_memory(what, method, int(n_classes), Path(backbone), variant)))
+        return
+    variants = args.variants + [f"{CHUNKS}{size}" for size in args.chunks]
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = args.backbone
+        if backbone is None:
+            backbone = Path(folder, "random_vit_b16.pt")
+            save_random_clip(backbone)
+        for what in args.what:
+            for method in args.methods:
+                for n in args.classes:
+                    label = f"memory of {args.memory_of}" if what == "memory" else what
+                    if what == "memory":
+                        found = {
+                            v: in_child(args.memory_of, method, n, backbone, v) for v in variants
+                        }
+                    elif what == "flops":
+                        found = {v: count_flops(method, n, backbone, v) for v in variants}
+                    else:
+                        found = measure_time(
+                            what, method, n, backbone, variants, args.repeats, not args.cold
+                        )
+                    records = store(
+                        args.out,
+                        [
+                            dict(zip(KEYS, (label, method, n, variant), strict=True))
+                            | record
+                            | {"machine": machine()}
+                            for variant, record in found.items()
+                        ],
+                    )
+    print("\n".join(tables(records).values()))
+    if args.out == OUT:
+        fill_document(records)
+
+
+if __name__ == "__main__":
+    main()
