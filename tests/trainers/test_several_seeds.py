@@ -194,6 +194,27 @@ def test_half_precision(build, precision):
             assert relative_error(moved, moved_alone) < 0.05, key
 
 
+def test_known_views_are_not_encoded_again(build, tmp_path):
+    pairs = ["INPUT.SEEDED_VIEWS", True, "TEST.NO_TEST", True]
+    assert_as_alone(build, train_together(build, "MMLoP", *pairs), "MMLoP", *pairs)
+    (tmp_path / "together").rename(tmp_path / "before")
+    again = SeveralSeeds(builds(build, "MMLoP", *pairs))
+    clip, calls = again.runs[0].trainer.model.clip, []
+    encode = clip.encode_image
+
+    def counted(image, prompts=None):
+        calls.append(prompts is not None)
+        return encode(image, prompts)
+
+    clip.encode_image = counted
+    again.train()
+    assert calls == [True] * 4
+    for run in again.runs:
+        before = tmp_path / f"before/seed{run.seed}/prompt_learner/model.pth.tar-2"
+        for key, value in torch.load(before, weights_only=True)["state_dict"].items():
+            assert torch.equal(run.trainer.model.learner.state_dict()[key], value), key
+
+
 def test_a_seed_that_is_further_on_waits_for_the_others(build):
     pairs = ["OPTIM.MAX_EPOCH", 3, "TRAIN.CHECKPOINT_FREQ", 1, "TEST.NO_TEST", True]
     ahead = build("PromptSRC", "together", 2, *pairs)
