@@ -65,14 +65,14 @@ def run(make_cfg, tmp_path, method, *pairs, name="run", epochs=(2,)):
         setting = ("OUTPUT_DIR", str(tmp_path / name), "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST", True)
         setting += ("OPTIM.WARMUP_EPOCH", -1, "TRAIN.CHECKPOINT_FREQ", 1)
         trainer, its_images, its_texts = build(make_cfg, method, *setting, *pairs)
-        step, learner = trainer.step, trainer.model.learner
+        update, learner = trainer.update, trainer.model.learner
 
-        def recorded(loss, step=step, learner=learner):
-            step(loss)
+        def recorded(update=update, learner=learner):
+            update()
             named = learner.named_parameters()
             grads.update({n: p.grad.clone() for n, p in named if n not in grads})
 
-        trainer.max_epoch, trainer.step = last, recorded
+        trainer.max_epoch, trainer.update = last, recorded
         trainer.train()
         images, texts = images + its_images, texts + its_texts
     return trainer, grads, images, texts
