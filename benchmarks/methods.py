@@ -35,16 +35,15 @@ def off(*parts: str) -> tuple[object, ...]:
     return tuple(word for part in parts for word in (f"TRAINER.MMLOP.{part}", False))
 
 
-#: steps of the paper's ablation, and ranks; the last step is MMLoP as it is shipped
+#: steps of the paper's ablation; the last one is MMLoP as it is shipped
 ABLATION: dict[str, tuple[object, ...]] = {
     "1 full prompts (IVLP)": off("LOW_RANK", "CONSISTENCY", "DRIFT_CORRECTION"),
     "2 + low rank": off("SHARED_U", "CONSISTENCY", "DRIFT_CORRECTION"),
     "3 + consistency": off("SHARED_U", "DRIFT_CORRECTION"),
     "4 + drift correction": off("SHARED_U"),
     "5 + shared U = MMLoP": (),
-    "5 with rank 2": ("TRAINER.MMLOP.RANK", 2),
-    "5 with rank 4": ("TRAINER.MMLOP.RANK", 4),
 }
+RANKS = {f"5 with rank {rank}": ("TRAINER.MMLOP.RANK", rank) for rank in (2, 4)}
 DOCUMENT = ROOT / "docs" / "benchmark.md"
 
 
@@ -55,11 +54,14 @@ def base_to_new_runs() -> list[Run]:
 
 
 def ablation_runs() -> list[Run]:
-    """MMLoP without some of its parts; the whole of it is among the base-to-new runs."""
-    settings = {label: pairs for label, pairs in ABLATION.items() if pairs}
+    """MMLoP without some of its parts, and with higher ranks on the digits.
+
+    The whole of it is among the base-to-new runs.
+    """
+    steps = {label: pairs for label, pairs in ABLATION.items() if pairs}
     return [
         Run(label, "MMLoP", data, seed, pairs)
-        for data in DATA
+        for data, settings in zip(DATA, (steps | RANKS, steps), strict=True)
         for label, pairs in settings.items()
         for seed in SEEDS
     ]
