@@ -189,9 +189,7 @@ class PromptTrainer(TrainerX):
         image, label = self.parse_batch_train(batch)
         prediction = self.model.predict(image, batch.get("view"))
         loss, summary = self.summarised_loss(prediction, label)
-        self.optim.zero_grad()
-        self.scaled(loss).backward()
-        self.update()
+        self.step(loss)
         return summary
 
     def summarised_loss(
@@ -202,6 +200,12 @@ class PromptTrainer(TrainerX):
         loss, terms = self.loss(prediction, label)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
         return loss, {name: value.detach() for name, value in summary.items()}
+
+    def step(self, loss: Tensor) -> None:
+        """Backward pass and update."""
+        self.optim.zero_grad()
+        self.scaled(loss).backward()
+        self.update()
 
     def scaled(self, loss: Tensor) -> Tensor:
         """What the backward pass starts from."""

@@ -31,8 +31,9 @@ def check_trains_together(trainer: type) -> None:
     Raises:
         ValueError: it has another loop or step than the one that is shared.
     """
-    shared = ("train", "run_epoch", "forward_backward")
-    own = [n for n in shared if getattr(trainer, n, None) is not getattr(PromptTrainer, n)]
+    names = ("train", "run_epoch", "forward_backward", "step")
+    shared = {name: getattr(PromptTrainer, name) for name in names}
+    own = [n for n, method in shared.items() if getattr(trainer, n, method) is not method]
     if own:
         raise ValueError(
             f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
