@@ -88,7 +88,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
         + ["MODEL.BACKBONE.NAME", str(backbone), "VERBOSE", False]
         + ["OPTIM.TEXT_CHUNK", int(variant[len(CHUNKS) :]) if variant.startswith(CHUNKS) else 0]
         # one text per class for the teacher: encoded once, outside of what is measured
-        + ["DATASET.TEMPLATES", ("a photo of a {}.",), *pairs]
+        + ["DATASET.TEMPLATES", ("a photo of a {}.",), "MODEL.TEACHER_CACHE_MB", 0, *pairs]
     )
 
     class WithoutImages(registered):
