@@ -92,7 +92,7 @@ class Panels:
         names = [*averages, *in_order({row.dataset for row in rows if not row.covered})]
         columns = min(4, len(names))
         lines = math.ceil(len(names) / columns)
-        size = (max(5, 3.4 * columns), 3 * lines + 0.8)
+        size = (max(6.5, 3.4 * columns), 3 * lines + 0.8)
         self.figure = Figure(figsize=size, layout="constrained")
         grid = self.figure.subplots(lines, columns, squeeze=False, sharex=share_x).flatten()
         for axes in grid[len(names) :]:
