@@ -3,11 +3,11 @@
 Measures an epoch on the embedded digits, with the loading of its images, of three seeds together
 (``train.py --seeds``) and of each of them alone, in turn in one process on one thread, in CPU
 seconds. It also counts the operations that PyTorch starts, which a device of many small kernels
-waits for; the number depends on nothing else. Results are kept in
-``benchmarks/results/several_seeds.json`` and fill the table of ``docs/performance.md``.
+waits for. What ``benchmarks/results/several_seeds.json`` lacks is measured and kept there; the table
+of ``docs/performance.md`` is filled with all of it.
 
-The backbones are the embedded one and a ViT-B/16 with random weights, of which neither time nor
-number depends.
+The backbones are the embedded one and a ViT-B/16 with random weights, on which the time does not
+depend.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from benchmarks.methods import fill
-from clip.model import CLIP
+from benchmarks.speed import save_random_clip
+from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.engine import build_trainer
-from dassl.utils import replacing, set_random_seed, write_json
+from dassl.utils import read_json, replacing, set_random_seed, write_json
 from trainers.several_seeds import SeveralSeeds, run_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,8 +46,6 @@ SETTINGS = (
     ("tiny", ("CoOp", "MaPLe", "PromptSRC", "MMLoP"), 7),
     ("ViT-B/16", ("CoOp", "MMLoP"), 3),
 )
-#: constructor arguments of ViT-B/16
-VIT_B16 = (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
 
 
 class Operations(TorchDispatchMode):
@@ -63,9 +62,9 @@ def backbone_file(name: str, folder: Path) -> str:
     """What the backbone is called on the command line; a random one is written first."""
     if name == "tiny":
         return name
-    torch.manual_seed(0)
     path = folder / "random_vit_b16.pt"
-    torch.save(CLIP(*VIT_B16).state_dict(), path)
+    if not path.exists():
+        save_random_clip(path)
     return str(path)
 
 
@@ -77,7 +76,16 @@ def build(method: str, backbone: str, folder: Path, seed: int) -> Any:
     words += ["--config-file", str(ROOT / f"configs/trainers/{method}/tiny.yaml")]
     words += ["--backbone", backbone, "DATASET.NUM_SHOTS", "1", "USE_CUDA", "False"]
     words += ["INPUT.SIZE", f"({side}, {side})", "DATALOADER.TRAIN_X.BATCH_SIZE", str(BATCH)]
-    words += ["OPTIM.MAX_EPOCH", "1000", "OUTPUT_DIR", str(folder / "out"), "VERBOSE", "False"]
+    words += [
+        "OPTIM.MAX_EPOCH",
+        "1000",
+        "MODEL.TEACHER_CACHE_MB",
+        "0",
+        "OUTPUT_DIR",
+        str(folder / "out"),
+        "VERBOSE",
+        "False",
+    ]
     cfg = train.setup_cfg(train.build_parser().parse_args(words))
     set_random_seed(seed)
     return build_trainer(cfg)
@@ -114,13 +122,15 @@ def measure(method: str, backbone: str, repeats: int, folder: Path) -> dict[str,
                     operations[name] = counter.n
     steps = alone[0].num_batches
     return {
-        "backbone": "tiny" if backbone == "tiny" else "ViT-B/16, random weights",
+        "backbone": "tiny" if backbone == "tiny" else "ViT-B/16",
         "method": method,
         "seeds": len(SEEDS),
         "classes": alone[0].num_classes,
         "images per step": BATCH,
         "seconds per step": {k: [round(v / steps, 4) for v in vs] for k, vs in seconds.items()},
         "operations per step": {name: n / steps for name, n in operations.items()},
+        "torch": torch.__version__,
+        "load": [round(value, 1) for value in os.getloadavg()],
     }
 
 
@@ -143,20 +153,20 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, keep the results, fill the document."""
+    """Measure what is missing, keep it, fill the document."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.parse_args()
     torch.set_num_threads(1)
-    results = []
+    results = read_json(str(OUT)) if OUT.exists() else []
+    known = {(result["backbone"], result["method"]) for result in results}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE_VARIABLE] = str(Path(folder) / "cache")
         for name, methods, repeats in SETTINGS:
-            backbone = backbone_file(name, Path(folder))
             for method in methods:
-                results.append(measure(method, backbone, repeats, Path(folder)))
-                print(table(results[-1:]))
-    load = [round(value, 1) for value in os.getloadavg()]
-    versions = {"torch": torch.__version__, "threads": 1, "load at the end": load}
-    write_json({**versions, "results": results}, str(OUT))
+                if (name, method) not in known:
+                    backbone = backbone_file(name, Path(folder))
+                    results.append(measure(method, backbone, repeats, Path(folder)))
+                    write_json(results, str(OUT))
     text = fill(DOCUMENT.read_text("utf-8"), {"several seeds": table(results)})
     with replacing(str(DOCUMENT)) as partial_file:
         Path(partial_file).write_text(text, "utf-8")

@@ -147,6 +147,8 @@ SETTINGS = {
     "no teacher, clipped gradients": (
         *("MMLoP", "TRAINER.MMLOP.CONSISTENCY", False, "OPTIM.CLIP_GRAD_NORM", 0.1),
     ),
+    "texts in chunks": ("MMLoP", "OPTIM.TEXT_CHUNK", 2),
+    "texts of every image in chunks": ("CoCoOp", "OPTIM.TEXT_CHUNK", 7),
     "own head": ("LoRVP", "TRAINER.LORVP.HEAD", "lp"),
     "work between epochs": ("LoRVP", "TRAINER.LORVP.HEAD", "ilm"),
     "validation": ("PromptSRC", "TEST.FINAL_MODEL", "best_val"),
