@@ -3,8 +3,8 @@
 Measures an epoch on the embedded digits, with the loading of its images, of three seeds together
 (``train.py --seeds``) and of each of them alone, in turn in one process on one thread, in CPU
 seconds. It also counts the operations that PyTorch starts, which a device of many small kernels
-waits for. What ``benchmarks/results/several_seeds.json`` lacks is measured and kept there; the table
-of ``docs/performance.md`` is filled with all of it.
+waits for. What ``benchmarks/results/several_seeds.json`` lacks is measured and kept there, and all
+of it fills the table of ``docs/performance.md``.
 
 The backbones are the embedded one and a ViT-B/16 with random weights, on which the time does not
 depend.
@@ -148,8 +148,9 @@ def table(results: list[dict[str, Any]]) -> str:
             + [ratio, *(f"{n:,}" for n in operations)]
             + ([f"{operations[0] / operations[1]:.2f}"] if operations else [])
         )
-    header = ["backbone", "method", "CPU s alone", "together", "ratio", "operations alone"]
-    return tabulate(rows, [*header, "together", "ratio"], "github", disable_numparse=True) + "\n"
+    header = ["backbone", "method", "CPU s alone", "CPU s together", "ratio"]
+    header += ["operations alone", "operations together", "ratio"]
+    return tabulate(rows, header, "github", disable_numparse=True) + "\n"
 
 
 def main() -> None:
