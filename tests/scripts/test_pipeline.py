@@ -41,7 +41,7 @@ def env(tmp_path_factory) -> dict[str, str]:
     return {
         **{name: os.environ[name] for name in ("PATH", "HOME")},
         **{"DATA": str(folder / "data"), "OUTPUT": str(folder / "output")},
-        **{"PYTHON": sys.executable, "TAG": "", "OMP_NUM_THREADS": "1"},
+        **{"PYTHON": sys.executable, "TAG": "", "SHOTS": "2", "OMP_NUM_THREADS": "1"},
     }
 
 
