@@ -11,11 +11,15 @@ from torch.utils.checkpoint import checkpoint
 
 from .model import CLIP
 from .packing import PackedText, check_text_prompt
-from .prompting import LayerPrompts, Prompt, by_layer
+from .plain import PlainEncoders
+from .prompting import LayerPrompts, Prompt, by_layer, n_samples
 
 
 def encode_text_in_chunks(
-    clip: CLIP, text: PackedText, prompts: LayerPrompts | None = None, size: int = 0
+    clip: CLIP | PlainEncoders,
+    text: PackedText,
+    prompts: LayerPrompts | None = None,
+    size: int = 0,
 ) -> Tensor:
     """Text features as ``clip.encode_text`` gives them, some classes at a time.
 
@@ -31,11 +35,11 @@ def encode_text_in_chunks(
     Returns:
         ``(C, embed_dim)``, or ``(B, C, embed_dim)``.
     """
-    layers = by_layer(prompts, len(clip.transformer.resblocks))
+    layers = by_layer(prompts, max(prompts or (0,)) + 1)
     of_all = [prompt for entry in layers for prompt in entry]
-    n_samples = max((p.tokens.shape[0] for p in of_all if p.tokens.dim() == 4), default=1)
-    n_classes = max(1, size // n_samples)
-    if not 0 < size < len(text) * n_samples:
+    samples = n_samples(prompts)
+    n_classes = max(1, size // samples)
+    if not 0 < size < len(text) * samples:
         return clip.encode_text(text, prompts)
     for prompt in of_all:
         check_text_prompt(prompt, len(text))

@@ -86,6 +86,12 @@ def _each(entry: Prompt | Sequence[Prompt]) -> tuple[Prompt, ...]:
     return (entry,) if isinstance(entry, Prompt) else tuple(entry)
 
 
+def n_samples(prompts: LayerPrompts | None) -> int:
+    """How many times text prompts have the whole class list encoded."""
+    entries = [prompt for entry in (prompts or {}).values() for prompt in _each(entry)]
+    return max((p.tokens.shape[0] for p in entries if p.tokens.dim() == 4), default=1)
+
+
 def join_prompts(
     prompts: Sequence[LayerPrompts | None], sizes: Sequence[int], dims: int
 ) -> LayerPrompts | None:

@@ -20,9 +20,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     """Add the defaults that the registered methods declare, and those that all of them share."""
     #: largest norm of the gradient over all trained parameters; 0 leaves gradients as they are
     cfg.OPTIM.CLIP_GRAD_NORM = 0.0
-    #: texts (classes, times images where prompts depend on the image) encoded at once in training;
-    #: fewer need less memory, and all are encoded twice; 0 is all at once, without a second time
-    cfg.OPTIM.TEXT_CHUNK = 0
+    #: False computes as public code does: every text at full context length, anew for every batch
+    cfg.MODEL.FAST_ENCODERS = True
+    #: what a step or a test batch may hold beside the weights, in 10^9 bytes, so that texts and
+    #: test images are encoded in parts; 0 is no bound (docs/performance.md)
+    cfg.MODEL.MEMORY_GB = 0.0
+    cfg.register_deprecated_key("OPTIM.TEXT_CHUNK")
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
     #: once where they come again; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000

@@ -104,10 +104,14 @@ class PromptTrainer(TrainerX):
                 f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
                 "the frozen CLIP are computed each time) or what they may take on disk"
             )
-        if cfg.OPTIM.TEXT_CHUNK < 0:
+        if cfg.MODEL.MEMORY_GB < 0:
             raise ValueError(
-                f"OPTIM.TEXT_CHUNK is {cfg.OPTIM.TEXT_CHUNK}: use 0 (all at once) or the number of "
-                "texts to encode at a time"
+                f"MODEL.MEMORY_GB is {cfg.MODEL.MEMORY_GB}: use 0 (no bound) or what a step may "
+                "hold beside the weights, in 10^9 bytes"
+            )
+        if cfg.MODEL.MEMORY_GB and not cfg.MODEL.FAST_ENCODERS:
+            raise ValueError(
+                "MODEL.MEMORY_GB bounds the fast encoders only: leave out MODEL.FAST_ENCODERS False"
             )
 
     @classmethod
@@ -148,7 +152,8 @@ class PromptTrainer(TrainerX):
             classnames,
             cfg.TRAINER[cls.node].PREC,
             teacher,
-            text_chunk=cfg.OPTIM.TEXT_CHUNK,
+            fast=cfg.MODEL.FAST_ENCODERS,
+            memory_gb=cfg.MODEL.MEMORY_GB,
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
         )
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clip.chunks import encode_text_in_chunks
+from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP, convert_weights
-from clip.prompting import LayerPrompts, join_prompts
+from clip.plain import PlainEncoders
+from clip.prompting import LayerPrompts, join_prompts, n_samples
 
 from .learner import PromptLearner, class_prompts
 from .teacher_cache import TeacherCache
@@ -24,6 +26,9 @@ PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16"
 
 #: texts encoded at once without gradients
 MAX_SEQUENCES = 4096
+
+#: copies of the text features that a training step holds: raw, normalised, corrected, gradients
+FEATURE_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,12 @@ class Prediction:
 
 
 def encode_templates(
-    clip: CLIP, classnames: Sequence[str], templates: Sequence[str], unit: bool
+    clip: CLIP,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    unit: bool,
+    encoders: CLIP | PlainEncoders | None = None,
+    size: int = MAX_SEQUENCES,
 ) -> Tensor:
     """Text features averaged over templates.
 
@@ -54,6 +64,8 @@ def encode_templates(
         templates: texts with one ``{}``.
         unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
             average the raw ones (PromptSRC's teacher).
+        encoders: what encodes; the model itself if not given.
+        size: texts encoded at once.
 
     Returns:
         ``(C, embed_dim)`` float32, unit norm.
@@ -62,7 +74,7 @@ def encode_templates(
     # for a thousand classes and 60 templates this takes a while
     for template in tqdm(templates, desc="templates", leave=False, disable=len(templates) == 1):
         text = class_prompts(clip, classnames, template)
-        features = encode_text_in_chunks(clip, text, size=MAX_SEQUENCES).float()
+        features = encode_text_in_chunks(encoders or clip, text, size=size).float()
         total = total + (F.normalize(features, dim=-1) if unit else features)
     return F.normalize(total / len(templates), dim=-1)
 
@@ -77,8 +89,12 @@ class PromptedCLIP(nn.Module):
         precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
             bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
         teacher_templates: what the frozen text features are averaged over.
-        text_chunk: texts encoded at once with gradients; bounds memory at the price of encoding
-            them twice. 0 for all.
+        fast: whether CLIP's own encoders are used, or the plain ones (``clip.plain``), with which
+            the text is encoded anew for every batch and nothing is kept on disk.
+        memory_gb: what a training step or a test batch may hold beside the weights, in 10^9 bytes,
+            by the estimates of ``clip.memory``; 0 for no bound. A step may use half of it for the
+            images and half for the text, which is encoded in parts, twice, if need be; a batch
+            without gradients is cut into parts.
         cache_mb: what frozen features may take on disk, in 10^6 bytes (``TeacherCache``); 0
             computes them each time.
 
@@ -92,18 +108,21 @@ class PromptedCLIP(nn.Module):
         classnames: Sequence[str],
         precision: str = "fp32",
         teacher_templates: Sequence[str] = TEACHER_TEMPLATES,
-        text_chunk: int = 0,
+        fast: bool = True,
+        memory_gb: float = 0.0,
         cache_mb: int = 0,
     ) -> None:
         super().__init__()
-        self.text_chunk = text_chunk
+        self.memory = memory_gb * 1e9
         self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
         if precision == "fp16":
             convert_weights(clip)
         self.clip, self.learner = clip, learner
         self.autocast_dtype = PRECISIONS[precision]
-        self.teacher_cache = TeacherCache(clip, precision, cache_mb)
+        #: in place of CLIP's own encoders
+        self.plain = None if fast else PlainEncoders(clip)
+        self.teacher_cache = TeacherCache(clip, precision, cache_mb if fast else 0)
         self._joint_images: JointImages | None = None
         self.set_classes(classnames)
 
@@ -141,7 +160,12 @@ class PromptedCLIP(nn.Module):
         ):
             raise ValueError("models with different classes or texts cannot share what is frozen")
         self.clip, self.text, self._fixed_text = other.clip, other.text, other._fixed_text
-        self.teacher_cache.model = other.clip
+        self.plain, self.teacher_cache.model = other.plain, other.clip
+
+    @property
+    def encoders(self) -> CLIP | PlainEncoders:
+        """What encodes texts and images."""
+        return self.plain or self.clip
 
     def train(self, mode: bool = True) -> PromptedCLIP:
         """Set the learner's mode; the frozen CLIP stays in evaluation mode (batch norm)."""
@@ -156,7 +180,30 @@ class PromptedCLIP(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
-        return self.predict(image).logits
+        if torch.is_grad_enabled() or not self.memory:
+            return self.predict(image).logits
+        each = image_bytes(self.clip, self.learner.image_prompts())
+        if self.learner.image_conditioned:
+            each += self._features_bytes()
+        parts = image.split(self._fitting(each, "an image"))
+        return torch.cat([self.predict(part).logits for part in parts])
+
+    def _fitting(self, each: float, what: str, share: float = 1.0, beside: float = 0.0) -> int:
+        """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
+
+        Raises:
+            ValueError: not even one.
+        """
+        left = share * self.memory - beside
+        if left < each:
+            raise ValueError(
+                f"MODEL.MEMORY_GB is {self.memory / 1e9:g}, too little for {what}: use "
+                f"{(each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
+            )
+        return int(left // each)
+
+    def _features_bytes(self) -> int:
+        return FEATURE_COPIES * len(self.text) * self.clip.text_projection.shape[1] * 4
 
     def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
         """Prompted features and logits of a batch.
@@ -199,8 +246,11 @@ class PromptedCLIP(nn.Module):
         return self._raw_image(self.learner.change_image(image), prompts)
 
     def _raw_image(self, image: Tensor, prompts: LayerPrompts | None) -> Tensor:
+        if self.memory and torch.is_grad_enabled() and (prompts or image.requires_grad):
+            kept = len(image) * image_bytes(self.clip, prompts, kept=True)
+            self._fitting(kept, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
-            return self.clip.encode_image(image, prompts).float()
+            return self.encoders.encode_image(image, prompts).float()
 
     def image_features(self, image: Tensor) -> Tensor:
         """Prompted image features ``(B, embed_dim)``, unit norm."""
@@ -212,7 +262,7 @@ class PromptedCLIP(nn.Module):
         Without gradients (evaluation) they are computed once and kept until a parameter of the
         learner changes, the class list changes, or ``forget_text`` is called.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self.plain:
             return self._encode_text(self.learner.text_prompts())
         state = tuple((id(p), p._version) for p in self.learner.parameters())
         if self._kept_text is None or self._kept_text[0] != state:
@@ -250,10 +300,21 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["plain"]
 
     def _unit_text(self, prompts: LayerPrompts | None) -> Tensor:
-        size = self.text_chunk if torch.is_grad_enabled() else MAX_SEQUENCES
         with self._autocast(self.text.device):
-            features = encode_text_in_chunks(self.clip, self.text, prompts, size)
+            features = encode_text_in_chunks(
+                self.encoders, self.text, prompts, self._texts_at_once(prompts)
+            )
         return F.normalize(features.float(), dim=-1)
+
+    def _texts_at_once(self, prompts: LayerPrompts | None) -> int:
+        training = torch.is_grad_enabled()
+        most = 0 if training else MAX_SEQUENCES
+        if not self.memory:
+            return most
+        each = text_bytes(self.clip, self.text, prompts, kept=training)
+        features = n_samples(prompts) * self._features_bytes()
+        fitting = self._fitting(each, "the text", 0.5 if training else 1.0, features)
+        return min(fitting, most or fitting)
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:
@@ -264,9 +325,13 @@ class PromptedCLIP(nn.Module):
         """
 
         def encode() -> Tensor:
+            size = self._texts_at_once(None)
             with self._autocast(self.text.device):
                 return encode_templates(
-                    self.clip, self.classnames, self.teacher_templates, unit=False
+                    *(self.clip, self.classnames, self.teacher_templates),
+                    unit=False,
+                    encoders=self.encoders,
+                    size=size,
                 )
 
         if "frozen" not in self._fixed_text:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP
+from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
@@ -31,17 +32,21 @@ class ZeroshotClassifier(nn.Module):
     Args:
         clip: the frozen model.
         text_features: ``(C, embed_dim)``, unit norm, float32.
+        plain: encoders used in place of the model's own.
     """
 
-    def __init__(self, clip: CLIP, text_features: Tensor) -> None:
+    def __init__(
+        self, clip: CLIP, text_features: Tensor, plain: PlainEncoders | None = None
+    ) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip, self.plain = clip, plain
         self.register_buffer("text_features", text_features)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, side, side)`` to logits ``(B, C)``."""
-        features = F.normalize(self.clip.encode_image(image).float(), dim=-1)
+        encoders = self.plain or self.clip
+        features = F.normalize(encoders.encode_image(image).float(), dim=-1)
         return self.clip.logit_scale.exp() * features @ self.text_features.t()
 
 
@@ -77,8 +82,10 @@ class ZeroshotCLIP(TrainerX):
         clip.requires_grad_(False)
         if clip.logit_scale.device.type == "cpu":
             clip.float()
-        text = encode_templates(clip, classnames, cls.templates(cfg, templates), unit=True)
-        return ZeroshotClassifier(clip, text)
+        plain = None if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
+        texts = cls.templates(cfg, templates)
+        text = encode_templates(clip, classnames, texts, unit=True, encoders=plain)
+        return ZeroshotClassifier(clip, text, plain)
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainers
-from clip.packing import PackedText
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from tests.clip import plain
 from tests.parity_files import relative_error
 from trainers.base import PromptTrainer
 
@@ -86,39 +82,15 @@ def test_step_reads_nothing_from_the_device(make_cfg, method):
     assert reads.n == 0
 
 
-def use_plain_encoders(clip) -> None:
-    """Make a CLIP compute all 77 positions of every class and sample, one after the other."""
-
-    def encode_text(text, prompts=None):
-        ids = text.ids if isinstance(text, PackedText) else text
-        ids = F.pad(ids, (0, clip.context_length - ids.shape[1]))
-        layers = {layer: plain.prompts_of(prompts, layer) for layer in prompts or {}}
-        sizes = [len(p.tokens) for ps in layers.values() for p in ps if p.tokens.dim() == 4]
-        if not sizes:
-            return plain.encode_text(clip, ids, layers)
-        samples = [
-            {
-                layer: tuple(replace(p, tokens=p.tokens[b].expand(len(ids), -1, -1)) for p in ps)
-                for layer, ps in layers.items()
-            }
-            for b in range(sizes[0])
-        ]
-        return torch.stack([plain.encode_text(clip, ids, sample) for sample in samples])
-
-    clip.encode_text = encode_text
-    clip.encode_image = lambda image, prompts=None: plain.encode_image(clip, image, prompts)
-
-
 def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):
     """Features, gradients of every learnable tensor, and where three steps lead."""
 
     def run(slow: bool):
         torch.manual_seed(3)
-        cfg = make_cfg(method, "OPTIM.WARMUP_EPOCH", -1, "MODEL.TEACHER_CACHE_MB", 0)
-        trainer = build_trainer(cfg)
+        pairs = ("OPTIM.WARMUP_EPOCH", -1, "MODEL.TEACHER_CACHE_MB", 0)
+        trainer = build_trainer(make_cfg(method, *pairs, "MODEL.FAST_ENCODERS", not slow))
+        assert (trainer.model.plain is not None) == slow
         trainer.set_model_mode("train")
-        if slow:
-            use_plain_encoders(trainer.model.clip)
         trainer.num_batches, batches = 100, [batch_of(trainer) for _ in range(3)]
         with torch.no_grad():
             prediction = trainer.model.predict(batches[0]["img"])
@@ -138,14 +110,28 @@ def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):
         assert relative_error(fast_end[key], slow_end[key]) < 2e-4, key
 
 
+@pytest.mark.parametrize("precision", ["amp", "bf16", "fp16"])
+def test_plain_encoders_in_lower_precision(make_cfg, method, precision):
+    def predict(fast: bool):
+        torch.manual_seed(3)
+        pairs = (f"{node(method)}.PREC", precision, "MODEL.FAST_ENCODERS", fast)
+        trainer = build_trainer(make_cfg(method, *pairs))
+        return trainer.model.predict(batch_of(trainer)["img"])
+
+    fast, slow = predict(True), predict(False)
+    assert torch.equal(fast.image, slow.image)
+    for field in ("image_features", "text_features", "logits"):
+        assert relative_error(getattr(fast, field), getattr(slow, field).detach()) < 5e-2, field
+
+
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 2e-4), ("amp", 5e-2)])
-def test_chunks_of_text_train_as_the_whole(make_cfg, method, precision, limit):
-    """OPTIM.TEXT_CHUNK changes neither predictions nor the gradient of any learnable tensor."""
+def test_chunks_of_text_train_as_the_whole(make_cfg, monkeypatch, method, precision, limit):
+    """MODEL.MEMORY_GB changes neither predictions nor the gradient of any learnable tensor."""
 
     def run(chunk: int):
         torch.manual_seed(3)
-        pairs = ("OPTIM.TEXT_CHUNK", chunk, f"{node(method)}.PREC", precision)
-        trainer = build_trainer(make_cfg(method, *pairs))
+        trainer = build_trainer(make_cfg(method, f"{node(method)}.PREC", precision))
+        monkeypatch.setattr(trainer.model, "_texts_at_once", lambda prompts: chunk)
         trainer.set_model_mode("train")
         sizes, encode = [], trainer.model.clip.encode_text
 
@@ -175,9 +161,11 @@ def test_chunks_of_text_train_as_the_whole(make_cfg, method, precision, limit):
         assert relative_error(grads[key], grad) < limit, key
 
 
-def test_negative_chunk(make_cfg, method):
-    with pytest.raises(ValueError, match=r"OPTIM\.TEXT_CHUNK is -1"):
-        build_trainer(make_cfg(method, "OPTIM.TEXT_CHUNK", -1))
+def test_impossible_memory(make_cfg, method):
+    with pytest.raises(ValueError, match=r"MODEL\.MEMORY_GB is -1"):
+        build_trainer(make_cfg(method, "MODEL.MEMORY_GB", -1))
+    with pytest.raises(ValueError, match=r"bounds the fast encoders only"):
+        build_trainer(make_cfg(method, "MODEL.MEMORY_GB", 1, "MODEL.FAST_ENCODERS", False))
 
 
 def test_every_registered_parameter_is_optimised(make_cfg, method):

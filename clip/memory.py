@@ -1,0 +1,61 @@
+"""What encoding takes of memory: estimates by which a request is cut into parts.
+
+An estimate counts the tensors of a transformer in rows as wide as the tower. It is meant to be
+high: automatic mixed precision keeps half of the rows in half the size, which is not counted.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .model import CLIP, VisionTransformer
+from .packing import PackedText, PrefixPlan
+from .prompting import LayerPrompts, by_layer
+
+#: rows per token that a block keeps for the backward pass: the inputs of its two halves, queries,
+#: keys, values and result of attention with the pads of ``AttentionGroups``, the hidden layer
+KEPT_ROWS = 12
+#: rows per token that computing one block takes at a time, forward or backward
+WORKING_ROWS = 24
+#: maps of the size of the first stage's result that a ResNet holds at a time
+WORKING_MAPS = 6
+
+
+def text_bytes(
+    clip: CLIP, text: PackedText, prompts: LayerPrompts | None = None, kept: bool = False
+) -> float:
+    """Memory that ``clip.encode_text`` takes per text.
+
+    Args:
+        clip, text, prompts: as for ``clip.encode_text``.
+        kept: whether what the backward pass needs is kept.
+    """
+    blocks = clip.transformer.resblocks
+    layers = by_layer(prompts, len(blocks))
+    plan = PrefixPlan(text, layers)
+    n_prefix, n_tokens = plan.n_common, sum(plan.suffix_lengths) / len(text)
+    for prompt in (prompt for entry in layers for prompt in entry):
+        if plan.in_prefix(prompt, n_prefix):
+            n_prefix += prompt.length - prompt.drop
+        else:
+            n_tokens += prompt.length - prompt.drop
+    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
+    return rows * clip.transformer.width * _item_size(clip)
+
+
+def image_bytes(clip: CLIP, prompts: LayerPrompts | None = None, kept: bool = False) -> float:
+    """Memory that ``clip.encode_image`` takes per image; ``kept`` as above, for a ViT only."""
+    tower = clip.visual
+    if not isinstance(tower, VisionTransformer):
+        side, channels = tower.input_resolution // 4, 4 * tower.conv3.out_channels
+        return WORKING_MAPS * channels * side**2 * _item_size(clip)
+    n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
+    for entry in by_layer(prompts, n_blocks):
+        n_tokens += sum(prompt.length - prompt.drop for prompt in entry)
+    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * n_blocks)
+    return rows * tower.transformer.width * _item_size(clip)
+
+
+def _item_size(clip: CLIP) -> int:
+    table: Tensor = clip.positional_embedding  # never stored in half precision
+    return table.element_size()

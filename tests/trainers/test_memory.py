@@ -1,0 +1,104 @@
+"""MODEL.MEMORY_GB: what a step and a test batch hold stays below it, with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from tests.parity_files import relative_error
+from trainers.prompted_clip import PromptedCLIP
+
+NAMES = [f"kind {i} of {'very ' * (i % 4)}small thing" for i in range(300)]
+#: shared and own contexts, prompts that grow from block to block, prompts of every image
+METHODS = {
+    "PromptSRC": (),
+    "CoOp": ("TRAINER.COOP.CSC", True),
+    "MPL": (),
+    "CoCoOp": (),
+}
+
+
+class Peak:
+    """Largest amount of tensors allocated at a time, in bytes."""
+
+    value = 0
+
+
+@contextmanager
+def allocated() -> Iterator[Peak]:
+    peak, held = Peak(), 0
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        yield peak
+    events = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak.value = max(peak.value, held)
+
+
+@pytest.fixture()
+def model(make_cfg) -> Callable[..., PromptedCLIP]:
+    """Function that gives a fresh model of a random CLIP with 300 classes."""
+
+    def build(method: str, *pairs: object) -> PromptedCLIP:
+        torch.manual_seed(1)
+        cfg = make_cfg(method, *METHODS[method], *pairs)
+        clip = CLIP(64, 32, 12, 64, 8, 77, 49408, 64, 1, 12)
+        return TRAINER_REGISTRY.get(method).build_classifier(cfg, clip, NAMES)
+
+    return build
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+def train_once(model: PromptedCLIP) -> torch.Tensor:
+    """The logits of a step with its backward pass."""
+    logits = model.predict(images(2)).logits
+    logits.square().sum().backward()
+    return logits.detach()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_step(model, method):
+    free = model(method)
+    with allocated() as peak:
+        whole = train_once(free)
+    bound = 0.5 * peak.value
+    bounded = model(method, "MODEL.MEMORY_GB", bound / 1e9)
+    with allocated() as lower:
+        parts = train_once(bounded)
+    assert lower.value < bound
+    assert relative_error(parts, whole) < 1e-5
+    bounded = dict(bounded.learner.named_parameters())
+    for key, parameter in free.learner.named_parameters():
+        assert relative_error(bounded[key].grad, parameter.grad) < 2e-4, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_test_batch(model, method):
+    free = model(method)
+    with allocated() as peak:
+        whole = free(images(40))
+    bound = 0.5 * peak.value
+    bounded = model(method, "MODEL.MEMORY_GB", bound / 1e9)
+    with allocated() as lower:
+        parts = bounded(images(40))
+    assert lower.value < bound
+    assert relative_error(parts, whole) < 1e-5
+
+
+def test_too_little(model):
+    with pytest.raises(ValueError, match=r"too little for the text: use 0\.00\d+ or more"):
+        train_once(model("CoOp", "MODEL.MEMORY_GB", 1e-4))
+    with pytest.raises(ValueError, match="too little for a training step of 2 images"):
+        train_once(model("PromptSRC", "MODEL.MEMORY_GB", 1e-4))
+    with pytest.raises(ValueError, match="too little for an image"), torch.no_grad():
+        model("CoOp", "MODEL.MEMORY_GB", 1e-5)(images(2))
