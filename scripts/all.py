@@ -10,6 +10,7 @@ From the environment, besides what run.sh reads:
   PROTOCOL  base2new (default), fewshot, xd (cross-dataset) or dg (domain generalisation)
   SHOTS     fewshot takes several (default: 1 2 4 8 16)
   JOBS      runs at once (default: 1)
+  TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
 
 Without DATASETS these are, where DATA says where they are, the eleven of the benchmark (xd: those
 that are not the source; dg: ImageNet's variants), else the two that come with the repository (xd:
@@ -111,6 +112,8 @@ def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
     for name in datasets:
         known(name, VARIANTS if protocol == "dg" else there, "data set")
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
+    if env.get("TOGETHER") == "1":
+        seeds = [",".join(seeds)]
 
     chains = []
     for method in words(args.methods):
@@ -196,6 +199,7 @@ class Runner:
             self.count("failed")
         else:
             before = any(line.startswith("finished already: ") for line in lines)
+            before &= not any("** Arguments **" in line for line in lines)
             self.count("finished before" if before else "done")
         return not status
 

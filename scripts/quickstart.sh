@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export OUTPUT=${OUTPUT:-$PWD/output}
 # Settings of other runs would change what is compared here.
-unset PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN
+unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN
 
 bash scripts/setup.sh
 export PYTHON=.venv/bin/python
@@ -22,7 +22,7 @@ echo "Base-to-new of zsclip, coop and mmlop on digits and shapes, seeds 1 2 3, $
 # Zero-shot first: these two also write the images of the data sets.
 JOBS=$jobs bash scripts/all.sh zsclip "digits shapes" 1
 # The longest runs first, so that no core is left waiting at the end.
-JOBS=$jobs bash scripts/all.sh "mmlop coop zsclip" "shapes digits"
+JOBS=$jobs TOGETHER=1 bash scripts/all.sh "mmlop coop zsclip" "shapes digits"
 
 echo "Took $SECONDS s"
 "$PYTHON" parse_test_res.py --output "$OUTPUT"

@@ -23,11 +23,13 @@ if words[0] == "train.py":
     option = dict(zip(words[1::], words[2::]))
     if os.environ.get("BREAK", "no such folder") in option["--output-dir"]:
         sys.exit("the reason")
-    folder = pathlib.Path(option["--output-dir"])
-    folder.mkdir(parents=True)
-    lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
-    lines += ["=> result", "* accuracy: 6" + option["--seed"] + ".00%", ""]
-    (folder / "log.txt").write_text("\\n".join(lines))
+    print("** Arguments **")
+    for seed in (option.get("--seeds") or option["--seed"]).split(","):
+        folder = pathlib.Path(option["--output-dir"].replace("{{seed}}", seed))
+        folder.mkdir(parents=True)
+        lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
+        lines += ["=> result", "* accuracy: 6" + seed + ".00%", ""]
+        (folder / "log.txt").write_text("\\n".join(lines))
 elif words[0] in ("parse_test_res.py", "scripts/all.py"):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 """

@@ -90,7 +90,7 @@ def test_data_sets_by_default():
     ],
 )
 def test_bad_arguments_get_one_line(words, env, message, monkeypatch, capsys):
-    for name in ("PROTOCOL", "DATA", "SHOTS", "SOURCE", "JOBS"):
+    for name in ("PROTOCOL", "DATA", "SHOTS", "SOURCE", "JOBS", "TOGETHER"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -130,6 +130,21 @@ def test_what_is_finished_is_skipped(clone):
     more = clone.call("scripts/all.sh", "coop mmlop", "digits", "1 2 3")
     assert more.stdout == "4 done, 8 finished before\n"
     assert len(clone.runs()) == 12
+
+
+def test_seeds_together(clone):
+    assert planned("coop", "digits", "1 2", TOGETHER="1", PROTOCOL="fewshot", SHOTS="4") == [
+        ("coop", "fewshot", "digits", "4", "1,2")
+    ]
+    words = ("coop", "digits")
+    assert clone.call("scripts/all.sh", *words, "2").stdout == "2 done\n"
+    more = clone.call("scripts/all.sh", *words, TOGETHER="1")
+    assert more.stdout == "2 done\n", "of three seeds one was finished"
+    trained = [line for line in clone.runs() if "--eval-only" not in line]
+    assert ["--seed 2 " in trained[0], "--seeds 1,3 " in trained[1]] == [True, True]
+    assert len(clone.runs()) == 2 + 3, "a training of two seeds, and two tests"
+    again = clone.call("scripts/all.sh", *words, TOGETHER="1")
+    assert again.stdout == "2 finished before\n"
 
 
 def test_the_other_runs_go_on_after_a_failure(clone):

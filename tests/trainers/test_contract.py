@@ -120,8 +120,8 @@ def test_plain_encoders_in_lower_precision(make_cfg, method, precision):
 
     fast, slow = predict(True), predict(False)
     assert torch.equal(fast.image, slow.image)
-    for field in ("image_features", "text_features", "logits"):
-        assert relative_error(getattr(fast, field), getattr(slow, field).detach()) < 5e-2, field
+    for field, limit in (("image_features", 0.05), ("text_features", 0.05), ("logits", 0.1)):
+        assert relative_error(getattr(fast, field), getattr(slow, field).detach()) < limit, field
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 2e-4), ("amp", 5e-2)])
