@@ -1,4 +1,4 @@
-"""What a user waits for: start-up, the first step, one small run: ``python -m benchmarks.whole_run``.
+"""What a user waits for: start-up, first step, a small run: ``python -m benchmarks.whole_run``.
 
 Every measurement is a process of its own, as typed on the command line, on one thread:
 
