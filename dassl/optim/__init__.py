@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .device_rates import DeviceRates
 from .lr_scheduler import (
     AVAI_SCHEDS,
     ConstantWarmupScheduler,
@@ -14,6 +15,7 @@ __all__ = [
     "AVAI_OPTIMS",
     "AVAI_SCHEDS",
     "ConstantWarmupScheduler",
+    "DeviceRates",
     "LinearWarmupScheduler",
     "build_lr_scheduler",
     "build_optimizer",
