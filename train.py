@@ -315,7 +315,7 @@ def build_seeds(words: list[str]) -> SeveralSeeds:
             "into --output-dir, as in output/seed{seed}"
         )
     if not args.eval_only:
-        check_trains_together(TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
+        check_trains_together(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
     return SeveralSeeds({seed: partial(build, *run) for seed, run in runs.items()})
 
 

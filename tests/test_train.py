@@ -173,6 +173,7 @@ def test_traceback_on_request(files):
     [
         (["--output-dir", "out"], ["--seeds", "share the output folder 'out'", "seed{seed}"]),
         (["OUTPUT_DIR", "out/{seed}", "SEED", "5"], ["--seeds", "SEED 5"]),
+        (["OUTPUT_DIR", "out/{seed}", "OPTIM.CUDA_GRAPH", "True"], ["--seeds", "OPTIM.CUDA_GRAPH"]),
         (["--output-dir", "{seed}", "--trainer", "ZeroshotCLIP"], ["ZeroshotCLIP", "--seed"]),
         (["--output-dir", "{seed}", "--resume", "no/{seed}"], ["--resume: no folder no/1"]),
     ],

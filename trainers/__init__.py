@@ -26,6 +26,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: test images are encoded in parts; 0 is no bound (docs/performance.md)
     cfg.MODEL.MEMORY_GB = 0.0
     cfg.register_deprecated_key("OPTIM.TEXT_CHUNK")
+    #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
+    cfg.OPTIM.CUDA_GRAPH = False
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
     #: once where they come again; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000

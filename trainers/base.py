@@ -23,6 +23,7 @@ from dassl.utils.checkpoint import latest_checkpoint
 from .checkpoints import CHECKPOINT_VERSION, check_origin, checkpoint_path, fitting_weights
 from .learner import PromptLearner
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
+from .step_graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
 
@@ -113,6 +114,11 @@ class PromptTrainer(TrainerX):
             raise ValueError(
                 "MODEL.MEMORY_GB bounds the fast encoders only: leave out MODEL.FAST_ENCODERS False"
             )
+        if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
+            raise ValueError(
+                f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "
+                "gradients are finite, which a graph cannot: use bf16, fp16 or fp32"
+            )
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
@@ -180,6 +186,20 @@ class PromptTrainer(TrainerX):
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+        self.graph = self._step_graph() if cfg.OPTIM.CUDA_GRAPH else None
+
+    def _step_graph(self) -> StepGraph:
+        on_gpu = self.device.type == "cuda"
+        if not on_gpu:
+            print("Note: OPTIM.CUDA_GRAPH has no CUDA device here: no step is captured")
+
+        def state() -> list[Tensor]:
+            learner = self.model.learner
+            # the text's: another class list means other features and other memory
+            return [*learner.parameters(), *learner.buffers(), self.model.text.ids]
+
+        capture = CudaCapture(self.device) if on_gpu else None
+        return StepGraph(self.train_on, self.optim, state, capture)
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its terms for the log.
@@ -192,7 +212,27 @@ class PromptTrainer(TrainerX):
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         image, label = self.parse_batch_train(batch)
-        prediction = self.model.predict(image, batch.get("view"))
+        if self.graph is None:
+            summary = self.train_on(image, label, batch.get("view"))
+        else:
+            # without names of the views, which features would be looked up by on the host
+            summary = self.graph(image, label)
+            # replays change parameters without PyTorch's counting it
+            self.model.forget_text()
+        self.end_step()
+        return summary
+
+    def train_on(
+        self, image: Tensor, label: Tensor, views: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """One step on a batch that is on the device; returns what is logged, without gradients.
+
+        Args:
+            image: ``(B, 3, side, side)``.
+            label: ``(B,)`` class indices.
+            views: a loader's names of the images' views.
+        """
+        prediction = self.model.predict(image, views)
         loss, summary = self.summarised_loss(prediction, label)
         self.step(loss)
         return summary
@@ -217,10 +257,7 @@ class PromptTrainer(TrainerX):
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def update(self) -> None:
-        """What follows the backward pass: gradient clipping when asked for, optimiser step.
-
-        After the last batch of an epoch the learning rate is set for the next one.
-        """
+        """What follows the backward pass: gradient clipping when asked for, optimiser step."""
         if self.cfg.OPTIM.CLIP_GRAD_NORM > 0:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optim)
@@ -232,6 +269,9 @@ class PromptTrainer(TrainerX):
         else:
             self.scaler.step(self.optim)
             self.scaler.update()
+
+    def end_step(self) -> None:
+        """Set the learning rate of the next epoch after the last batch of this one."""
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 import torch
 from torch import Tensor
 
+from dassl.config import CfgNode
 from dassl.engine import SimpleTrainer
 from dassl.engine.trainer import EpochLog
 from dassl.utils.random_state import get_random_state, set_random_state
@@ -25,11 +26,15 @@ from .base import PromptTrainer
 from .prompted_clip import predict_together
 
 
-def check_trains_together(trainer: type) -> None:
+def check_trains_together(trainer: type, cfg: CfgNode) -> None:
     """Check that seeds of a trainer can share their training steps.
 
+    Args:
+        trainer: its class.
+        cfg: the config of one of the seeds.
+
     Raises:
-        ValueError: it has another loop or step than the one that is shared.
+        ValueError: it has another loop or step than the one that is shared, or is to capture it.
     """
     names = ("train", "run_epoch", "forward_backward", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
@@ -38,6 +43,11 @@ def check_trains_together(trainer: type) -> None:
         raise ValueError(
             f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
             "trained together: run them one by one with --seed"
+        )
+    if cfg.OPTIM.CUDA_GRAPH:
+        raise ValueError(
+            "--seeds: OPTIM.CUDA_GRAPH captures the step of one seed: set it to False, or run the "
+            "seeds one by one with --seed"
         )
 
 
@@ -161,11 +171,11 @@ class SeveralSeeds:
         """Train all seeds to their last epoch, each from where its output folder ends.
 
         Raises:
-            ValueError: the trainer cannot share its steps.
+            ValueError: the trainer cannot share its steps, or is to capture them.
             FloatingPointError: a loss is not finite; the text names the seed.
             RuntimeError: a training step draws random numbers.
         """
-        check_trains_together(type(self.runs[0].trainer))
+        check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
         for run in self.runs:
             with run.at_work():
                 run.trainer.before_train()
@@ -238,4 +248,5 @@ def _step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
     for (run, _), summary in zip(batches, summaries, strict=True):
         with run.named():
             run.trainer.update()
+            run.trainer.end_step()
             run.log.step_done(summary)

@@ -31,6 +31,11 @@ def clip():
             "words",
         ),
         ("CoOp", ["INPUT.SIZE", (224, 224)], "takes 32 x 32"),
+        (
+            "CoOp",
+            ["OPTIM.CUDA_GRAPH", True, "TRAINER.COOP.PREC", "amp"],
+            "TRAINER.COOP.PREC 'amp' reads on the host",
+        ),
         ("CoOp", ["MODEL.BACKBONE.NAME", ""], "MODEL.BACKBONE.NAME is empty"),
         ("CoOp", ["MODEL.BACKBONE.NAME", "ViT-B/61"], "ViT-B/16"),
         ("MMLoP", ["TRAINER.MMLOP.PROMPT_DEPTH", 13], "PROMPT_DEPTH is 13: .* takes 1 to 12"),

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import trainers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.parity_files import relative_error
+from tests.tape import TapeCapture, capture_breakers
 from trainers.base import PromptTrainer
 
 METHODS = [
@@ -80,6 +81,70 @@ def test_step_reads_nothing_from_the_device(make_cfg, method):
         with Reads() as reads:
             trainer.forward_backward(batch)
     assert reads.n == 0
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_step_can_be_captured(make_cfg, monkeypatch, method, chunk):
+    """No tensor of host data, no value read, no random number once everything has come once."""
+    pairs = ("OPTIM.CLIP_GRAD_NORM", 1.0, "OPTIM.CUDA_GRAPH", True)
+    trainer = build_trainer(make_cfg(method, *pairs))
+    monkeypatch.setattr(trainer.model, "_texts_at_once", lambda prompts: chunk)
+    trainer.set_model_mode("train")
+    image, label = trainer.parse_batch_train(batch_of(trainer))
+    with trainer.graph.rates.held():
+        trainer.train_on(image, label)
+        with capture_breakers() as found:
+            trainer.train_on(image, label)
+    assert found == []
+
+
+def assert_graph_trains_as_single_operations(make_cfg, method, tmp_path, limit, *pairs):
+    def run(folder: str, graph: bool):
+        torch.manual_seed(3)
+        cfg = make_cfg(
+            method,
+            *("OUTPUT_DIR", str(tmp_path / folder), "OPTIM.CUDA_GRAPH", graph),
+            *("DATASET.NUM_SHOTS", 4, "OPTIM.MAX_EPOCH", 3, "TEST.NO_TEST", True, *pairs),
+        )
+        trainer = build_trainer(cfg)
+        if graph and trainer.device.type == "cpu":
+            trainer.graph.capture = TapeCapture()
+        written, write = [], trainer.write_scalar
+
+        def write_and_keep(tag, value, step):
+            written.append((tag, step, value))
+            write(tag, value, step)
+
+        trainer.write_scalar = write_and_keep
+        trainer.train()
+        return trainer, written
+
+    (eager, scalars), (graphed, same) = run("eager", False), run("graphed", True)
+    assert graphed.graph.captured
+    for (tag, step, value), (its_tag, its_step, its_value) in zip(scalars, same, strict=True):
+        assert (tag, step) == (its_tag, its_step)
+        if tag == "train/lr":
+            assert value == its_value
+        elif tag != "train/acc":  # one near tie of logits may fall either way
+            assert value == pytest.approx(its_value, rel=limit, abs=limit), (tag, step)
+    for key, value in eager.model.learner.state_dict().items():
+        assert relative_error(graphed.model.learner.state_dict()[key], value) < limit, key
+    return graphed
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 2e-4), ("bf16", 2e-2)])
+def test_replayed_steps_train_as_single_operations(make_cfg, method, tmp_path, precision, limit):
+    """A run of three epochs, of which replays do all but three steps; a tape stands for the GPU."""
+    pairs = (f"{node(method)}.PREC", precision, "OPTIM.CLIP_GRAD_NORM", 1.0)
+    run = assert_graph_trains_as_single_operations(make_cfg, method, tmp_path, limit, *pairs)
+    assert (run.graph.capture.records, run.graph.capture.replays) == (1, 12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-3), ("bf16", 5e-2)])
+def test_a_cuda_graph_trains_as_single_operations(make_cfg, method, tmp_path, precision, limit):
+    pairs = (f"{node(method)}.PREC", precision, "OPTIM.CLIP_GRAD_NORM", 1.0, "USE_CUDA", True)
+    assert_graph_trains_as_single_operations(make_cfg, method, tmp_path, limit, *pairs)
 
 
 def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):

@@ -282,15 +282,20 @@ def test_steps_that_draw_random_numbers_are_refused(build, monkeypatch):
         train_together(build, "CoOp")
 
 
-def test_trainer_with_a_step_of_its_own_is_refused(build):
+def test_trainer_with_a_step_of_its_own_is_refused(make_cfg):
     class Own(CoOp):
         def forward_backward(self, batch):
             return super().forward_backward(batch)
 
     with pytest.raises(ValueError, match=r"--seeds: Own has its own forward_backward.*--seed"):
-        check_trains_together(Own)
+        check_trains_together(Own, make_cfg("CoOp"))
     with pytest.raises(ValueError, match="ZeroshotCLIP has its own train and forward_backward"):
-        check_trains_together(TRAINER_REGISTRY.get("ZeroshotCLIP"))
+        check_trains_together(TRAINER_REGISTRY.get("ZeroshotCLIP"), make_cfg("ZeroshotCLIP"))
+
+
+def test_a_step_to_be_captured_is_refused(build):
+    with pytest.raises(ValueError, match=r"--seeds: OPTIM\.CUDA_GRAPH captures.*--seed"):
+        train_together(build, "CoOp", "OPTIM.CUDA_GRAPH", True)
 
 
 def test_seeds_of_different_classes_are_refused(build):
