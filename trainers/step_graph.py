@@ -85,12 +85,12 @@ class StepGraph:
     ) -> None:
         self.step, self.state, self.capture = step, state, capture
         self.rates = DeviceRates(optimizer)
-        #: whether the next step on inputs of the usual shape is a replay
-        self.captured = False
         self._forget()
 
     def _forget(self) -> None:
-        self.captured, self._n_warm, self._shapes = False, 0, None
+        #: whether the next step on inputs of the usual shape is a replay
+        self.captured = False
+        self._n_warm, self._shapes = 0, None
         # the graph goes before the memory that it works on
         self._replay: Callable[[], None] | None = None
         self._buffers: list[Tensor] = []
@@ -107,26 +107,28 @@ class StepGraph:
             if self._n_warm < WARM_UP:
                 self._n_warm += 1
                 with self.capture.warm_up():
-                    return self.step(*inputs)
-            if not self.captured:
-                self._record(inputs)
-            for buffer, tensor in zip(self._buffers, inputs, strict=True):
-                buffer.copy_(tensor)
-            self._replay()
-            # the next replay writes over the values, which are read when a log line is due
-            return dict(zip(self._names, self._values.clone().unbind(), strict=True))
+                    values = self._values_of(inputs)
+            else:
+                if not self.captured:
+                    self._record(inputs)
+                for buffer, tensor in zip(self._buffers, inputs, strict=True):
+                    buffer.copy_(tensor)
+                self._replay()
+                # the next replay writes over them, and they are read when a log line is due
+                values = self._values.clone()
+            return dict(zip(self._names, values.unbind(), strict=True))
+
+    def _values_of(self, inputs: Iterable[Tensor]) -> Tensor:
+        """Run a step; what is logged of it as one tensor, which takes one copy per replay."""
+        summary = self.step(*inputs)
+        self._names = list(summary)
+        return torch.stack([value.reshape(()) for value in summary.values()])
 
     def _record(self, inputs: Iterable[Tensor]) -> None:
         self._buffers = [tensor.clone() for tensor in inputs]
-
-        def on_buffers() -> Tensor:
-            summary = self.step(*self._buffers)
-            self._names = list(summary)
-            return torch.stack([value.reshape(()) for value in summary.values()])
-
         # gradients that the capture makes lie in the graph's own memory, where replays rewrite them
         self.rates.optimizer.zero_grad(set_to_none=True)
-        self._replay, self._values = self.capture.record(on_buffers)
+        self._replay, self._values = self.capture.record(lambda: self._values_of(self._buffers))
         self.captured, self._captured_places = True, self._places()
 
     def _places(self) -> list[int]:
