@@ -440,7 +440,7 @@ def main() -> None:
                 for n in args.classes:
                     label = f"memory of {args.memory_of}" if what == "memory" else what
                     if what == "memory":
-                        measure = {v: in_child if v == PLAIN else memory for v in variants}
+                        measure = {v: memory if v == PACKED else in_child for v in variants}
                         found = {
                             v: measure[v](args.memory_of, method, n, backbone, v) for v in variants
                         }

@@ -77,12 +77,13 @@ def test_measurements_are_kept(backbone, tmp_path, monkeypatch):
     for record in times:
         assert len(record["user"]) == 2 and min(speed.seconds(record)) > 0
     # memory is measured by a process of its own
-    both = run("--what", "memory", "--memory-of", "text", "--variants", "--within", "1")
-    (memory,) = (r for r in both if r["what"] == "memory of text")
-    assert [r for r in both if r is not memory] == times
-    assert memory["variant"] == "ours, MEMORY_GB 1"
-    assert 0 <= memory["tensors"] < 1
-    assert memory["base"] > 0.1 and memory["peak"] >= 0
+    both = run("--what", "memory", "--memory-of", "text", "--variants", "ours", "--within", "1")
+    memory = [r for r in both if r["what"] == "memory of text"]
+    assert [r for r in both if r not in memory] == times
+    assert [r["variant"] for r in memory] == ["ours", "ours, MEMORY_GB 1"]
+    assert 0 <= memory[0]["tensors"] < 1
+    for record in memory:
+        assert record["base"] > 0.1 and record["peak"] >= 0
     again = run("--what", "text", "--variants", "ours", "--cold")
     assert len(again) == len(both)
 
