@@ -9,7 +9,7 @@ computation gives, to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 #: both towers (int), the mean and standard deviation (3,) of its images' normalisation. OpenAI's
 #: files have none of them: QuickGELU, 64 units per head, CLIP's usual numbers.
 TRAITS = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
+
+
+#: Bytes of the largest tensor of an image batch on the CPU. Larger ones than 32 MB glibc takes from
+#: the system and gives back each time, which clears their pages each time.
+LARGEST_ON_CPU = 24e6
 
 
 class VisionTransformer(nn.Module):
@@ -77,8 +82,16 @@ class VisionTransformer(nn.Module):
         Returns:
             ``(N, output_dim)``, not normalised.
         """
+        layers = by_layer(prompts, self.transformer.layers)
+        shared = all(p.tokens.dim() == 2 for entry in layers for p in entry)
+        if torch.is_grad_enabled() or x.device.type != "cpu" or not shared:
+            return self._encode(x, layers)
+        hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
+        parts = x.split(max(1, int(LARGEST_ON_CPU // hidden)))
+        return torch.cat([self._encode(part, layers) for part in parts])
+
+    def _encode(self, x: Tensor, layers: Sequence[Sequence[Prompt]]) -> Tensor:
         blocks = self.transformer.resblocks
-        layers = by_layer(prompts, len(blocks))
         x = self.conv1(x.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)

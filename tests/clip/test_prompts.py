@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clip import model as clip_model
 from clip.chunks import encode_text_in_chunks
 from clip.layers import MLP
-from clip.model import CLIP
+from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
 from clip.prompting import Prompt, deep_prompts, join_prompts
 from tests.clip import plain
@@ -256,6 +257,33 @@ def test_image_prompts(model, images, at, sizes, per_image, seed):
     learned = [tokens for tokens in layers if tokens.numel()]
     if learned:
         assert_same(fast, slow, learned)
+
+
+def test_large_image_batches_in_parts(model, monkeypatch):
+    """Without gradients on the CPU; prompts of every image keep the batch together."""
+    x = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    shared, own = tensors((2, VISION_WIDTH), (5, 2, VISION_WIDTH))
+    sizes, encode = [], VisionTransformer._encode
+
+    def counted(tower, images, layers):
+        sizes.append(len(images))
+        return encode(tower, images, layers)
+
+    hidden = model.visual.positional_embedding.nbytes * 4  # of one image
+    monkeypatch.setattr(clip_model, "LARGEST_ON_CPU", 2.5 * hidden)
+    monkeypatch.setattr(VisionTransformer, "_encode", counted)
+    for prompts, parts in (
+        (None, [2, 2, 1]),
+        ({0: Prompt(shared)}, [2, 2, 1]),
+        ({1: Prompt(own)}, [5]),
+    ):
+        sizes.clear()
+        with torch.no_grad():
+            features = model.encode_image(x, prompts)
+        assert sizes == parts
+        torch.testing.assert_close(features, plain.encode_image(model, x, prompts))
+        model.encode_image(x, prompts)
+        assert sizes == [*parts, 5], "with gradients everything is kept anyway"
 
 
 def test_float32_agrees_to_rounding(model):
