@@ -1,6 +1,6 @@
 """Default configuration tree: keys and values as in Dassl 0.6.3, and a few more.
 
-More are INPUT.SEEDED_VIEWS, DATALOADER.CACHE and DATALOADER.CACHE_MB.
+More are INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ _C.DATALOADER.RETURN_IMG0 = False
 _C.DATALOADER.CACHE = "exact"
 # What that folder may hold in all, in 10^6 bytes; images that take more are decoded each time.
 _C.DATALOADER.CACHE_MB = 10000
+# Where training images are augmented; "cuda" needs CACHE "fast", and no worker processes are used.
+_C.DATALOADER.TRANSFORM_DEVICE = "cpu"
 _C.DATALOADER.TRAIN_X = CN()
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
 _C.DATALOADER.TRAIN_X.BATCH_SIZE = 32

@@ -22,6 +22,7 @@ from .views import Views
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
 CACHE_CHOICES = ["exact", "fast", "none"]
+CPU = torch.device("cpu")
 
 
 class CachingLoader(DataLoader):
@@ -78,13 +79,15 @@ def build_data_loader(
     )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
     cached = dataset_wrapper is None and cfg.DATALOADER.CACHE != "none"
+    # images that the transform leaves on a GPU are made by this process, and cannot be pinned
+    on_gpu = getattr(tfm, "device", CPU).type != "cpu"
     return (CachingLoader if cached else DataLoader)(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA and not on_gpu,
     )
 
 

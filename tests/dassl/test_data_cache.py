@@ -24,6 +24,7 @@ from dassl.data import DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.image_cache import DECODED, CacheError, PixelFile, cache_folder, open_cache
 from dassl.data.transforms import build_transform, split_fixed
+from dassl.data.transforms.pixels import ScaleShift, UnitRange
 from dassl.utils import ImageError, set_random_seed
 from tests.parity_files import PARITY_DIR
 
@@ -381,6 +382,55 @@ def test_fast_batches_differ_by_the_pixels_only(items):
     for one, other in zip(found, expected, strict=True):
         assert one["impath"] == other["impath"]
         torch.testing.assert_close(one["img"], other["img"], rtol=0, atol=0.04)
+
+
+CHOICES = ("random_resized_crop", "random_flip", "normalize", "gaussian_noise", "instance_norm")
+
+
+@pytest.mark.parametrize("choices", [CHOICES, CHOICES[:2], ("normalize",)])
+def test_every_step_works_where_the_images_are(items, choices):
+    """Tensors without content stand for a GPU: none of the steps may leave their device."""
+    cfg = make_cfg("fast", "INPUT.TRANSFORMS", choices, "DATALOADER.NUM_WORKERS", 2)
+    cfg.DATALOADER.TRANSFORM_DEVICE = "meta"
+    loader = make_loader(cfg, items, True)
+    assert loader.num_workers == 0
+    shapes = {(batch["img"].device.type, *batch["img"].shape[1:]) for batch in loader}
+    assert shapes == {("meta", 3, 28, 28)}
+    assert {batch["img"].dtype for batch in loader} == {torch.float32}
+
+
+@pytest.mark.gpu
+def test_augmentation_on_a_gpu(items):
+    """The same crops and flips; pixels within the rounding of two ways to interpolate."""
+    choices = ("INPUT.TRANSFORMS", CHOICES[:3])
+    expected, _ = epochs(make_loader(make_cfg("fast", *choices), items, True))
+    cfg = make_cfg("fast", *choices, "DATALOADER.TRANSFORM_DEVICE", "cuda")
+    found, _ = epochs(make_loader(cfg, items, True))
+    for one, other in zip(expected, found, strict=True):
+        assert other["img"].is_cuda
+        assert (one["img"] - other["img"].cpu()).abs().max() < 0.05
+
+
+def test_scaling_away_from_the_cpu_is_the_same():
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    pixels = torch.randint(0, 256, (3, 9, 7), dtype=torch.uint8)
+    for step in (ScaleShift(T.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.25])), UnitRange()):
+        moved = step(pixels.as_subclass(Elsewhere)).as_subclass(torch.Tensor)
+        assert (moved - step(pixels)).abs().max() < 1e-6
+
+
+def test_augmentation_where_it_cannot_be(items):
+    for pairs, message in (
+        (
+            ("DATALOADER.TRANSFORM_DEVICE", "meta"),
+            "only the uint8 tensors of DATALOADER.CACHE fast",
+        ),
+        (("DATALOADER.TRANSFORM_DEVICE", "cuda"), "there is no CUDA device|only the uint8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_transform(make_cfg("exact", *pairs))
 
 
 @pytest.mark.parametrize("choices", [[], ["normalize"], ["normalize", "instance_norm"]])

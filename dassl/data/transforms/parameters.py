@@ -48,6 +48,8 @@ def draws_nothing(tfm: Any) -> bool:
 def _parameters(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, torch.device):
+        return str(value)
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.tolist()
     if isinstance(value, nn.ModuleList):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,41 @@ from torchvision.transforms import functional as TF
 
 __all__ = ["FromPixels", "PixelCompose", "ScaleShift", "UnitRange", "split_fixed"]
 
+CPU = torch.device("cpu")
+
 
 class PixelCompose(T.Compose):
-    """Composed transform that takes a PIL image or a uint8 array ``(H, W, 3)``."""
+    """Composed transform that takes a PIL image or a uint8 array ``(H, W, 3)``.
+
+    Args:
+        transforms: the steps.
+        device: where all steps but the first work, and where the result is.
+    """
+
+    def __init__(self, transforms: Sequence[Callable], device: torch.device) -> None:
+        super().__init__(list(transforms))
+        self.device = device
 
 
 class FromPixels(nn.Module):
-    """PIL image or uint8 array ``(H, W, C)`` to uint8 tensor ``(C, H, W)``."""
+    """PIL image or uint8 array ``(H, W, C)`` to uint8 tensor ``(C, H, W)`` on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
 
     def forward(self, image: Image.Image | np.ndarray) -> torch.Tensor:
         if isinstance(image, np.ndarray):
-            return torch.from_numpy(image).permute(2, 0, 1)
-        return TF.pil_to_tensor(image)
+            return torch.from_numpy(image).to(self.device).permute(2, 0, 1)
+        return TF.pil_to_tensor(image).to(self.device)
 
 
 class UnitRange(nn.Module):
     """uint8 tensor to float32 tensor of range [0, 1], to the bit as ``T.ToTensor`` does it."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if not pixels.is_cpu:
+            return pixels / 255
         # NumPy converts and divides in one pass
         return torch.from_numpy(np.true_divide(pixels.numpy(), 255, dtype=np.float32))
 
@@ -61,20 +79,24 @@ class ScaleShift(nn.Module):
 
     Args:
         normalize: the second of the steps that it stands for.
+        device: where the images are.
 
     Raises:
         ValueError: if a standard deviation is 0.
     """
 
-    def __init__(self, normalize: T.Normalize) -> None:
+    def __init__(self, normalize: T.Normalize, device: torch.device = CPU) -> None:
         super().__init__()
         mean, std = (values.double() for values in _per_channel(normalize))
-        self.scale = (1 / (255 * std)).float().numpy()
-        self.shift = (-mean / std).float()
+        self.scale = (1 / (255 * std)).float().to(device)
+        self.shift = (-mean / std).float().to(device)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 tensor ``(C, H, W)`` to normalised float32 tensor."""
-        scaled = np.multiply(pixels.numpy(), self.scale, dtype=np.float32)
+        if not pixels.is_cpu:
+            return torch.addcmul(self.shift, pixels.float(), self.scale)
+        # NumPy converts and multiplies in one pass
+        scaled = np.multiply(pixels.numpy(), self.scale.numpy(), dtype=np.float32)
         return torch.from_numpy(scaled).add_(self.shift)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
@@ -92,10 +93,10 @@ def build_transform(
     Returns:
         A callable from PIL image (with ``DATALOADER.CACHE fast`` also from a uint8 array
         ``(H, W, 3)``, see :class:`PixelCompose`) to tensor ``(3, H, W)``, or None with
-        ``INPUT.NO_TRANSFORM``.
+        ``INPUT.NO_TRANSFORM``. The tensor is on ``DATALOADER.TRANSFORM_DEVICE`` in training.
 
     Raises:
-        ValueError: for an unknown name or interpolation.
+        ValueError: for an unknown name or interpolation, or a device that cannot be used.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -105,13 +106,30 @@ def build_transform(
         check_availability(choice, AVAI_CHOICES)
     pixels = is_train and cfg.DATALOADER.CACHE == "fast" and _can_use_pixels(cfg.INPUT, choices)
     if is_train:
-        steps = _train_steps(cfg.INPUT, choices, pixels)
+        device = _device(cfg.DATALOADER, pixels)
+        steps = _train_steps(cfg.INPUT, choices, device if pixels else None)
     else:
         steps = _test_steps(cfg.INPUT, choices)
     print(f"Building transform_{'train' if is_train else 'test'}")
     for text, _ in steps:
         print(f"+ {text}")
-    return (PixelCompose if pixels else T.Compose)([step for _, step in steps])
+    transforms = [step for _, step in steps]
+    return PixelCompose(transforms, device) if pixels else T.Compose(transforms)
+
+
+def _device(cfg: Any, pixels: bool) -> torch.device:
+    device = torch.device(cfg.TRANSFORM_DEVICE)
+    problem = None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        problem = "there is no CUDA device"
+    elif device.type != "cpu" and not pixels:
+        problem = (
+            "only the uint8 tensors of DATALOADER.CACHE fast, with its INPUT.TRANSFORMS, are "
+            "augmented there"
+        )
+    if problem:
+        raise ValueError(f"DATALOADER.TRANSFORM_DEVICE is {cfg.TRANSFORM_DEVICE!r}, but {problem}")
+    return device
 
 
 def _can_use_pixels(cfg: Any, choices: Sequence[str]) -> bool:
@@ -131,12 +149,14 @@ def build_plain_transform(cfg: Any) -> Callable:
     return T.Compose(steps)
 
 
-def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
-    """Training steps; `pixels`: on uint8 tensors, drawing the same random numbers."""
+def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) -> list[Step]:
+    """Training steps; with `pixels` on uint8 tensors there, drawing the same random numbers."""
     size, mode = tuple(cfg.SIZE), _interpolation(cfg)
     side = f"{size[0]}x{size[1]}"
     kind = v2 if pixels else T
-    steps: list[Step] = [("to uint8 tensor", FromPixels())] if pixels else []
+    steps: list[Step] = []
+    if pixels:
+        steps.append((f"to uint8 tensor on {pixels}", FromPixels(pixels)))
 
     def add(name: str, text: str, build: Callable[[], Callable]) -> None:
         if name in choices:
@@ -201,7 +221,9 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: bool) -> list[Step]:
     )
     if "normalize" in choices:
         text, step = _normalize(cfg)
-        steps.append((f"to torch tensor, {text}", ScaleShift(step)) if fused else (text, step))
+        if fused:
+            text, step = f"to torch tensor, {text}", ScaleShift(step, pixels)
+        steps.append((text, step))
     add(
         "gaussian_noise",
         f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
