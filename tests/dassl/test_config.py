@@ -73,9 +73,9 @@ def as_plain(node):
 def test_defaults():
     found, expected = as_plain(get_cfg_default()), yaml.safe_load(EXPECTED)
     # what this engine has beyond upstream's
-    own = {key: found["DATALOADER"].pop(key) for key in ("CACHE", "CACHE_MB")}
+    beyond = {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"}
+    assert {key: found["DATALOADER"].pop(key) for key in beyond} == beyond
     assert found == expected
-    assert own == {"CACHE": "exact", "CACHE_MB": 10000}
 
 
 def test_defaults_keep_the_types_that_decide_what_may_be_merged():

@@ -421,16 +421,13 @@ def test_scaling_away_from_the_cpu_is_the_same():
         assert (moved - step(pixels)).abs().max() < 1e-6
 
 
-def test_augmentation_where_it_cannot_be(items):
-    for pairs, message in (
-        (
-            ("DATALOADER.TRANSFORM_DEVICE", "meta"),
-            "only the uint8 tensors of DATALOADER.CACHE fast",
-        ),
-        (("DATALOADER.TRANSFORM_DEVICE", "cuda"), "there is no CUDA device|only the uint8"),
+def test_augmentation_where_it_cannot_be():
+    for device, message in (
+        ("meta", "only the uint8 tensors of DATALOADER.CACHE fast"),
+        ("cuda", "there is no CUDA device|only the uint8"),
     ):
         with pytest.raises(ValueError, match=message):
-            build_transform(make_cfg("exact", *pairs))
+            build_transform(make_cfg("exact", "DATALOADER.TRANSFORM_DEVICE", device))
 
 
 @pytest.mark.parametrize("choices", [[], ["normalize"], ["normalize", "instance_norm"]])

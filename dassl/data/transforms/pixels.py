@@ -88,13 +88,14 @@ class ScaleShift(nn.Module):
     def __init__(self, normalize: T.Normalize, device: torch.device = CPU) -> None:
         super().__init__()
         mean, std = (values.double() for values in _per_channel(normalize))
-        self.scale = (1 / (255 * std)).float().to(device)
-        self.shift = (-mean / std).float().to(device)
+        self.scale, self.shift = (1 / (255 * std)).float(), (-mean / std).float()
+        self._there = self.scale.to(device), self.shift.to(device)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 tensor ``(C, H, W)`` to normalised float32 tensor."""
         if not pixels.is_cpu:
-            return torch.addcmul(self.shift, pixels.float(), self.scale)
+            scale, shift = self._there
+            return torch.addcmul(shift, pixels.float(), scale)
         # NumPy converts and multiplies in one pass
         scaled = np.multiply(pixels.numpy(), self.scale.numpy(), dtype=np.float32)
         return torch.from_numpy(scaled).add_(self.shift)
