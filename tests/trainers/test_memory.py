@@ -86,11 +86,11 @@ def test_step(model, method):
 def test_test_batch(model, method):
     free = model(method)
     with allocated() as peak:
-        whole = free(images(40))
+        whole = free(images(20))
     bound = 0.5 * peak.value
     bounded = model(method, "MODEL.MEMORY_GB", bound / 1e9)
     with allocated() as lower:
-        parts = bounded(images(40))
+        parts = bounded(images(20))
     assert lower.value < bound
     assert relative_error(parts, whole) < 1e-5
 
