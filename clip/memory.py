@@ -17,8 +17,9 @@ from .prompting import LayerPrompts, by_layer
 KEPT_ROWS = 12
 #: rows per token that computing one block takes at a time, forward or backward
 WORKING_ROWS = 24
-#: maps of the size of the first stage's result that a ResNet holds at a time
-WORKING_MAPS = 6
+#: maps as large as the first stage's result that a ResNet holds at a time, and that each of its
+#: blocks keeps for the backward pass
+WORKING_MAPS, KEPT_MAPS = 8, 8
 
 
 def text_bytes(
@@ -44,11 +45,14 @@ def text_bytes(
 
 
 def image_bytes(clip: CLIP, prompts: LayerPrompts | None = None, kept: bool = False) -> float:
-    """Memory that ``clip.encode_image`` takes per image; ``kept`` as above, for a ViT only."""
+    """Memory that ``clip.encode_image`` takes per image; ``kept`` as above."""
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
-        side, channels = tower.input_resolution // 4, 4 * tower.conv3.out_channels
-        return WORKING_MAPS * channels * side**2 * _item_size(clip)
+        # the first stage's maps; those of a block of each later stage are half as large in all
+        maps = 4 * tower.conv3.out_channels * (tower.input_resolution // 4) ** 2
+        stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
+        blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
+        return (WORKING_MAPS + kept * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
     for entry in by_layer(prompts, n_blocks):
         n_tokens += sum(prompt.length - prompt.drop for prompt in entry)

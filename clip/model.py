@@ -80,14 +80,16 @@ class VisionTransformer(nn.Module):
                 later blocks enter as they are.
 
         Returns:
-            ``(N, output_dim)``, not normalised.
+            ``(N, output_dim)``, not normalised. Without gradients on the CPU, the blocks see a
+            large batch in nearly equal parts.
         """
         layers = by_layer(prompts, self.transformer.layers)
         shared = all(p.tokens.dim() == 2 for entry in layers for p in entry)
         if torch.is_grad_enabled() or x.device.type != "cpu" or not shared:
             return self._encode(x, layers)
         hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
-        parts = x.split(max(1, int(LARGEST_ON_CPU // hidden)))
+        at_once = max(1, int(LARGEST_ON_CPU // hidden))
+        parts = x.tensor_split(-(-len(x) // at_once))
         return torch.cat([self._encode(part, layers) for part in parts])
 
     def _encode(self, x: Tensor, layers: Sequence[Sequence[Prompt]]) -> Tensor:

@@ -112,7 +112,7 @@ def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
     for name in datasets:
         known(name, VARIANTS if protocol == "dg" else there, "data set")
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
-    if env.get("TOGETHER") == "1":
+    if known(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
         seeds = [",".join(seeds)]
 
     chains = []

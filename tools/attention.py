@@ -62,7 +62,9 @@ def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object])
         encode()
     finally:
         handle.remove()
-    return found[-1]
+    import torch
+
+    return torch.cat(found)  # a large batch comes in parts
 
 
 def token_origins(n_patches: int, prompts: LayerPrompts | None, layer: int) -> list[int]:

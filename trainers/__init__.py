@@ -25,7 +25,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: what a step or a test batch may hold beside the weights, in 10^9 bytes, so that texts and
     #: test images are encoded in parts; 0 is no bound (docs/performance.md)
     cfg.MODEL.MEMORY_GB = 0.0
-    cfg.register_deprecated_key("OPTIM.TEXT_CHUNK")
+    cfg.register_renamed_key("OPTIM.TEXT_CHUNK", "MODEL.MEMORY_GB", "bytes, not texts")
     #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
     cfg.OPTIM.CUDA_GRAPH = False
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed

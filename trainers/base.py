@@ -194,12 +194,11 @@ class PromptTrainer(TrainerX):
             print("Note: OPTIM.CUDA_GRAPH has no CUDA device here: no step is captured")
 
         def state() -> list[Tensor]:
-            learner = self.model.learner
-            # the text's: another class list means other features and other memory
-            return [*learner.parameters(), *learner.buffers(), self.model.text.ids]
+            return [*self.model.learner.parameters(), *self.model.learner.buffers()]
 
         capture = CudaCapture(self.device) if on_gpu else None
-        return StepGraph(self.train_on, self.optim, state, capture)
+        constants = self.model.class_constants
+        return StepGraph(self.train_on, self.optim, state, constants, capture)
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its terms for the log.
@@ -257,7 +256,10 @@ class PromptTrainer(TrainerX):
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def update(self) -> None:
-        """What follows the backward pass: gradient clipping when asked for, optimiser step."""
+        """What follows the backward pass: gradient clipping when asked for, optimiser step.
+
+        ``end_step`` follows, which a ``forward_backward`` of one's own has to call.
+        """
         if self.cfg.OPTIM.CLIP_GRAD_NORM > 0:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optim)

@@ -109,6 +109,10 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     for key, value in CfgNode(stored["DATASET"]).items():
         cfg.DATASET.setdefault(key, value)
     own = ("NAME", TRAINER_REGISTRY.get(method).node)
+    # how the run was computed, not what
+    for key in ("FAST_ENCODERS", "MEMORY_GB"):
+        stored["MODEL"].pop(key, None)
+    stored["OPTIM"].pop("TEXT_CHUNK", None)
     stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}
     try:
         cfg.merge_from_other_cfg(CfgNode(stored))

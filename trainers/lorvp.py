@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.init import kaiming_uniform_, normal_, uniform_, xavier_uniform_, zeros_
 
 from clip.model import CLIP
+from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
@@ -193,6 +194,7 @@ class LoRVP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> PixelPromptLearner:
+        encoders = clip if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
         images, cfg, head, source = cfg.INPUT, cfg.TRAINER[cls.node], None, None
         normalised = "normalize" in images.TRANSFORMS
         if cfg.HEAD == "lp":
@@ -205,7 +207,8 @@ class LoRVP(PromptTrainer):
                     f"{len(names)} source classes for {len(classnames)} classes are too few; "
                     "name more in TRAINER.LORVP.SOURCE_NAMES"
                 )
-            source = encode_templates(clip, names, [PromptLearner.template], unit=True)
+            template = [PromptLearner.template]
+            source = encode_templates(clip, names, template, unit=True, encoders=encoders)
             source = clip.logit_scale.exp() * source
         return PixelPromptLearner(
             clip.visual.input_resolution,

@@ -144,6 +144,10 @@ class PromptedCLIP(nn.Module):
         self._fixed_text: dict[str, Tensor] = {}
         self._kept_text: tuple[object, Tensor] | None = None
 
+    def class_constants(self) -> tuple[object, ...]:
+        """What was made for the present classes; another class list has other objects."""
+        return self.text, self._fixed_text
+
     def share_frozen(self, other: PromptedCLIP) -> None:
         """Use another model's CLIP, class tokens and frozen text features in place of own ones.
 
@@ -198,7 +202,7 @@ class PromptedCLIP(nn.Module):
         if left < each:
             raise ValueError(
                 f"MODEL.MEMORY_GB is {self.memory / 1e9:g}, too little for {what}: use "
-                f"{(each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
+                f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
             )
         return int(left // each)
 
@@ -246,9 +250,10 @@ class PromptedCLIP(nn.Module):
         return self._raw_image(self.learner.change_image(image), prompts)
 
     def _raw_image(self, image: Tensor, prompts: LayerPrompts | None) -> Tensor:
-        if self.memory and torch.is_grad_enabled() and (prompts or image.requires_grad):
-            kept = len(image) * image_bytes(self.clip, prompts, kept=True)
-            self._fitting(kept, f"a training step of {len(image)} images", share=0.5)
+        if self.memory and torch.is_grad_enabled():
+            kept = bool(prompts) or image.requires_grad
+            needed = len(image) * image_bytes(self.clip, prompts, kept)
+            self._fitting(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
             return self.encoders.encode_image(image, prompts).float()
 
@@ -306,14 +311,14 @@ class PromptedCLIP(nn.Module):
             )
         return F.normalize(features.float(), dim=-1)
 
-    def _texts_at_once(self, prompts: LayerPrompts | None) -> int:
+    def _texts_at_once(self, prompts: LayerPrompts | None, share: float = 0.5) -> int:
         training = torch.is_grad_enabled()
         most = 0 if training else MAX_SEQUENCES
         if not self.memory:
             return most
         each = text_bytes(self.clip, self.text, prompts, kept=training)
         features = n_samples(prompts) * self._features_bytes()
-        fitting = self._fitting(each, "the text", 0.5 if training else 1.0, features)
+        fitting = self._fitting(each, "the text", share, features)
         return min(fitting, most or fitting)
 
     @torch.no_grad()
@@ -325,7 +330,8 @@ class PromptedCLIP(nn.Module):
         """
 
         def encode() -> Tensor:
-            size = self._texts_at_once(None)
+            # it may be the first step that asks, which holds its own features already
+            size = self._texts_at_once(None, share=0.25)
             with self._autocast(self.text.device):
                 return encode_templates(
                     *(self.clip, self.classnames, self.teacher_templates),

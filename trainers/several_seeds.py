@@ -36,7 +36,7 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
     Raises:
         ValueError: it has another loop or step than the one that is shared, or is to capture it.
     """
-    names = ("train", "run_epoch", "forward_backward", "step")
+    names = ("train", "run_epoch", "forward_backward", "train_on", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
     own = [n for n, method in shared.items() if getattr(trainer, n, method) is not method]
     if own:

@@ -8,7 +8,7 @@ the step trains must stay where it is. The order of events is that of PyTorch's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -62,7 +62,7 @@ class StepGraph:
 
     The first ``WARM_UP`` steps run one operation at a time and train like any other. So do steps on
     inputs of another shape than the first ones had, and all steps without a device that captures.
-    When a tensor of the state was replaced by another one, the graph is captured anew.
+    When something that the graph works on was replaced, it is captured anew.
 
     Args:
         step: from input tensors on the device to what is logged, tensors with one element by name.
@@ -70,6 +70,8 @@ class StepGraph:
             host.
         optimizer: makes the updates.
         state: gives the tensors besides the optimiser's own that must stay where they are.
+        constants: gives the objects whose tensors the step reads and never writes. They are kept as
+            long as the graph, so that nothing else can take their place in memory.
         capture: how to capture; ``None`` runs all steps one operation at a time.
 
     Raises:
@@ -81,9 +83,11 @@ class StepGraph:
         step: Callable[..., dict[str, Tensor]],
         optimizer: Optimizer,
         state: Callable[[], Iterable[Tensor]],
+        constants: Callable[[], Sequence[object]],
         capture: CudaCapture | None,
     ) -> None:
-        self.step, self.state, self.capture = step, state, capture
+        self.step, self.capture = step, capture
+        self.state, self.constants = state, constants
         self.rates = DeviceRates(optimizer)
         self._forget()
 
@@ -94,11 +98,12 @@ class StepGraph:
         # the graph goes before the memory that it works on
         self._replay: Callable[[], None] | None = None
         self._buffers: list[Tensor] = []
+        self._constants: list[object] = []
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """One step; inputs and outputs are those of ``step``, outputs without gradients."""
         with self.rates.held():
-            if self.captured and self._places() != self._captured_places:
+            if self.captured and self._replaced():
                 self._forget()
             shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]
             if self.capture is None or self._shapes not in (None, shapes):
@@ -130,6 +135,11 @@ class StepGraph:
         self.rates.optimizer.zero_grad(set_to_none=True)
         self._replay, self._values = self.capture.record(lambda: self._values_of(self._buffers))
         self.captured, self._captured_places = True, self._places()
+        self._constants = list(self.constants())
+
+    def _replaced(self) -> bool:
+        pairs = zip(self._constants, self.constants(), strict=True)
+        return self._places() != self._captured_places or any(a is not b for a, b in pairs)
 
     def _places(self) -> list[int]:
         """Addresses that the graph reads and writes between steps."""

@@ -1,4 +1,4 @@
-"""The plain computation that the encoders are checked against.
+"""The plain computation that all encoders, ``clip.plain``'s too, are checked against.
 
 Full context length, every position of every block, one Python loop over classes; attention written
 out. It reads the weights of a model and shares no code with its forward pass.

@@ -425,6 +425,7 @@ def test_augmentation_where_it_cannot_be():
     for device, message in (
         ("meta", "only the uint8 tensors of DATALOADER.CACHE fast"),
         ("cuda", "there is no CUDA device|only the uint8"),
+        ("gpu", "TRANSFORM_DEVICE is 'gpu': use cpu, cuda"),
     ):
         with pytest.raises(ValueError, match=message):
             build_transform(make_cfg("exact", "DATALOADER.TRANSFORM_DEVICE", device))

@@ -86,6 +86,7 @@ def test_data_sets_by_default():
         (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
         (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet_a "),
         (["coop"], {"PROTOCOL": "fewshot", "SHOTS": "few"}, "SHOTS must be whole numbers"),
+        (["coop"], {"TOGETHER": "yes"}, "no TOGETHER 'yes'; there are: 0 1"),
         (["coop"], {"JOBS": "0"}, "JOBS must be a whole number from 1 on, not '0'"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from clip.memory import image_bytes
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity_files import relative_error
@@ -59,8 +60,9 @@ def images(n: int) -> torch.Tensor:
 
 
 def train_once(model: PromptedCLIP) -> torch.Tensor:
-    """The logits of a step with its backward pass."""
+    """The logits of a step with its teacher and its backward pass."""
     logits = model.predict(images(2)).logits
+    model.predict_frozen(images(2))
     logits.square().sum().backward()
     return logits.detach()
 
@@ -95,9 +97,38 @@ def test_test_batch(model, method):
     assert relative_error(parts, whole) < 1e-5
 
 
+def test_resnet_with_gradients(make_cfg):
+    """The estimate for images that are learned themselves."""
+    clip = CLIP(64, 64, (1, 2, 2, 1), 16, None, 77, 49408, 64, 1, 2).requires_grad_(False).eval()
+    image = images(2).repeat(1, 1, 2, 2).requires_grad_()
+    clip.encode_image(image)
+    with allocated() as peak:
+        clip.encode_image(image).sum().backward()
+    assert 0.2 < peak.value / (2 * image_bytes(clip, kept=True)) < 1
+    with allocated() as peak, torch.no_grad():
+        clip.encode_image(image)
+    assert 0.2 < peak.value / (2 * image_bytes(clip)) < 1
+
+
+def test_named_value_is_enough(model):
+    for method in METHODS:
+        for run in (train_once, torch.no_grad()(lambda model: model(images(2)))):
+            value = 1e-5
+            for _ in range(4):  # one after the other, the parts of a step say what they need
+                try:
+                    run(model(method, "MODEL.MEMORY_GB", value))
+                    break
+                except ValueError as error:
+                    named = float(str(error).split(": use ")[1].split()[0])
+                    assert named > value
+                    value = named
+            else:
+                pytest.fail(f"{method}: {value} is named, and not enough")
+
+
 def test_too_little(model):
     with pytest.raises(ValueError, match=r"too little for the text: use 0\.00\d+ or more"):
-        train_once(model("CoOp", "MODEL.MEMORY_GB", 1e-4))
+        train_once(model("CoOp", "MODEL.MEMORY_GB", 5e-4))
     with pytest.raises(ValueError, match="too little for a training step of 2 images"):
         train_once(model("PromptSRC", "MODEL.MEMORY_GB", 1e-4))
     with pytest.raises(ValueError, match="too little for an image"), torch.no_grad():

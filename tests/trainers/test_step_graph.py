@@ -25,7 +25,7 @@ class Line:
         node.NAME, node.LR, node.MAX_EPOCH, node.LR_SCHEDULER = name, 0.1, 8, "cosine"
         self.optimizer = build_optimizer([self.weight], node)
         self.schedule = build_lr_scheduler(self.optimizer, node)
-        self.graph = StepGraph(self.step, self.optimizer, lambda: [self.weight], capture)
+        self.graph = StepGraph(self.step, self.optimizer, lambda: [self.weight], tuple, capture)
 
     def step(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         self.calls += 1
@@ -184,10 +184,16 @@ def test_another_class_list_is_captured_anew(make_cfg, tmp_path):
     image, label = trainer.parse_batch_train(next(iter(trainer.train_loader_x)))
     trainer.graph(image, label)
     assert trainer.graph.capture.records == 1
-    trainer.model.set_classes(["a whole", "other", "list of", "five", "names"])
+    names, others = trainer.model.classnames, ["a whole", "other", "list of", "five", "names"]
+    trainer.model.set_classes(others)
     for _ in range(WARM_UP + 1):
         trainer.graph(image, label)
     assert trainer.graph.capture.records == 2
+    # what was captured is held, so that the memory of a list that came and went is no other's
+    for _ in range(6):
+        trainer.model.set_classes(names)
+        trainer.model.set_classes(others)
+        assert trainer.graph._replaced()
 
 
 def test_replays_make_kept_text_features_stale(make_cfg, tmp_path):

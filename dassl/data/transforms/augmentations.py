@@ -112,7 +112,9 @@ class GaussianNoise(nn.Module):
         """Return a noisy copy of, or the same, image ``(C, H, W)``."""
         if torch.rand(1).item() > self.p:
             return img
-        return img + torch.randn_like(img) * self.std + self.mean
+        # on the CPU, whose generator the seeds are for
+        noise = torch.randn_like(img, device="cpu").to(img.device)
+        return img + noise * self.std + self.mean
 
 
 class RandomMagnitudeAugment(nn.Module):

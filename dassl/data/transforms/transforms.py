@@ -118,8 +118,13 @@ def build_transform(
 
 
 def _device(cfg: Any, pixels: bool) -> torch.device:
-    device = torch.device(cfg.TRANSFORM_DEVICE)
     problem = None
+    try:
+        device = torch.device(cfg.TRANSFORM_DEVICE)
+    except RuntimeError as error:
+        raise ValueError(
+            f"DATALOADER.TRANSFORM_DEVICE is {cfg.TRANSFORM_DEVICE!r}: use cpu, cuda or cuda:1"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         problem = "there is no CUDA device"
     elif device.type != "cpu" and not pixels:
