@@ -132,6 +132,27 @@ def test_moved_backbone_is_named_and_replaced(make_cfg, vit_file, rn_file, tmp_p
         Predictor.load(tmp_path / "run", backbone=rn_file)
 
 
+def test_how_a_run_was_computed_is_left_behind(make_cfg, tmp_path):
+    """Its memory and its encoders may not suit where it predicts; a key of old runs is gone."""
+    cfg = make_cfg("CoOp", "MODEL.FAST_ENCODERS", False)
+    trainer = trained(cfg, tmp_path)
+    path = next((tmp_path / trainer.model_name).glob("model.pth.tar-*"))
+    checkpoint = torch.load(path, weights_only=True)
+    config = checkpoint["meta"]["config"]
+    assert "  FAST_ENCODERS: false" in config.splitlines()
+    config = config.replace("  MEMORY_GB: 0.0\n", "  MEMORY_GB: 1.0e-12\n")
+    config = config.replace("OPTIM:\n", "OPTIM:\n  TEXT_CHUNK: 100\n")
+    assert "1.0e-12" in config and "TEXT_CHUNK" in config
+    torch.save({**checkpoint, "meta": {**checkpoint["meta"], "config": config}}, path)
+    model = Predictor.load(tmp_path).model
+    assert (model.plain, model.memory) == (None, 0)
+    with torch.no_grad():
+        image = next(iter(trainer.test_loader))["img"]
+        assert torch.allclose(model(image), trainer.model_inference(image), atol=1e-3)
+    with pytest.raises(KeyError, match=r"OPTIM\.TEXT_CHUNK was renamed to MODEL\.MEMORY_GB"):
+        make_cfg("CoOp", "OPTIM.TEXT_CHUNK", 100)
+
+
 def test_what_is_no_run_of_this_toolbox(make_cfg, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run folder .*nowhere does not exist"):
         Predictor.load(tmp_path / "nowhere")
