@@ -1,0 +1,136 @@
+"""Training steps on a GPU: ``python -m benchmarks.gpu``. It has not been run on one yet.
+
+Milliseconds per step of 4 images on a ViT-B/16 with random weights, and the memory that PyTorch
+held for it, by wall clock with the device waited for before and after each series of steps:
+
+* ``plain``: the computation of ``clip/plain.py``, one operation at a time;
+* ``ours``: this toolbox, one operation at a time;
+* ``ours, graph``: the same with ``OPTIM.CUDA_GRAPH``.
+
+The variants take turns. What is measured replaces ``benchmarks/results/gpu.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from benchmarks.speed import BATCH, PACKED, PLAIN, build, random_batch, save_random_clip
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import write_json
+
+OUT = Path(__file__).parent / "results" / "gpu.json"
+GRAPH = "ours, graph"
+VARIANTS = (PLAIN, PACKED, GRAPH)
+#: what was aimed at on an H200 in bf16: milliseconds per step of PromptSRC's kind by classes
+AIMS = {50: 2.5, 500: 5.0}
+#: steps in front of the first series, more than a graph takes to be captured
+WARM_UP = 10
+
+
+def prepare(
+    method: str, n_classes: int, backbone: Path, variant: str, precision: str
+) -> Callable[[], object]:
+    """A training step on the GPU, or on the CPU where there is none."""
+    import trainers  # noqa: F401  registers the methods
+
+    node = TRAINER_REGISTRY.get(method).node
+    pairs = ["USE_CUDA", True, f"TRAINER.{node}.PREC", precision]
+    pairs += ["OPTIM.CUDA_GRAPH", variant == GRAPH]
+    trainer = build(method, n_classes, backbone, PLAIN if variant == PLAIN else PACKED, *pairs)
+    trainer.set_model_mode("train")
+    batch = {key: value.to(trainer.device) for key, value in random_batch(trainer, BATCH).items()}
+    return lambda: trainer.forward_backward(batch)
+
+
+def milliseconds(step: Callable[[], object], steps: int) -> float:
+    """Wall-clock time per step of a series."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start) / steps
+
+
+def measure(
+    method: str, n_classes: int, backbone: Path, precision: str, steps: int, repeats: int
+) -> list[dict[str, Any]]:
+    """One record per variant, with the time of every series."""
+    runs, held = {}, {}
+    for variant in VARIANTS:
+        runs[variant] = prepare(method, n_classes, backbone, variant, precision)
+        on_gpu = torch.cuda.is_available()
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        milliseconds(runs[variant], WARM_UP)
+        held[variant] = (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else None
+    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(repeats):
+        for variant, step in runs.items():
+            times[variant].append(milliseconds(step, steps))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return [
+        {"method": method, "classes": n_classes, "variant": variant, "precision": precision}
+        | {"ms": times[variant], "memory": held[variant]}
+        | {"device": device, "torch": torch.__version__}
+        for variant in VARIANTS
+    ]
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The records as Markdown; the ratio is that to the plain variant."""
+    plain = {(r["method"], r["classes"]): r for r in records if r["variant"] == PLAIN}
+    rows = []
+    for record in records:
+        slow, fast = median(plain[record["method"], record["classes"]]["ms"]), median(record["ms"])
+        row = {key: record[key] for key in ("method", "classes", "variant", "precision")}
+        row |= {"ms per step": f"{fast:.2f}", "plain / this": f"{slow / fast:.2f}"}
+        row["memory, GB"] = "" if record["memory"] is None else f"{record['memory']:.2f}"
+        aimed = record["variant"] == GRAPH and record["method"] == "PromptSRC"
+        row["aim, ms"] = AIMS.get(record["classes"], "") if aimed else ""
+        rows.append(row)
+    return tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
+
+
+def main() -> None:
+    """Measure, keep, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=["PromptSRC", "MMLoP", "CoOp"])
+    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50, 500])
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--steps", type=int, default=100, help="of a series")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("Note: no CUDA device, so this times the CPU, and no graph is captured")
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = args.backbone or Path(folder, "random_vit_b16.pt")
+        if args.backbone is None:
+            save_random_clip(backbone)
+        for method in args.methods:
+            for n_classes in args.classes:
+                settings = (args.precision, args.steps, args.repeats)
+                records += measure(method, n_classes, backbone, *settings)
+                write_json(records, str(args.out))
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()
