@@ -359,14 +359,14 @@ def main(argv: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         return report(error, args.traceback)
 
-    from dassl.utils import ImageError
+    from dassl.utils import ImageError, SettingError
 
     try:
         if args.eval_only:
             trainer.test()
         elif not args.no_train:
             trainer.train()
-    except ImageError as error:
+    except (ImageError, SettingError) as error:
         return report(error, args.traceback)
     return 0
 

@@ -16,6 +16,7 @@ from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP, convert_weights
 from clip.plain import PlainEncoders
 from clip.prompting import LayerPrompts, join_prompts, n_samples
+from dassl.utils import SettingError
 
 from .learner import PromptLearner, class_prompts
 from .teacher_cache import TeacherCache
@@ -196,11 +197,11 @@ class PromptedCLIP(nn.Module):
         """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
 
         Raises:
-            ValueError: not even one.
+            SettingError: not even one.
         """
         left = share * self.memory - beside
         if left < each:
-            raise ValueError(
+            raise SettingError(
                 f"MODEL.MEMORY_GB is {self.memory / 1e9:g}, too little for {what}: use "
                 f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
             )

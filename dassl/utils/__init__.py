@@ -15,6 +15,7 @@ from .registry import Registry, check_availability
 from .tools import (
     ImageError,
     MissingImageError,
+    SettingError,
     check_isfile,
     collect_env_info,
     download_url,
@@ -41,6 +42,7 @@ __all__ = [
     "MetricMeter",
     "MissingImageError",
     "Registry",
+    "SettingError",
     "check_availability",
     "check_isfile",
     "collect_env_info",

@@ -130,6 +130,10 @@ def collect_env_info() -> str:
     return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
 
 
+class SettingError(ValueError):
+    """A setting that turns out not to work in the middle of a run; the message names it."""
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; the message names it.
 
