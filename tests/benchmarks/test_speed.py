@@ -57,6 +57,8 @@ def test_arithmetic_is_counted(tmp_path):
     products = 2 * 77 * 2 * 12 * 64**2 * 2 * 2 / 1e9
     assert products < plain["text_gflop"] < 1.4 * products
     assert ours["text_gflop"] < plain["text_gflop"] / 3
+    constant = speed.count_flops("LoRVP", 2, path, speed.PACKED)
+    assert constant["text_gflop"] == 0 < constant["gflop"]
     # images: CoOp has no image prompts, nothing goes back
     assert 0 < ours["gflop"] - ours["text_gflop"] <= plain["gflop"] - plain["text_gflop"]
 
