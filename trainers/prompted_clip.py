@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,15 @@ from clip.chunks import encode_text_in_chunks
 from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP, convert_weights
 from clip.plain import PlainEncoders
-from clip.prompting import LayerPrompts, join_prompts, n_samples
+from clip.prompting import LayerPrompts, n_samples
 from dassl.utils import SettingError
 
 from .learner import PromptLearner, class_prompts
 from .teacher_cache import TeacherCache
 from .templates import TEACHER_TEMPLATES
+
+if TYPE_CHECKING:
+    from .joint import JointImages
 
 #: what PREC may say, and the type of automatic mixed precision it means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
@@ -371,93 +375,3 @@ class PromptedCLIP(nn.Module):
         if views is None:
             return self.frozen_image_features(image)
         return self.teacher_cache.image_features(views, image, self.frozen_image_features)
-
-
-class JointImages:
-    """Batches that went through the encoder together, and what the frozen CLIP says of them.
-
-    Args:
-        batches: images ``(B_i, 3, side, side)`` each.
-        views: for every batch names of its images' views, or ``None``.
-    """
-
-    def __init__(self, batches: Sequence[Tensor], views: Sequence[Sequence[str] | None]) -> None:
-        self.batches = batches
-        self.views = None if None in views else [name for names in views for name in names]
-        self._features: Sequence[Tensor] = ()
-
-    def has(self, image: Tensor) -> bool:
-        """Whether ``image`` is one of the batches, the very tensor."""
-        return any(batch is image for batch in self.batches)
-
-    def frozen_features(
-        self, image: Tensor, encode: Callable[[Tensor, Sequence[str] | None], Tensor]
-    ) -> Tensor:
-        """What ``encode`` gives for a batch; the first request encodes all of them in one call.
-
-        Args:
-            image: one of the batches.
-            encode: from images and their views to ``(B, embed_dim)``.
-        """
-        if not self._features:
-            sizes = [len(batch) for batch in self.batches]
-            self._features = encode(torch.cat(list(self.batches)), self.views).split(sizes)
-        return next(f for b, f in zip(self.batches, self._features, strict=True) if b is image)
-
-
-def predict_together(
-    models: Sequence[PromptedCLIP],
-    images: Sequence[Tensor],
-    views: Sequence[Sequence[str] | None],
-) -> list[Prediction]:
-    """Predictions of several learners of one method, each on images of its own.
-
-    The CLIP that the models share (``share_frozen``) encodes all images in one call, and all texts
-    in another; prompts carry a dimension for it. So does its call without prompts for the images
-    of this step, if a loss asks for it (``predict_frozen``).
-
-    Args:
-        models: with learners that differ in nothing but their values.
-        images: for every model ``(B_i, 3, side, side)``, normalised.
-        views: for every model a loader's names of the images' views, or ``None``.
-
-    Returns:
-        for every model what its ``predict`` gives, to rounding.
-    """
-    first, learners = models[0], [model.learner for model in models]
-    joint = JointImages(images, views)
-    for model in models:
-        model._joint_images = joint
-    sizes = [len(image) for image in images]
-    prompts = join_prompts([learner.image_prompts() for learner in learners], sizes, dims=3)
-    pairs = zip(learners, images, strict=True)
-    changed = torch.cat([learner.change_image(image) for learner, image in pairs])
-    raw = first._raw_image(changed, prompts).split(sizes)
-    image_features = [F.normalize(features, dim=-1) for features in raw]
-    text_features = _text_features_together(models, image_features)
-    parts = zip(models, images, views, raw, image_features, text_features, strict=True)
-    return [model._prediction(*rest) for model, *rest in parts]
-
-
-def _text_features_together(
-    models: Sequence[PromptedCLIP], image_features: Sequence[Tensor]
-) -> list[Tensor]:
-    learners = [model.learner for model in models]
-    conditioned = learners[0].image_conditioned
-    if conditioned:
-        pairs = zip(learners, image_features, strict=True)
-        prompts = [learner.text_prompts_for(features) for learner, features in pairs]
-        sizes = [len(features) for features in image_features]
-    else:
-        prompts = [learner.text_prompts() for learner in learners]
-        sizes = [1] * len(models)
-    joined = join_prompts(prompts, sizes, dims=4)
-    if joined is None:
-        features = [models[0]._hand_written_text()] * len(models)
-    else:
-        features = models[0]._unit_text(joined).split(sizes)
-        features = features if conditioned else [f.squeeze(0) for f in features]
-    return [
-        model.learner.correct_text(text, model.frozen_text_features)
-        for model, text in zip(models, features, strict=True)
-    ]

@@ -23,7 +23,7 @@ from dassl.engine.trainer import EpochLog
 from dassl.utils.random_state import get_random_state, set_random_state
 
 from .base import PromptTrainer
-from .prompted_clip import predict_together
+from .joint import predict_together
 
 
 def check_trains_together(trainer: type, cfg: CfgNode) -> None:

@@ -58,7 +58,8 @@ def weights_fingerprint(model: CLIP) -> str:
 def source_fingerprint() -> str:
     """SHA-256 of the source files that decide on frozen features and on how they are kept."""
     here = Path(__file__).parent
-    files = [Path(tools.__file__), here / "learner.py", here / "prompted_clip.py", Path(__file__)]
+    own = ("learner.py", "prompted_clip.py", "joint.py", "teacher_cache.py")
+    files = [Path(tools.__file__), *(here / name for name in own)]
     for package in (clip, dassl.data):
         files += sorted(Path(package.__file__).parent.rglob("*.py"))
     digest = hashlib.sha256()
