@@ -89,7 +89,7 @@ class VisionTransformer(nn.Module):
             return self._encode(x, layers)
         hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
         at_once = max(1, int(LARGEST_ON_CPU // hidden))
-        parts = x.tensor_split(-(-len(x) // at_once))
+        parts = x.tensor_split(max(1, -(-len(x) // at_once)))  # an empty batch is one part
         return torch.cat([self._encode(part, layers) for part in parts])
 
     def _encode(self, x: Tensor, layers: Sequence[Sequence[Prompt]]) -> Tensor:

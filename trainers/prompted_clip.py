@@ -270,7 +270,8 @@ class PromptedCLIP(nn.Module):
         """Prompted text features ``(C, embed_dim)``, unit norm.
 
         Without gradients (evaluation) they are computed once and kept until a parameter of the
-        learner changes, the class list changes, or ``forget_text`` is called.
+        learner changes, the class list changes, or ``forget_text`` is called. The plain encoders
+        compute them each time.
         """
         if torch.is_grad_enabled() or self.plain:
             return self._encode_text(self.learner.text_prompts())

@@ -284,6 +284,8 @@ def test_large_image_batches_in_parts(model, monkeypatch):
         torch.testing.assert_close(features, plain.encode_image(model, x, prompts))
         model.encode_image(x, prompts)
         assert sizes == [*parts, 5], "with gradients everything is kept anyway"
+    with torch.no_grad():
+        assert model.encode_image(x[:0]).shape == (0, features.shape[1])
 
 
 def test_float32_agrees_to_rounding(model):
