@@ -131,7 +131,8 @@ class FeatureFiles:
                 if present is not None:
                     tensors = merge(present, tensors)
                 content = {"key": key, "sha256": _digest(tensors)}
-                data = save(dict(tensors), {METADATA: json.dumps(content)})
+                on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+                data = save(on_host, {METADATA: json.dumps(content)})
                 if len(data) > self.limit:
                     self._note(
                         "size",
