@@ -68,12 +68,12 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of ``x``, each of its shape."""
-        return F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of ``x``, one beside the other: ``(..., 3 width)``."""
+        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
 
     def project_one_query(self, x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``project`` with queries for the rows ``row`` only."""
+        """Queries for the rows ``row`` only, keys and values for all of ``x``."""
         width = x.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
         keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
@@ -136,7 +136,7 @@ class ResidualAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """``(N, length, d)`` to the same shape."""
-        q, k, v = self.attn.project(self.ln_1(x))
+        q, k, v = self.attn.project(self.ln_1(x)).chunk(3, dim=-1)
         return self.finish(x, self.attn.attend(q, k, v, causal=causal))
 
     def forward_first(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from . import packing
 from .model import CLIP, VisionTransformer
 from .packing import PackedText, PrefixPlan
 from .prompting import LayerPrompts, by_layer
@@ -17,6 +18,9 @@ from .prompting import LayerPrompts, by_layer
 KEPT_ROWS = 12
 #: rows per token that computing one block takes at a time, forward or backward
 WORKING_ROWS = 24
+#: the same of both for every place in ``CausalSequences``: queries, keys, values and result, and
+#: their gradients
+KEPT_PLACES, WORKING_PLACES = 4, 12
 #: maps as large as the first stage's result that a ResNet holds at a time, and that each of its
 #: blocks keeps for the backward pass
 WORKING_MAPS, KEPT_MAPS = 8, 8
@@ -34,13 +38,17 @@ def text_bytes(
     blocks = clip.transformer.resblocks
     layers = by_layer(prompts, len(blocks))
     plan = PrefixPlan(text, layers)
-    n_prefix, n_tokens = plan.n_common, sum(plan.suffix_lengths) / len(text)
+    n_prefix, n_added = plan.n_common, 0
     for prompt in (prompt for entry in layers for prompt in entry):
         if plan.in_prefix(prompt, n_prefix):
             n_prefix += prompt.length - prompt.drop
         else:
-            n_tokens += prompt.length - prompt.drop
+            n_added += prompt.length - prompt.drop
+    n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
     rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
+    if text.device.type not in packing.GROUPS_ON:
+        n_places = n_prefix + max(plan.suffix_lengths) + n_added
+        rows += n_places * (WORKING_PLACES + kept * KEPT_PLACES * len(blocks))
     return rows * clip.transformer.width * _item_size(clip)
 
 

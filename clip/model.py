@@ -232,8 +232,8 @@ class CLIP(nn.Module):
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
                 x = self._add_positions(x, n_prefix, layout)
-            q, k, v = block.attn.project(block.ln_1(x))
-            attended = layout.groups(n_prefix).attend(block.attn, q, k, v)
+            qkv = block.attn.project(block.ln_1(x))
+            attended = layout.attention(n_prefix).attend(block.attn, qkv)
             if i == len(blocks) - 1:
                 end = n_prefix + layout.end
                 x, attended = x.index_select(1, end), attended.index_select(1, end)

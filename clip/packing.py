@@ -20,6 +20,9 @@ from .prompting import Prompt
 #: tokens of an attention sequence; wide enough for several class names, and few pads
 GROUP_WIDTH = 32
 
+#: kinds of devices that attend in ``AttentionGroups``; others attend in ``CausalSequences``
+GROUPS_ON = ("cpu",)
+
 
 class PackedText:
     """Token ids of a class list and the index tensors that packing needs.
@@ -92,16 +95,18 @@ class SuffixLayout:
         self.position = (torch.arange(self.total) - starts.repeat_interleave(size)).to(device)
         #: (C,) packed row of every end-of-text token
         self.end = (starts + size - 1).to(device)
-        self._starts, self._splices, self._groups = starts, {}, {}
+        self._starts, self._splices, self._attentions = starts, {}, {}
 
-    def groups(self, n_prefix: int) -> AttentionGroups:
+    def attention(self, n_prefix: int) -> AttentionGroups | CausalSequences:
         """How attention runs over these suffixes behind a common prefix, kept for the next call."""
-        if n_prefix not in self._groups:
-            self._groups[n_prefix] = AttentionGroups(self.lengths, n_prefix, self.end.device)
-        return self._groups[n_prefix]
+        if n_prefix not in self._attentions:
+            device = self.end.device
+            kind = AttentionGroups if device.type in GROUPS_ON else CausalSequences
+            self._attentions[n_prefix] = kind(self.lengths, n_prefix, device)
+        return self._attentions[n_prefix]
 
     def splice_index(
-        self, at: tuple[int, ...], n: int, drop: int, n_prefix: int, first_new: int, per_class: bool
+        self, at: tuple[int, ...], n: int, drop: int, n_prefix: int, first_new: int
     ) -> Tensor:
         """Rows that make up the sequence after a splice, as indices into old rows then new ones.
 
@@ -110,15 +115,14 @@ class SuffixLayout:
             n: inserted tokens per class.
             drop: removed tokens per class.
             n_prefix: rows in front of the suffixes.
-            first_new: index of the first inserted row.
-            per_class: whether every class has inserted rows of its own.
+            first_new: index of the first inserted row; ``n`` of each class follow one another.
         """
-        key = (at, n, drop, n_prefix, first_new, per_class)
+        key = (at, n, drop, n_prefix, first_new)
         if key not in self._splices:
             pieces = [torch.arange(n_prefix)]
             begins = (self._starts + n_prefix).tolist()
             for c, (begin, position) in enumerate(zip(begins, at, strict=True)):
-                new = first_new + (c * n if per_class else 0)
+                new = first_new + c * n
                 pieces += [
                     torch.arange(begin, begin + position),
                     torch.arange(new, new + n),
@@ -169,24 +173,79 @@ class AttentionGroups:
         seen = torch.cat([prefix_rows <= position[:, :, None], sees_own], dim=2)
         # the result of a pad is thrown away, but has to be a number
         seen |= (owner < 0)[:, :, None]
-        #: (G * width,) packed row of every query
-        self.queries = rows.flatten().to(device)
-        #: (G * (P + width),) packed row of every key
-        self.keys = torch.cat([prefix_rows.expand(len(rows), -1), rows], dim=1).flatten().to(device)
+        self.n_prefix = n_prefix
+        #: (G * width,) packed row of every query, and of every key behind the prefix
+        self.rows = rows.flatten().to(device)
         #: (G, 1, width, P + width) whether a query sees a key
         self.mask = seen[:, None].to(device)
         #: (P + total,) place of every packed row among the queries
         self.place = place.to(device)
 
-    def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention over packed rows, each ``(B, P + total, d)``, without the out-projection."""
+    def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
+        """Attention over packed rows without the out-projection.
 
-        def grouped(x: Tensor, rows: Tensor) -> Tensor:
-            return x.index_select(1, rows).unflatten(1, (self.n_groups, -1))
+        Args:
+            attention: of a block.
+            qkv: ``(B, P + total, 3 d)``, what it projects the rows to.
 
+        Returns:
+            ``(B, P + total, d)``.
+        """
+        q, kv = qkv.tensor_split([qkv.shape[-1] // 3], dim=-1)
+        q = q.index_select(1, self.rows).unflatten(1, (self.n_groups, -1))
+        k, v = behind_prefix(kv, self.n_prefix, self.rows, self.n_groups).chunk(2, dim=-1)
         mask = self.mask if len(q) == 1 else self.mask.repeat(len(q), 1, 1, 1)
-        k, v = grouped(k, self.keys), grouped(v, self.keys)
-        attended = attention.attend(grouped(q, self.queries), k, v, mask=mask)
+        attended = attention.attend(q, k, v, mask=mask)
+        return attended.flatten(1, 2).index_select(1, self.place)
+
+
+def behind_prefix(x: Tensor, n_prefix: int, rows: Tensor, n_sequences: int) -> Tensor:
+    """Sequences that start with the same rows.
+
+    Args:
+        x: ``(B, P + total, d)`` packed rows.
+        n_prefix: how many of them start every sequence.
+        rows: ``(n_sequences * length,)`` what follows in one sequence after the other.
+        n_sequences: how many there are.
+
+    Returns:
+        ``(B, n_sequences, P + length, d)``. The prefix is expanded, not indexed: what comes back to
+        it is then summed up at once, which rounds once, where indexed additions in half precision
+        round each time.
+    """
+    prefix = x[:, None, :n_prefix].expand(-1, n_sequences, -1, -1)
+    rest = x.index_select(1, rows).unflatten(1, (n_sequences, -1))
+    return torch.cat([prefix, rest], dim=2)
+
+
+class CausalSequences:
+    """Packed rows as sequences that need no mask: prefix and suffix of one class, pads at the end.
+
+    The pads cost more than those of ``AttentionGroups``, and the prefix attends to itself once per
+    class. In return attention is causal and nothing else, as the flash kernels of a GPU want it.
+
+    Args:
+        lengths, n_prefix, device: as for ``AttentionGroups``.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], n_prefix: int, device: torch.device) -> None:
+        size, longest = torch.tensor(lengths), max(lengths)
+        starts, column = size.cumsum(0) - size, torch.arange(longest)
+        # a pad repeats the last token, which no query sees there
+        rows = n_prefix + starts[:, None] + column.minimum(size[:, None] - 1)
+        begins = torch.arange(len(lengths)) * (n_prefix + longest) + n_prefix
+        places = (begins[:, None] + column)[column < size[:, None]]
+        self.n_classes, self.n_prefix = len(lengths), n_prefix
+        #: (C * longest,) packed row of every token behind the prefix
+        self.rows = rows.flatten().to(device)
+        #: (P + total,) place of every packed row in the sequences; the prefix is that of class 0
+        self.place = torch.cat([torch.arange(n_prefix), places]).to(device)
+
+    def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
+        """As :meth:`AttentionGroups.attend`."""
+        x = behind_prefix(qkv, self.n_prefix, self.rows, self.n_classes)
+        q, k, v = x.chunk(3, dim=-1)
+        attended = attention.attend(q, k, v, causal=True)
         return attended.flatten(1, 2).index_select(1, self.place)
 
 
@@ -275,9 +334,9 @@ def splice_packed(
                 f"the end-of-text token stands at {n_prefix + length - 1}"
             )
     tokens = prompt.tokens.to(x.dtype)
-    per_class = tokens.dim() > 2 and tokens.shape[-3] > 1
-    rows = tokens.flatten(-3, -2) if tokens.dim() > 2 else tokens
-    source = torch.cat([x, rows.expand(x.shape[0], -1, -1)], dim=1)
+    # shared tokens are expanded, not indexed: see behind_prefix
+    tokens = tokens.expand(x.shape[0], n_classes, -1, -1)
+    source = torch.cat([x, tokens.flatten(1, 2)], dim=1)
 
-    index = layout.splice_index(at, n, drop, n_prefix, x.shape[1], per_class)
+    index = layout.splice_index(at, n, drop, n_prefix, x.shape[1])
     return source.index_select(1, index), tuple(length + n - drop for length in layout.lengths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clip import model as clip_model
+from clip import packing
 from clip.chunks import encode_text_in_chunks
 from clip.layers import MLP
 from clip.model import CLIP, VisionTransformer
@@ -20,15 +23,20 @@ VOCABULARY, CONTEXT, LAYERS, WIDTH, VISION_WIDTH = 60, 24, 4, 64, 128
 START, END = VOCABULARY - 2, VOCABULARY - 1
 
 
-@pytest.fixture(scope="module")
-def model() -> CLIP:
-    """Small random CLIP in float64 with biases and gains that are not trivial."""
+@pytest.fixture(scope="module", params=[("cpu",), ()], ids=["groups", "sequences"])
+def model(request) -> Iterator[CLIP]:
+    """Small random CLIP in float64 with biases and gains that are not trivial.
+
+    Its text encoder attends as on a CPU, and as on other devices.
+    """
     generator = torch.Generator().manual_seed(0)
     model = CLIP(32, 32, LAYERS, VISION_WIDTH, 8, CONTEXT, VOCABULARY, WIDTH, 1, LAYERS).double()
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += 0.1 * noise
-    return model.requires_grad_(False).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "GROUPS_ON", request.param)
+        yield model.requires_grad_(False).eval()
 
 
 def token_ids(rows: list[list[int]]) -> Tensor:

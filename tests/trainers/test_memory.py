@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from clip import packing
 from clip.memory import image_bytes
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
@@ -81,6 +82,17 @@ def test_step(model, method):
     bounded = dict(bounded.learner.named_parameters())
     for key, parameter in free.learner.named_parameters():
         assert relative_error(bounded[key].grad, parameter.grad) < 2e-4, key
+
+
+def test_step_of_padded_sequences(model, monkeypatch):
+    """Off the CPU every class takes as many places in attention as the longest one."""
+    monkeypatch.setattr(packing, "GROUPS_ON", ())
+    bound = 30e6
+    bounded = model("CoOp", "TRAINER.COOP.CSC", False, "MODEL.MEMORY_GB", bound / 1e9)
+    bounded.set_classes(["very " * 40 + "small thing", *NAMES[1:]])
+    with allocated() as peak:
+        train_once(bounded)
+    assert 0.1 * bound < peak.value < bound
 
 
 @torch.no_grad()

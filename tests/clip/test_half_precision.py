@@ -1,0 +1,54 @@
+"""Gradients that many classes share, in the precisions that round a sum after each addition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from clip import packing
+from clip.model import CLIP, convert_weights
+from clip.packing import PackedText
+from clip.prompting import Prompt, deep_prompts
+from tests.parity_files import relative_error
+
+CLASSES, WIDTH, LAYERS, VOCABULARY = 1000, 64, 3, 1000
+
+
+def build() -> tuple[CLIP, PackedText]:
+    torch.manual_seed(0)
+    model = CLIP(64, 32, 2, 64, 8, 24, VOCABULARY, WIDTH, 1, LAYERS)
+    ids = torch.zeros(CLASSES, 24, dtype=torch.long)
+    ids[:, 0], ids[:, 1] = VOCABULARY - 2, 5
+    for c in range(CLASSES):
+        length = 7 + c % 3
+        ids[c, 2 : 2 + length] = torch.randint(1, VOCABULARY - 2, (length,))
+        ids[c, 2 + length] = VOCABULARY - 1
+    return model.requires_grad_(False).eval(), PackedText(ids)
+
+
+def gradients(place: str, precision: str) -> list[Tensor]:
+    """Of shared prompts in every block that lie in the common prefix or behind the class names."""
+    model, text = build()
+    tokens = [torch.randn(2, WIDTH).mul_(0.02).requires_grad_() for _ in range(LAYERS)]
+    if place == "prefix":
+        prompts = deep_prompts(tokens, at=1)
+    else:
+        at = tuple(length - 1 for length in text.lengths)
+        prompts = {i: Prompt(t, at=at, drop=2 if i else 0) for i, t in enumerate(tokens)}
+    if precision == "fp16":
+        convert_weights(model)
+    half = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    with torch.autocast("cpu", dtype=half, enabled=half is not None):
+        features = model.encode_text(text, prompts)
+    (20 * features.float() @ torch.ones(64)).mean().backward()
+    return [token.grad for token in tokens]
+
+
+@pytest.mark.parametrize("kinds", [("cpu",), ()], ids=["groups", "sequences"])
+@pytest.mark.parametrize("place", ["prefix", "behind the names"])
+@pytest.mark.parametrize(("precision", "limit"), [("amp", 2e-3), ("bf16", 2e-2), ("fp16", 3e-3)])
+def test_sums_over_classes(monkeypatch, kinds, place, precision, limit):
+    monkeypatch.setattr(packing, "GROUPS_ON", kinds)
+    for grad, exact in zip(gradients(place, precision), gradients(place, "fp32"), strict=True):
+        assert relative_error(grad, exact) < limit
