@@ -209,7 +209,7 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
             if not batches:
                 return
             with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
-                _step(batches)
+                joint_step(batches)
 
 
 @contextmanager
@@ -229,8 +229,8 @@ def _drawing_nothing(run: SeedRun) -> Iterator[None]:
         )
 
 
-def _step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
-    """One optimiser step of every seed."""
+def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
+    """One optimiser step of every seed on its batch."""
     predictions = predict_together(
         [run.trainer.model for run, _ in batches],
         [batch.image for _, batch in batches],
