@@ -22,6 +22,7 @@ from dassl.utils.checkpoint import latest_checkpoint
 
 from .checkpoints import CHECKPOINT_VERSION, check_origin, checkpoint_path, fitting_weights
 from .learner import PromptLearner
+from .memory_bound import check_memory
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
 from .step_graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
@@ -105,15 +106,7 @@ class PromptTrainer(TrainerX):
                 f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
                 "the frozen CLIP are computed each time) or what they may take on disk"
             )
-        if cfg.MODEL.MEMORY_GB < 0:
-            raise ValueError(
-                f"MODEL.MEMORY_GB is {cfg.MODEL.MEMORY_GB}: use 0 (no bound) or what a step may "
-                "hold beside the weights, in 10^9 bytes"
-            )
-        if cfg.MODEL.MEMORY_GB and not cfg.MODEL.FAST_ENCODERS:
-            raise ValueError(
-                "MODEL.MEMORY_GB bounds the fast encoders only: leave out MODEL.FAST_ENCODERS False"
-            )
+        check_memory(cfg)
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
             raise ValueError(
                 f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "

@@ -17,9 +17,9 @@ from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP, convert_weights
 from clip.plain import PlainEncoders
 from clip.prompting import LayerPrompts, n_samples
-from dassl.utils import SettingError
 
 from .learner import PromptLearner, class_prompts
+from .memory_bound import MemoryBound
 from .teacher_cache import TeacherCache
 from .templates import TEACHER_TEMPLATES
 
@@ -118,7 +118,7 @@ class PromptedCLIP(nn.Module):
         cache_mb: int = 0,
     ) -> None:
         super().__init__()
-        self.memory = memory_gb * 1e9
+        self.memory = MemoryBound(memory_gb)
         self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
         if precision == "fp16":
@@ -194,22 +194,8 @@ class PromptedCLIP(nn.Module):
         each = image_bytes(self.clip, self.learner.image_prompts())
         if self.learner.image_conditioned:
             each += self._features_bytes()
-        parts = image.split(self._fitting(each, "an image"))
+        parts = image.split(self.memory.fitting(each, "an image"))
         return torch.cat([self.predict(part).logits for part in parts])
-
-    def _fitting(self, each: float, what: str, share: float = 1.0, beside: float = 0.0) -> int:
-        """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
-
-        Raises:
-            SettingError: not even one.
-        """
-        left = share * self.memory - beside
-        if left < each:
-            raise SettingError(
-                f"MODEL.MEMORY_GB is {self.memory / 1e9:g}, too little for {what}: use "
-                f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
-            )
-        return int(left // each)
 
     def _features_bytes(self) -> int:
         return FEATURE_COPIES * len(self.text) * self.clip.text_projection.shape[1] * 4
@@ -258,7 +244,7 @@ class PromptedCLIP(nn.Module):
         if self.memory and torch.is_grad_enabled():
             kept = bool(prompts) or image.requires_grad
             needed = len(image) * image_bytes(self.clip, prompts, kept)
-            self._fitting(needed, f"a training step of {len(image)} images", share=0.5)
+            self.memory.fitting(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
             return self.encoders.encode_image(image, prompts).float()
 
@@ -324,7 +310,7 @@ class PromptedCLIP(nn.Module):
             return most
         each = text_bytes(self.clip, self.text, prompts, kept=training)
         features = n_samples(prompts) * self._features_bytes()
-        fitting = self._fitting(each, "the text", share, features)
+        fitting = self.memory.fitting(each, "the text", share, features)
         return min(fitting, most or fitting)
 
     @torch.no_grad()

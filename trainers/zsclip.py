@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP
 from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from .base import check_backbone, load_clip
-from .prompted_clip import encode_templates
+from .learner import class_prompts
+from .memory_bound import MemoryBound, check_memory
+from .prompted_clip import MAX_SEQUENCES, encode_templates
 from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template, given_templates
 
 
@@ -33,20 +36,29 @@ class ZeroshotClassifier(nn.Module):
         clip: the frozen model.
         text_features: ``(C, embed_dim)``, unit norm, float32.
         plain: encoders used in place of the model's own.
+        memory: what a batch may hold beside the weights; larger ones are cut into parts.
     """
 
     def __init__(
-        self, clip: CLIP, text_features: Tensor, plain: PlainEncoders | None = None
+        self,
+        clip: CLIP,
+        text_features: Tensor,
+        plain: PlainEncoders | None = None,
+        memory: MemoryBound | None = None,
     ) -> None:
         super().__init__()
-        self.clip, self.plain = clip, plain
+        self.clip, self.plain, self.memory = clip, plain, memory
         self.register_buffer("text_features", text_features)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, side, side)`` to logits ``(B, C)``."""
         encoders = self.plain or self.clip
-        features = F.normalize(encoders.encode_image(image).float(), dim=-1)
+        at_once = max(1, len(image))
+        if self.memory:
+            at_once = self.memory.fitting(image_bytes(self.clip), "an image")
+        encoded = [encoders.encode_image(part).float() for part in image.split(at_once)]
+        features = F.normalize(torch.cat(encoded), dim=-1)
         return self.clip.logit_scale.exp() * features @ self.text_features.t()
 
 
@@ -56,6 +68,7 @@ class ZeroshotCLIP(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         check_backbone(cfg)
+        check_memory(cfg)
 
     @classmethod
     def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
@@ -83,9 +96,12 @@ class ZeroshotCLIP(TrainerX):
         if clip.logit_scale.device.type == "cpu":
             clip.float()
         plain = None if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
-        texts = cls.templates(cfg, templates)
-        text = encode_templates(clip, classnames, texts, unit=True, encoders=plain)
-        return ZeroshotClassifier(clip, text, plain)
+        texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
+        if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
+            longest = class_prompts(clip, classnames, max(texts, key=len))
+            size = min(size, memory.fitting(text_bytes(clip, longest), "the text"))
+        text = encode_templates(clip, classnames, texts, unit=True, encoders=plain, size=size)
+        return ZeroshotClassifier(clip, text, plain, memory)
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")

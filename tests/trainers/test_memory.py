@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from clip import packing
 from clip.memory import image_bytes
 from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.parity_files import relative_error
 from trainers.prompted_clip import PromptedCLIP
 
@@ -107,6 +107,30 @@ def test_test_batch(model, method):
         parts = bounded(images(20))
     assert lower.value < bound
     assert relative_error(parts, whole) < 1e-5
+
+
+def test_zero_shot(make_cfg):
+    """Three templates of 300 classes, and a batch of images."""
+    texts = ("a photo of a {}.", "a {}.", "a bad picture of the {} in a dark and empty room.")
+
+    def classify(gb: float) -> tuple[float, torch.Tensor]:
+        torch.manual_seed(1)
+        cfg = make_cfg("ZeroshotCLIP2", "MODEL.MEMORY_GB", gb)
+        clip = CLIP(64, 32, 12, 64, 8, 77, 49408, 64, 1, 12)
+        with allocated() as peak:
+            classify = TRAINER_REGISTRY.get("ZeroshotCLIP2").build_classifier
+            logits = classify(cfg, clip, NAMES, texts)(images(60))
+        return peak.value, logits
+
+    peak, whole = classify(0)
+    bound = 0.5 * peak
+    lower, parts = classify(bound / 1e9)
+    assert lower < bound
+    assert relative_error(parts, whole) < 1e-5
+    with pytest.raises(ValueError, match="too little for the text"):
+        classify(1e-6)
+    with pytest.raises(ValueError, match=r"MODEL\.MEMORY_GB is -1"):
+        build_trainer(make_cfg("ZeroshotCLIP", "MODEL.MEMORY_GB", -1))
 
 
 def test_resnet_with_gradients(make_cfg):
