@@ -174,6 +174,25 @@ def test_settings(build, names_file, rn_file, monkeypatch, name):
     assert_as_alone(build, train_together(build, method, *pairs), method, *pairs)
 
 
+def test_bounded_memory(build, monkeypatch):
+    """The bound holds for all seeds together, which cuts the text where one seed's would fit."""
+    sizes, choose = [], PromptedCLIP._texts_at_once
+
+    def choose_and_keep(*args, **kwargs):
+        sizes.append(choose(*args, **kwargs))
+        return sizes[-1]
+
+    monkeypatch.setattr(PromptedCLIP, "_texts_at_once", choose_and_keep)
+    pairs = ["MODEL.MEMORY_GB", 0.0036, "TEST.NO_TEST", True]
+    together = train_together(build, "CoOp", *pairs)
+    assert 5 <= min(sizes) < 10, "five classes of two seeds"
+    assert_as_alone(build, together, "CoOp", *pairs)
+    pairs = ["MODEL.MEMORY_GB", 0.003]
+    too_little = {seed: partial(build, "CoOp", "too little", seed, *pairs) for seed in SEEDS}
+    with pytest.raises(ValueError, match="too little for a training step of 8 images"):
+        SeveralSeeds(too_little).train()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_half_precision(build, precision):
     """Rounding is coarse and depends on what is computed at once: one step, and more room."""
