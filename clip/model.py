@@ -283,10 +283,20 @@ class CLIP(nn.Module):
         return logits, logits.t()
 
 
-def convert_weights(model: nn.Module) -> None:
-    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32."""
+def convert_weights(
+    model: nn.Module, dtype: torch.dtype = torch.float16, convolutions: bool = True
+) -> None:
+    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32.
+
+    Args:
+        model: a CLIP or a part of one.
+        dtype: the type to store them in.
+        convolutions: whether those of convolutions are stored in it, too. The encoders compute in
+            their type (``CLIP.dtype``), so that without them they compute as before under
+            ``torch.autocast`` to ``dtype``, which then has no weights of matrices to convert.
+    """
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Linear) or (convolutions and isinstance(module, nn.Conv2d)):
             names = ("weight", "bias")
         elif isinstance(module, Attention):
             names = ("in_proj_weight", "in_proj_bias")
@@ -295,7 +305,7 @@ def convert_weights(model: nn.Module) -> None:
         for name in names:
             parameter = getattr(module, name, None)
             if isinstance(parameter, nn.Parameter):
-                parameter.data = parameter.data.half()
+                parameter.data = parameter.data.to(dtype)
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:

@@ -121,10 +121,13 @@ class PromptedCLIP(nn.Module):
         self.memory = MemoryBound(memory_gb)
         self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
-        if precision == "fp16":
-            convert_weights(clip)
         self.clip, self.learner = clip, learner
         self.autocast_dtype = PRECISIONS[precision]
+        if precision == "fp16":
+            convert_weights(clip)
+        elif self.autocast_dtype is not None:
+            # once, where autocast converts frozen weights in every call
+            convert_weights(clip, self.autocast_dtype, convolutions=False)
         #: in place of CLIP's own encoders
         self.plain = None if fast else PlainEncoders(clip)
         self.teacher_cache = TeacherCache(clip, precision, cache_mb if fast else 0)

@@ -1,4 +1,4 @@
-"""Gradients that many classes share, in the precisions that round a sum after each addition."""
+"""Encoders in half precision: sums over many classes, and weights that are converted once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip import packing
-from clip.model import CLIP, convert_weights
+from clip import packing, tokenize
+from clip.model import CLIP, build_model, convert_weights
 from clip.packing import PackedText
+from clip.plain import PlainEncoders
 from clip.prompting import Prompt, deep_prompts
-from tests.parity_files import relative_error
+from tests.parity_files import recorded_clip, relative_error
 
 CLASSES, WIDTH, LAYERS, VOCABULARY = 1000, 64, 3, 1000
 
@@ -52,3 +53,31 @@ def test_sums_over_classes(monkeypatch, kinds, place, precision, limit):
     monkeypatch.setattr(packing, "GROUPS_ON", kinds)
     for grad, exact in zip(gradients(place, precision), gradients(place, "fp32"), strict=True):
         assert relative_error(grad, exact) < limit
+
+
+@pytest.mark.parametrize("vision", ["vit", "rn"])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("plain", [False, True])
+def test_converted_weights_are_those_of_autocast(vision, half, plain):
+    """To the bit: features and gradients of prompts, and of the images themselves."""
+
+    def run(convert: bool) -> list[Tensor]:
+        model = build_model(recorded_clip(vision)).requires_grad_(False).float()
+        if convert:
+            convert_weights(model, half, convolutions=False)
+            assert model.text_projection.dtype == half and model.dtype == torch.float32
+        torch.manual_seed(0)
+        encoders = PlainEncoders(model) if plain else model
+        side = model.visual.input_resolution
+        ctx = torch.randn(2, model.ln_final.weight.shape[0]).requires_grad_()
+        image = torch.randn(2, 3, side, side).requires_grad_()
+        text = torch.cat([tokenize(words) for words in ("a cat", "a golden retriever")])
+        with torch.autocast("cpu", dtype=half):
+            texts = encoders.encode_text(PackedText(text), {0: Prompt(ctx, at=1)})
+            images = encoders.encode_image(image)
+        (texts.float().sum() + images.float().sum()).backward()
+        return [texts.detach(), images.detach(), ctx.grad, image.grad]
+
+    for converted, autocast in zip(run(True), run(False), strict=True):
+        assert converted.dtype == autocast.dtype
+        assert torch.equal(converted, autocast)
