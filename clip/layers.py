@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class LayerNorm(nn.LayerNorm):
@@ -28,6 +29,37 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(self.slope * x)
 
 
+class _QuickGELUMLP(torch.autograd.Function):
+    """``quick_gelu(x W1' + b1) W2' + b2`` as matrix products around a SiLU.
+
+    ``quick_gelu(h) = silu(s h) / s``, and the products take the factors ``s`` and ``1 / s`` along;
+    in the derivative they cancel. The wide hidden layer is touched once and kept once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, rows: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor
+    ) -> Tensor:
+        s = QuickGELU.slope
+        scaled = torch.addmm(first_bias, rows, first.t(), beta=s, alpha=s)
+        ctx.save_for_backward(scaled, rows if ctx.needs_input_grad[1] else None, first, last)
+        return torch.addmm(last_bias, F.silu(scaled), last.t(), alpha=1 / s)
+
+    @staticmethod
+    @once_differentiable  # as fused attention is
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scaled, rows, first, last = ctx.saved_tensors
+        of_rows, of_first, of_first_bias, of_last, of_last_bias = ctx.needs_input_grad
+        hidden = torch.ops.aten.silu_backward(grad @ last, scaled)
+        return (
+            hidden @ first if of_rows else None,
+            hidden.t() @ rows if of_first else None,
+            hidden.sum(0) if of_first_bias else None,
+            grad.t() @ F.silu(scaled) / QuickGELU.slope if of_last else None,
+            grad.sum(0) if of_last_bias else None,
+        )
+
+
 class MLP(nn.Module):
     """Two linear maps with an activation between them.
 
@@ -46,12 +78,12 @@ class MLP(nn.Module):
         """``(..., width)`` to the same shape."""
         if not isinstance(self.gelu, QuickGELU):
             return self.c_proj(self.gelu(self.c_fc(x)))
-        # quick_gelu(x) = silu(s x) / s, and the matrix products take the factors s and 1 / s along:
-        # the wide hidden layer is touched once, and kept once for the backward pass
-        s, first, last = self.gelu.slope, self.c_fc, self.c_proj
+        values = (self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
         rows = x.reshape(-1, x.shape[-1])
-        hidden = F.silu(torch.addmm(first.bias, rows, first.weight.t(), beta=s, alpha=s))
-        return torch.addmm(last.bias, hidden, last.weight.t(), alpha=1 / s).view(x.shape)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            rows, *values = (value.to(dtype) for value in (rows, *values))
+        return _QuickGELUMLP.apply(rows, *values).view(x.shape)
 
 
 class Attention(nn.Module):

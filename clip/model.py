@@ -94,7 +94,9 @@ class VisionTransformer(nn.Module):
 
     def _encode(self, x: Tensor, layers: Sequence[Sequence[Prompt]]) -> Tensor:
         blocks = self.transformer.resblocks
-        x = self.conv1(x.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        dtype = self.conv1.weight.dtype
+        # autocast gives its convolution in half precision; what follows is summed up in float32
+        x = self.conv1(x.to(dtype)).to(dtype).flatten(2).transpose(1, 2)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
         for prompt in layers[0]:

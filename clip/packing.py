@@ -174,8 +174,10 @@ class AttentionGroups:
         # the result of a pad is thrown away, but has to be a number
         seen |= (owner < 0)[:, :, None]
         self.n_prefix = n_prefix
-        #: (G * width,) packed row of every query, and of every key behind the prefix
-        self.rows = rows.flatten().to(device)
+        #: (G * width,) packed row of every query
+        self.queries = rows.flatten().to(device)
+        #: (G * width,) row of every key, counted behind the prefix, which is a key on its own
+        self.keys = (rows.flatten() - n_prefix).clamp(min=0).to(device)
         #: (G, 1, width, P + width) whether a query sees a key
         self.mask = seen[:, None].to(device)
         #: (P + total,) place of every packed row among the queries
@@ -191,9 +193,10 @@ class AttentionGroups:
         Returns:
             ``(B, P + total, d)``.
         """
-        q, kv = qkv.tensor_split([qkv.shape[-1] // 3], dim=-1)
-        q = q.index_select(1, self.rows).unflatten(1, (self.n_groups, -1))
-        k, v = behind_prefix(kv, self.n_prefix, self.rows, self.n_groups).chunk(2, dim=-1)
+        width = qkv.shape[-1] // 3
+        q, kv = qkv.split((width, 2 * width), dim=-1)
+        q = q.index_select(1, self.queries).unflatten(1, (self.n_groups, -1))
+        k, v = behind_prefix(kv, self.n_prefix, self.keys, self.n_groups).chunk(2, dim=-1)
         mask = self.mask if len(q) == 1 else self.mask.repeat(len(q), 1, 1, 1)
         attended = attention.attend(q, k, v, mask=mask)
         return attended.flatten(1, 2).index_select(1, self.place)
@@ -204,8 +207,9 @@ def behind_prefix(x: Tensor, n_prefix: int, rows: Tensor, n_sequences: int) -> T
 
     Args:
         x: ``(B, P + total, d)`` packed rows.
-        n_prefix: how many of them start every sequence.
-        rows: ``(n_sequences * length,)`` what follows in one sequence after the other.
+        n_prefix: how many of them, ``P``, start every sequence.
+        rows: ``(n_sequences * length,)`` what follows in one sequence after the other, counted
+            behind the prefix.
         n_sequences: how many there are.
 
     Returns:
@@ -213,9 +217,9 @@ def behind_prefix(x: Tensor, n_prefix: int, rows: Tensor, n_sequences: int) -> T
         it is then summed up at once, which rounds once, where indexed additions in half precision
         round each time.
     """
-    prefix = x[:, None, :n_prefix].expand(-1, n_sequences, -1, -1)
-    rest = x.index_select(1, rows).unflatten(1, (n_sequences, -1))
-    return torch.cat([prefix, rest], dim=2)
+    prefix, rest = x.split((n_prefix, x.shape[1] - n_prefix), dim=1)
+    prefix = prefix[:, None].expand(-1, n_sequences, -1, -1)
+    return torch.cat([prefix, rest.index_select(1, rows).unflatten(1, (n_sequences, -1))], dim=2)
 
 
 class CausalSequences:
@@ -232,11 +236,11 @@ class CausalSequences:
         size, longest = torch.tensor(lengths), max(lengths)
         starts, column = size.cumsum(0) - size, torch.arange(longest)
         # a pad repeats the last token, which no query sees there
-        rows = n_prefix + starts[:, None] + column.minimum(size[:, None] - 1)
+        rows = starts[:, None] + column.minimum(size[:, None] - 1)
         begins = torch.arange(len(lengths)) * (n_prefix + longest) + n_prefix
         places = (begins[:, None] + column)[column < size[:, None]]
         self.n_classes, self.n_prefix = len(lengths), n_prefix
-        #: (C * longest,) packed row of every token behind the prefix
+        #: (C * longest,) row of every token, counted behind the prefix
         self.rows = rows.flatten().to(device)
         #: (P + total,) place of every packed row in the sequences; the prefix is that of class 0
         self.place = torch.cat([torch.arange(n_prefix), places]).to(device)

@@ -161,4 +161,6 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
             f"cannot drop {prompt.drop} tokens at position {at} of a sequence of {length} tokens"
         )
     tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
-    return torch.cat([x[:, :at], tokens, x[:, at + prompt.drop :]], dim=1)
+    # the gradients of a split are put together at once, those of slices one after the other
+    before, _, behind = x.split((at, prompt.drop, length - at - prompt.drop), dim=1)
+    return torch.cat([before, tokens, behind], dim=1)

@@ -530,7 +530,7 @@ def test_precisions_take_a_step(tmp_path, make_cfg, precision):
     name = write(tmp_path, PLAIN, random_model(PLAIN))
     cfg = make_cfg("CoOp", "MODEL.BACKBONE.NAME", name, "TRAINER.COOP.PREC", precision)
     trainer = build_trainer(cfg)
-    dtype = torch.float16 if precision == "fp16" else torch.float32
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
     block = trainer.model.clip.transformer.resblocks[0]
     assert block.mlp.c_fc.weight.dtype == block.attn.in_proj_weight.dtype == dtype
     before = {key: value.clone() for key, value in trainer.model.clip.state_dict().items()}

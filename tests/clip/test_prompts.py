@@ -243,6 +243,19 @@ def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
     assert kept.count((15, 64)) == 1
 
 
+def test_derivatives_of_the_mlp():
+    """Of its input and all weights, against finite differences."""
+    torch.manual_seed(0)
+    mlp = MLP(3, 5, quick_gelu=True).double()
+    names, weights = zip(*mlp.named_parameters(), strict=True)
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(mlp, dict(zip(names, values, strict=True)), x)
+
+    inputs = (torch.randn(2, 4, 3).double().requires_grad_(), *weights)
+    assert torch.autograd.gradcheck(run, inputs)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     images=st.integers(1, 3),
