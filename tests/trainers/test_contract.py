@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainers
+from clip import packing
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
@@ -83,6 +84,13 @@ def test_step_reads_nothing_from_the_device(make_cfg, method):
     assert reads.n == 0
 
 
+@pytest.fixture()
+def attention_of_a_gpu(monkeypatch) -> None:
+    """The text encoder attends as it does off the CPU."""
+    monkeypatch.setattr(packing, "GROUPS_ON", ())
+
+
+@pytest.mark.usefixtures("attention_of_a_gpu")
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_step_can_be_captured(make_cfg, monkeypatch, method, chunk):
     """No tensor of host data, no value read, no random number once everything has come once."""
@@ -132,6 +140,7 @@ def assert_graph_trains_as_single_operations(make_cfg, method, tmp_path, limit, 
     return graphed
 
 
+@pytest.mark.usefixtures("attention_of_a_gpu")
 def test_replayed_steps_train_as_single_operations(make_cfg, method, tmp_path):
     """A run of three epochs, of which replays do all but three steps; a tape stands for the GPU."""
     pairs = ("OPTIM.CLIP_GRAD_NORM", 1.0)
