@@ -23,6 +23,9 @@ GROUP_WIDTH = 32
 #: kinds of devices that attend in ``AttentionGroups``; others attend in ``CausalSequences``
 GROUPS_ON = ("cpu",)
 
+#: sequences that attend in one call; CUDA's kernels cannot be started for more
+MOST_SEQUENCES = 65535
+
 
 class PackedText:
     """Token ids of a class list and the index tensors that packing needs.
@@ -247,10 +250,13 @@ class CausalSequences:
 
     def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
         """As :meth:`AttentionGroups.attend`."""
-        x = behind_prefix(qkv, self.n_prefix, self.rows, self.n_classes)
-        q, k, v = x.chunk(3, dim=-1)
-        attended = attention.attend(q, k, v, causal=True)
-        return attended.flatten(1, 2).index_select(1, self.place)
+        x = behind_prefix(qkv, self.n_prefix, self.rows, self.n_classes).flatten(0, 1)
+        parts = [
+            attention.attend(*part.chunk(3, dim=-1), causal=True)
+            for part in x.split(MOST_SEQUENCES)
+        ]
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return attended.unflatten(0, (len(qkv), -1)).flatten(1, 2).index_select(1, self.place)
 
 
 class PrefixPlan:

@@ -243,6 +243,15 @@ def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
     assert kept.count((15, 64)) == 1
 
 
+def test_sequences_in_parts(model, monkeypatch):
+    """More classes, and samples of them, than a kernel can be started for."""
+    ids = token_ids([[3, 4, 5], [6], [7, 8], [3, 9], [4] * 6])
+    (ctx,) = tensors((3, 1, 2, WIDTH))
+    whole = model.encode_text(ids, {0: Prompt(ctx, at=1)})
+    monkeypatch.setattr(packing, "MOST_SEQUENCES", 4)
+    assert_same(model.encode_text(ids, {0: Prompt(ctx, at=1)}), whole, [ctx])
+
+
 def test_derivatives_of_the_mlp():
     """Of its input and all weights, against finite differences."""
     torch.manual_seed(0)
