@@ -42,6 +42,9 @@ class _QuickGELUMLP(torch.autograd.Function):
     ) -> Tensor:
         s = QuickGELU.slope
         scaled = torch.addmm(first_bias, rows, first.t(), beta=s, alpha=s)
+        if not any(ctx.needs_input_grad):
+            F.silu(scaled, inplace=True)
+            return torch.addmm(last_bias, scaled, last.t(), alpha=1 / s)
         ctx.save_for_backward(scaled, rows if ctx.needs_input_grad[1] else None, first, last)
         return torch.addmm(last_bias, F.silu(scaled), last.t(), alpha=1 / s)
 
@@ -80,7 +83,7 @@ class MLP(nn.Module):
             return self.c_proj(self.gelu(self.c_fc(x)))
         values = (self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
         rows = x.reshape(-1, x.shape[-1])
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
             rows, *values = (value.to(dtype) for value in (rows, *values))
         return _QuickGELUMLP.apply(rows, *values).view(x.shape)

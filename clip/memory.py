@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import packing
 from .model import CLIP, VisionTransformer
-from .packing import PackedText, PrefixPlan
+from .packing import PackedText, PrefixPlan, attends_in_sequences
 from .prompting import LayerPrompts, by_layer
 
 #: rows per token that a block keeps for the backward pass: the inputs of its two halves, queries,
@@ -46,8 +45,9 @@ def text_bytes(
             n_added += prompt.length - prompt.drop
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
     rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
-    if text.device.type not in packing.GROUPS_ON:
-        n_places = n_prefix + max(plan.suffix_lengths) + n_added
+    lengths = tuple(length + n_added for length in plan.suffix_lengths)
+    if attends_in_sequences(text.device, lengths, n_prefix):
+        n_places = n_prefix + max(lengths)
         rows += n_places * (WORKING_PLACES + kept * KEPT_PLACES * len(blocks))
     return rows * clip.transformer.width * _item_size(clip)
 

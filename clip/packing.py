@@ -20,8 +20,9 @@ from .prompting import Prompt
 #: tokens of an attention sequence; wide enough for several class names, and few pads
 GROUP_WIDTH = 32
 
-#: kinds of devices that attend in ``AttentionGroups``; others attend in ``CausalSequences``
-GROUPS_ON = ("cpu",)
+#: kinds of devices that attend in ``AttentionGroups``; others do in ``CausalSequences``, unless
+#: those have more than ``MOST_PLACES`` places per packed row, as with one very long class name
+GROUPS_ON, MOST_PLACES = ("cpu",), 8
 
 #: sequences that attend in one call; CUDA's kernels cannot be started for more
 MOST_SEQUENCES = 65535
@@ -104,7 +105,8 @@ class SuffixLayout:
         """How attention runs over these suffixes behind a common prefix, kept for the next call."""
         if n_prefix not in self._attentions:
             device = self.end.device
-            kind = AttentionGroups if device.type in GROUPS_ON else CausalSequences
+            padded = attends_in_sequences(device, self.lengths, n_prefix)
+            kind = CausalSequences if padded else AttentionGroups
             self._attentions[n_prefix] = kind(self.lengths, n_prefix, device)
         return self._attentions[n_prefix]
 
@@ -225,6 +227,12 @@ def behind_prefix(x: Tensor, n_prefix: int, rows: Tensor, n_sequences: int) -> T
     return torch.cat([prefix, rest.index_select(1, rows).unflatten(1, (n_sequences, -1))], dim=2)
 
 
+def attends_in_sequences(device: torch.device, lengths: tuple[int, ...], n_prefix: int) -> bool:
+    """Whether packed rows attend in ``CausalSequences`` there, or else in ``AttentionGroups``."""
+    places = len(lengths) * (n_prefix + max(lengths))
+    return device.type not in GROUPS_ON and places <= MOST_PLACES * (n_prefix + sum(lengths))
+
+
 class CausalSequences:
     """Packed rows as sequences that need no mask: prefix and suffix of one class, pads at the end.
 
@@ -256,7 +264,7 @@ class CausalSequences:
             for part in x.split(MOST_SEQUENCES)
         ]
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return attended.unflatten(0, (len(qkv), -1)).flatten(1, 2).index_select(1, self.place)
+        return attended.unflatten(0, (-1, self.n_classes)).flatten(1, 2).index_select(1, self.place)
 
 
 class PrefixPlan:

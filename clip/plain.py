@@ -88,7 +88,8 @@ class PlainEncoders:
             return tower(image)
         blocks = tower.transformer.resblocks
         layers = by_layer(prompts, len(blocks))
-        x = tower.conv1(image.to(tower.conv1.weight.dtype)).flatten(2).permute(2, 0, 1)
+        dtype = tower.conv1.weight.dtype
+        x = tower.conv1(image.to(dtype)).to(dtype).flatten(2).permute(2, 0, 1)
         x = torch.cat([tower.class_embedding.to(x.dtype).expand(1, x.shape[1], -1), x])
         x = x + tower.positional_embedding[:, None].to(x.dtype)
         for i, block in enumerate(blocks):

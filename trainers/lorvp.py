@@ -223,7 +223,7 @@ class LoRVP(PromptTrainer):
     def before_train(self) -> None:
         super().before_train()
         if self.node_cfg.HEAD == "flm" and self.start_epoch == 0:
-            self.map_classes(self.model.encoders.encode_image)
+            self.map_classes(self.model.encode_frozen_image)
 
     def before_epoch(self) -> None:
         super().before_epoch()

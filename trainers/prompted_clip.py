@@ -92,7 +92,9 @@ class PromptedCLIP(nn.Module):
         learner: makes the prompts.
         classnames: the classes to tell apart.
         precision: ``fp32``; ``amp`` and ``bf16`` (automatic mixed precision in float16 and
-            bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them).
+            bfloat16); ``fp16`` (CLIP's weights in half precision, as OpenAI ships them). In all but
+            ``fp32``, weights of ``clip`` are converted here: encode with the methods of this class,
+            which set up what goes with it.
         teacher_templates: what the frozen text features are averaged over.
         fast: whether CLIP's own encoders are used, or the plain ones (``clip.plain``), with which
             the text is encoded anew for every batch and nothing is kept on disk.
@@ -342,9 +344,14 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["frozen"]
 
     @torch.no_grad()
+    def encode_frozen_image(self, image: Tensor) -> Tensor:
+        """The frozen CLIP's image features ``(B, embed_dim)``, not normalised."""
+        return self._raw_image(image, None)
+
+    @torch.no_grad()
     def frozen_image_features(self, image: Tensor) -> Tensor:
         """The frozen CLIP's image features ``(B, embed_dim)``, unit norm."""
-        return F.normalize(self._raw_image(image, None), dim=-1)
+        return F.normalize(self.encode_frozen_image(image), dim=-1)
 
     @torch.no_grad()
     def predict_frozen(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:

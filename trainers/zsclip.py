@@ -98,8 +98,8 @@ class ZeroshotCLIP(TrainerX):
         plain = None if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
         texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
         if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
-            longest = class_prompts(clip, classnames, max(texts, key=len))
-            size = min(size, memory.fitting(text_bytes(clip, longest), "the text"))
+            each = max(text_bytes(clip, class_prompts(clip, classnames, text)) for text in texts)
+            size = min(size, memory.fitting(each, "the text"))
         text = encode_templates(clip, classnames, texts, unit=True, encoders=plain, size=size)
         return ZeroshotClassifier(clip, text, plain, memory)
 

@@ -243,6 +243,7 @@ def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
     assert kept.count((15, 64)) == 1
 
 
+@pytest.mark.parametrize("model", [()], indirect=True)
 def test_sequences_in_parts(model, monkeypatch):
     """More classes, and samples of them, than a kernel can be started for."""
     ids = token_ids([[3, 4, 5], [6], [7, 8], [3, 9], [4] * 6])
@@ -250,6 +251,15 @@ def test_sequences_in_parts(model, monkeypatch):
     whole = model.encode_text(ids, {0: Prompt(ctx, at=1)})
     monkeypatch.setattr(packing, "MOST_SEQUENCES", 4)
     assert_same(model.encode_text(ids, {0: Prompt(ctx, at=1)}), whole, [ctx])
+
+
+@pytest.mark.parametrize("longest", [7, 20])
+@pytest.mark.parametrize("model", [()], indirect=True)
+def test_one_long_name_attends_in_groups(model, longest):
+    """Pads would cost more than a mask does."""
+    text = PackedText(token_ids([[3] * longest, *([c] for c in range(4, 50))]))
+    kind = type(text.layout(tuple(length - 1 for length in text.lengths)).attention(1))
+    assert kind is (packing.CausalSequences if longest == 7 else packing.AttentionGroups)
 
 
 def test_derivatives_of_the_mlp():

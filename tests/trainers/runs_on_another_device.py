@@ -29,12 +29,15 @@ VARIANTS = {method: (method,) for method in METHODS} | {
     "images augmented there": ("CoOp", "DATALOADER.CACHE", "fast"),
     "contexts of every class": ("CoOp", "TRAINER.COOP.CSC", True),
     "name in the middle": ("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+    "mapping": ("LoRVP", "TRAINER.LORVP.HEAD", "flm"),
     "mapping of every epoch": ("LoRVP", "TRAINER.LORVP.HEAD", "ilm"),
 }
 
 
 #: relative error of a learner; a GPU's kernels round in their own way
 LIMIT = 1e-2 if torch.cuda.is_available() else 1e-4
+#: and some of the eighteen test images may be near ties
+ACCURACY = 20 if torch.cuda.is_available() else 0.01
 
 
 @pytest.fixture()
@@ -101,7 +104,7 @@ def test_runs(build, there, name):
             tested = build(method, "new", "DATASET.SUBSAMPLE_CLASSES", "new")
             tested.load_model(resumed.output_dir, epoch=2)
             assert 0.0 <= tested.test() <= 100.0
-    assert here.test() == pytest.approx(result, abs=0.01 if LIMIT < 1e-2 else 20)
+    assert here.test() == pytest.approx(result, abs=ACCURACY)
     predictor = Predictor.load(resumed.output_dir, device="cpu")
     image = Path(here.dm.dataset.test[0].impath)
     (labels,) = predictor.predict([image])
@@ -136,7 +139,8 @@ def test_resnet(build, there, rn_file):
 def test_zero_shot(build, there):
     here = build("ZeroshotCLIP", "here").test()
     with there():
-        assert build("ZeroshotCLIP", "there").test() == here
+        # on a GPU in half precision
+        assert build("ZeroshotCLIP", "there").test() == pytest.approx(here, abs=ACCURACY)
 
 
 def test_the_other_device_refuses_tensors_of_the_cpu():

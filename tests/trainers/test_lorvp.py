@@ -72,9 +72,11 @@ def test_resnet_takes_pixel_prompts(make_cfg, rn_file):
     assert trainer.model.learner.left.any()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("head", ["lp", "flm", "ilm"])
-def test_head_learns_is_kept_and_resumes(make_cfg, head, names_file, tmp_path):
+def test_head_learns_is_kept_and_resumes(make_cfg, head, precision, names_file, tmp_path):
     pairs = [*setting("HEAD", head), *setting("SOURCE_NAMES", names_file), "DATASET.NUM_SHOTS", 4]
+    pairs += setting("PREC", precision)
     pairs += ["OPTIM.WARMUP_EPOCH", -1, "TEST.NO_TEST", True, "TRAIN.CHECKPOINT_FREQ", 1]
     pairs += ["OPTIM.MAX_EPOCH", 2]
 

@@ -89,7 +89,7 @@ def test_step_of_padded_sequences(model, monkeypatch):
     monkeypatch.setattr(packing, "GROUPS_ON", ())
     bound = 30e6
     bounded = model("CoOp", "TRAINER.COOP.CSC", False, "MODEL.MEMORY_GB", bound / 1e9)
-    bounded.set_classes(["very " * 40 + "small thing", *NAMES[1:]])
+    bounded.set_classes(["very " * 30 + "small thing", *NAMES[1:]])
     with allocated() as peak:
         train_once(bounded)
     assert 0.1 * bound < peak.value < bound
