@@ -181,7 +181,8 @@ class AttentionGroups:
         self.n_prefix = n_prefix
         #: (G * width,) packed row of every query
         self.queries = rows.flatten().to(device)
-        #: (G * width,) row of every key, counted behind the prefix, which is a key on its own
+        #: (G * width,) row of every key, counted behind the prefix; in places of the prefix and of
+        #: pads any row does, since the mask hides it
         self.keys = (rows.flatten() - n_prefix).clamp(min=0).to(device)
         #: (G, 1, width, P + width) whether a query sees a key
         self.mask = seen[:, None].to(device)
