@@ -19,16 +19,32 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 
 
+def asked_for(config: pytest.Config, marker: str) -> bool:
+    """Whether ``-m`` names a marker other than to leave it out."""
+    return marker in config.getoption("-m").replace(f"not {marker}", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs, also from processes that tests start, unless the tests for them are meant.
+
+    What takes a GPU where there is one would otherwise not have the numbers of the CPU.
+    """
+    if not asked_for(config, "gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # float32 is float32 in comparisons
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` need a CUDA device, those marked ``pipeline`` a request."""
-    if "pipeline" not in config.getoption("-m"):
+    """Tests marked ``gpu`` need a CUDA device and a request, those marked ``pipeline`` a request."""
+    if not asked_for(config, "pipeline"):
         for item in items:
             if item.get_closest_marker("pipeline"):
                 item.add_marker(pytest.mark.skip(reason="done when -m names it"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and -m gpu"))
 
 
 @pytest.fixture(scope="session", autouse=True)
