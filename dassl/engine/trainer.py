@@ -49,15 +49,17 @@ class EpochLog:
             summary: numbers, or tensors with one element, that ``forward_backward`` returned.
         """
         t = self.trainer
-        self.batch_time.update(time.time() - self.end)
         self.losses.update(summary)
         n_iter = t.epoch * t.num_batches + t.batch_idx
         for name, meter in self.losses.meters.items():
             self.pending.append((f"train/{name}", meter.average(), n_iter))
         self.pending.append(("train/lr", t.get_current_lr(), n_iter))
         print_freq = t.cfg.TRAIN.PRINT_FREQ
-        if (t.batch_idx + 1) % print_freq == 0 or t.num_batches < print_freq:
-            self.flush()
+        line_is_due = (t.batch_idx + 1) % print_freq == 0 or t.num_batches < print_freq
+        if line_is_due:
+            self.flush()  # waits for what the device has left to do, which is part of the time
+        self.batch_time.update(time.time() - self.end)
+        if line_is_due:
             print(self._line())
         self.end = time.time()
 
@@ -114,7 +116,9 @@ class TrainerX(SimpleTrainer):
         self, batch: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return images, labels and domains on the device."""
-        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+        return tuple(
+            batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain")
+        )
 
 
 class TrainerXU(SimpleTrainer):
@@ -148,9 +152,9 @@ class TrainerXU(SimpleTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return labelled images, their labels, and unlabelled images, on the device."""
         return (
-            batch_x["img"].to(self.device),
-            batch_x["label"].to(self.device),
-            batch_u["img"].to(self.device),
+            batch_x["img"].to(self.device, non_blocking=True),
+            batch_x["label"].to(self.device, non_blocking=True),
+            batch_u["img"].to(self.device, non_blocking=True),
         )
 
 

@@ -77,6 +77,23 @@ def test_times_and_eta(cfg, capsys, monkeypatch):
     ]
 
 
+def test_time_holds_what_a_device_still_has_to_do(cfg, capsys, monkeypatch):
+    """Reading the losses waits for the steps that a device has not done yet."""
+    clock = SimpleNamespace(time=lambda: clock.now, now=0.0)
+    monkeypatch.setattr(trainer_module, "time", clock)
+    flush = trainer_module.EpochLog.flush
+
+    def waiting(log):
+        clock.now += 2.0 * bool(log.pending)
+        flush(log)
+
+    monkeypatch.setattr(trainer_module.EpochLog, "flush", waiting)
+    trained(cfg)
+    found = re.findall(r"time (\S+ \S+) data (\S+ \S+) .* eta (\S+)", capsys.readouterr().out)
+    assert {(t, d) for t, d, _ in found} == {("2.000 (2.000)", "0.000 (0.000)")}
+    assert [eta for _, _, eta in found] == [f"0:00:{s:02}" for s in range(10, -1, -2)]
+
+
 def test_scalars(cfg):
     trainer = trained(cfg)
     written = scalars(cfg)
