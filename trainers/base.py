@@ -280,7 +280,8 @@ class PromptTrainer(TrainerX):
         A method that changes the images here must take ``view`` out of the batch: the frozen
         features known by that name belong to the images as they were.
         """
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def checkpoint_state(
         self, name: str, epoch: int, val_result: float | None = None

@@ -227,7 +227,8 @@ class SimpleTrainer(TrainerBase):
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images and labels on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        image, label = batch["img"], batch["label"]
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
         """Return the learning rate of the first parameter group of the first model."""

@@ -68,13 +68,13 @@ class Classification(EvaluatorBase):
             mo: logits ``(batch, n_cls)``.
             gt: labels ``(batch,)``.
         """
-        pred = mo.argmax(dim=1)
-        matches = (pred == gt).int().tolist()
-        labels = gt.tolist()
+        # read at once: every reading waits for the device
+        predictions, labels = torch.stack([mo.argmax(dim=1), gt]).tolist()
+        matches = [int(p == label) for p, label in zip(predictions, labels, strict=True)]
         self._correct += sum(matches)
         self._total += len(labels)
         self._y_true.extend(labels)
-        self._y_pred.extend(pred.tolist())
+        self._y_pred.extend(predictions)
         if self._per_class_res is not None:
             for label, match in zip(labels, matches, strict=True):
                 self._per_class_res[label].append(match)

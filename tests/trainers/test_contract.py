@@ -84,6 +84,25 @@ def test_step_reads_nothing_from_the_device(make_cfg, method):
     assert reads.n == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "amp"])
+def test_step_does_not_wait_for_a_gpu(make_cfg, method, precision):
+    """Copies to the device and the step itself; automatic scaling of the loss has to wait."""
+    pairs = (f"{node(method)}.PREC", precision, "OPTIM.CLIP_GRAD_NORM", 1.0, "USE_CUDA", True)
+    trainer = build_trainer(make_cfg(method, *pairs))
+    trainer.set_model_mode("train")
+    trainer.num_batches, batch = 100, batch_of(trainer)
+    assert batch["img"].is_pinned()
+    for trainer.batch_idx in range(2):  # what is computed once is computed in the first step
+        trainer.forward_backward(batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.batch_idx = 2
+        trainer.forward_backward(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.fixture()
 def attention_of_a_gpu(monkeypatch) -> None:
     """The text encoder attends as it does off the CPU."""

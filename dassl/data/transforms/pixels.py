@@ -39,8 +39,13 @@ class FromPixels(nn.Module):
 
     def forward(self, image: Image.Image | np.ndarray) -> torch.Tensor:
         if isinstance(image, np.ndarray):
-            return torch.from_numpy(image).to(self.device).permute(2, 0, 1)
-        return TF.pil_to_tensor(image).to(self.device)
+            return self._there(torch.from_numpy(image)).permute(2, 0, 1)
+        return self._there(TF.pil_to_tensor(image))
+
+    def _there(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()  # or else the copy waits for the steps on the device
+        return pixels.to(self.device, non_blocking=True)
 
 
 class UnitRange(nn.Module):
