@@ -1,7 +1,9 @@
 """Training steps on a GPU: ``python -m benchmarks.gpu``. It has not been run on one yet.
 
-Milliseconds per step of 4 images on a ViT-B/16 with random weights, and the memory that PyTorch
-held for it, by wall clock with the device waited for before and after each series of steps:
+Milliseconds per step of 4 images on a ViT-B/16 with random weights, by wall clock with the device
+waited for before and after each series of steps, copy of the batch from pinned memory included; and
+the memory that it takes: what tensors held at most, and what PyTorch keeps reserved for it, a
+graph's own included:
 
 * ``plain``: the computation of ``clip/plain.py``, one operation at a time;
 * ``ours``: this toolbox, one operation at a time;
@@ -62,10 +64,14 @@ def prepare(
         log = SimpleNamespace(step_done=lambda summary: None)
         runs.append(SimpleNamespace(trainer=trainer, named=nullcontext, log=log))
     trainer = runs[0].trainer
-    batch = {key: value.to(trainer.device) for key, value in random_batch(trainer, BATCH).items()}
-    if variant == SEEDS:
-        return lambda: joint_step([(r, Batch(batch["img"], batch["label"], None)) for r in runs])
-    return lambda: trainer.forward_backward(batch)
+    batch = random_batch(trainer, BATCH)
+    if trainer.device.type == "cuda":  # as a loader gives it
+        batch = {key: value.pin_memory() for key, value in batch.items()}
+
+    def joint() -> None:
+        joint_step([(run, Batch(*run.trainer.parse_batch_train(batch), None)) for run in runs])
+
+    return joint if variant == SEEDS else lambda: trainer.forward_backward(batch)
 
 
 def milliseconds(step: Callable[[], object], steps: int) -> float:
@@ -80,19 +86,32 @@ def milliseconds(step: Callable[[], object], steps: int) -> float:
     return 1000 * (time.perf_counter() - start) / steps
 
 
+def memory_of(step: Callable[[], object]) -> dict[str, float | None]:
+    """Memory of the first steps in 1e9 bytes: of tensors at their peak, and reserved afterwards."""
+    if not torch.cuda.is_available():
+        milliseconds(step, WARM_UP)
+        return {"memory": None, "reserved": None}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    milliseconds(step, WARM_UP)
+    peak = torch.cuda.max_memory_allocated()
+    return {
+        "memory": (peak - allocated) / 1e9,
+        "reserved": (torch.cuda.memory_reserved() - reserved) / 1e9,
+    }
+
+
 def measure(
     method: str, n_classes: int, backbone: Path, precision: str, steps: int, repeats: int
 ) -> list[dict[str, Any]]:
     """One record per variant, with the time of every series."""
     runs, held = {}, {}
+    # CUDA's libraries take workspaces when they first run, which are nobody's own
+    milliseconds(prepare(method, n_classes, backbone, PACKED, precision), 1)
     for variant in VARIANTS:
         runs[variant] = prepare(method, n_classes, backbone, variant, precision)
-        on_gpu = torch.cuda.is_available()
-        before = torch.cuda.memory_allocated() if on_gpu else 0
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        milliseconds(runs[variant], WARM_UP)
-        held[variant] = (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else None
+        held[variant] = memory_of(runs[variant])
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for _ in range(repeats):
         for variant, step in runs.items():
@@ -100,7 +119,7 @@ def measure(
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return [
         {"method": method, "classes": n_classes, "variant": variant, "precision": precision}
-        | {"ms": times[variant], "memory": held[variant]}
+        | {"ms": times[variant], **held[variant]}
         | {"device": device, "torch": torch.__version__}
         for variant in VARIANTS
     ]
@@ -115,7 +134,8 @@ def table(records: list[dict[str, Any]]) -> str:
         slow, fast = times[(*key, PLAIN)], times[(*key, record["variant"])]
         row = {key: record[key] for key in ("method", "classes", "variant", "precision")}
         row |= {"ms per step": f"{fast:.2f}", "plain / this": f"{slow / fast:.2f}"}
-        row["memory, GB"] = "" if record["memory"] is None else f"{record['memory']:.2f}"
+        for name, field in (("tensors, GB", "memory"), ("reserved, GB", "reserved")):
+            row[name] = "" if record[field] is None else f"{record[field]:.2f}"
         row["aim, ms"] = ""
         if record["variant"] == GRAPH and record["method"] == "PromptSRC":
             row["aim, ms"] = AIMS.get(record["classes"], "")
@@ -138,6 +158,7 @@ def main() -> None:
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    torch.backends.cudnn.benchmark = torch.cuda.is_available()  # as train.py has it
     if not torch.cuda.is_available():
         print("Note: no CUDA device, so this times the CPU, and no graph is captured")
     records = []

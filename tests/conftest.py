@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` need a CUDA device and a request, those marked ``pipeline`` a request."""
+    """Tests marked ``gpu`` or ``pipeline`` need a request, the former a CUDA device as well."""
     if not asked_for(config, "pipeline"):
         for item in items:
             if item.get_closest_marker("pipeline"):
