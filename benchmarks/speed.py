@@ -31,6 +31,8 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from train import ask_for_large_pages
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "speed.json"
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -271,7 +273,8 @@ def memory(*args: object) -> dict[str, Any]:
     glibc's allocator keeps holes that it cannot fill again; with every large tensor in pages of its
     own (slower), what is held are the tensors.
     """
-    tensors = in_child(*args, MALLOC_MMAP_THRESHOLD_="1000000")["peak"]
+    alone = {"MALLOC_MMAP_THRESHOLD_": "1000000", "THP_MEM_ALLOC_ENABLE": "0"}
+    tensors = in_child(*args, **alone)["peak"]
     return in_child(*args) | {"tensors": tensors}
 
 
@@ -427,6 +430,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure what was asked for, keep it, print all tables, fill the document."""
     args = parse()
+    if args.child:  # memory is that of a run; times are compared as PyTorch takes it by itself
+        ask_for_large_pages()
     import torch
 
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,35 @@ def test_lists_that_name_no_seeds(capsys, word):
     with pytest.raises(SystemExit, match="2"):
         train.main([f"--seeds={word}"])
     assert "argument --seeds: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a system without large pages"
+)
+def test_runs_ask_for_large_pages():
+    """Read off what Linux says of the memory of a process that starts as ``train.py`` does."""
+    lines = [
+        "import train",
+        "train.ask_for_large_pages()",
+        "import torch",
+        "tensor = torch.ones(10**7)",
+        "flags = [line.split() for line in open('/proc/self/smaps') if line.startswith('VmFlags')]",
+        "print(sum('hg' in words for words in flags))",
+    ]
+
+    def advised(**environment: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout)
+
+    assert advised() > 0
+    assert advised(THP_MEM_ALLOC_ENABLE="0") == 0, "what the user says counts"
 
 
 def command(*words: object) -> subprocess.CompletedProcess:
