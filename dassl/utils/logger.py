@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = ["Logger", "setup_logger"]
+
+#: seconds to wait for another process to let go of a log file
+LOCK_PATIENCE = 10.0
 
 
 class Logger:
@@ -30,14 +41,27 @@ class Logger:
     def write(self, msg: str) -> int:
         self.console.write(msg)
         if self.file is not None:
-            self.file.write(msg)
+            with self._giving_up():
+                self.file.write(msg)
         return len(msg)
 
     def flush(self) -> None:
         self.console.flush()
         if self.file is not None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
+            with self._giving_up():
+                self.file.flush()
+                os.fsync(self.file.fileno())
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Go on without the file when it cannot be written: a run is worth more than its log."""
+        try:
+            yield
+        except OSError as error:
+            file, self.file = self.file, None
+            print(f"Note: {file.name} ends here: {error.strerror}", file=sys.stderr)
+            with suppress(OSError):  # closing writes what is left
+                file.close()
 
     def close(self) -> None:
         """Close the log file; later writes go to the console only."""
@@ -68,6 +92,9 @@ def setup_logger(output: str | None = None) -> None:
     Args:
         output: path ending in ``.txt`` or ``.log``, or a folder that gets ``log.txt``; None does
             nothing.
+
+    Raises:
+        OSError: the file cannot be written, or another process is writing it.
     """
     if output is None:
         return
@@ -76,4 +103,36 @@ def setup_logger(output: str | None = None) -> None:
     if isinstance(console, Logger):
         console.close()
         console = console.console
-    sys.stdout = Logger(fpath, console)
+    try:
+        logger = Logger(fpath, console)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {fpath} ({error.strerror}): choose another folder with --output-dir "
+            "(OUTPUT_DIR)"
+        ) from error
+    if not _locked(logger.file):
+        logger.close()
+        raise BlockingIOError(
+            f"another process is writing {fpath}: wait for it, or choose another folder with "
+            "--output-dir (OUTPUT_DIR)"
+        )
+    sys.stdout = logger
+
+
+def _locked(file: TextIO) -> bool:
+    """Lock a file until it is closed, where the system can; false if another process has it."""
+    if fcntl is None:
+        return True
+    # the workers of a killed run have its files open until they notice, some seconds later
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
 from dassl.utils import Logger, setup_logger
+from dassl.utils import logger as logger_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +72,40 @@ def test_a_file_name_is_used_as_it_is(tmp_path, name):
     setup_logger(str(tmp_path / name))
     print("line")
     assert (tmp_path / name).read_text() == "line\n"
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(capsys):
+    logger = Logger("/dev/full")
+    logger.write("one\n")
+    logger.write("two\n")
+    logger.flush()
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\n"
+    assert err == "Note: /dev/full ends here: No space left on device\n"
+
+
+def test_two_processes_do_not_write_one_log(tmp_path, monkeypatch):
+    code = LOGGER + "    os.write(2, b'ready\\n')\n    time.sleep(60)\n"
+    process = run(code, str(tmp_path), wait=False)
+    assert process.stderr.readline() == "ready\n"
+    monkeypatch.setattr(logger_module, "LOCK_PATIENCE", 0.3)
+    before = sys.stdout
+    with pytest.raises(BlockingIOError, match=r"another process is writing .*log\.txt: wait"):
+        setup_logger(str(tmp_path))
+    assert sys.stdout is before
+    monkeypatch.setattr(logger_module, "LOCK_PATIENCE", 10)
+    threading.Timer(0.5, process.kill).start()
+    setup_logger(str(tmp_path))
+    print("mine")
+    process.communicate()
+    assert (tmp_path / "log.txt").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_log_that_has_no_place(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*log\.txt \(.*: choose another folder"):
+        setup_logger(str(tmp_path / place))
 
 
 def test_no_output_changes_nothing():
