@@ -244,6 +244,18 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     check_method_keys(keys, cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
+    if cfg.RESUME and not any(Path(cfg.RESUME).glob("*/checkpoint")):
+        raise FileNotFoundError(
+            f"--resume: {cfg.RESUME} is no run folder with a checkpoint; without the option a run "
+            "goes on from its output folder, or starts there"
+        )
+    if args.model_dir and not args.eval_only:
+        raise ValueError(
+            "--model-dir is read with --eval-only alone: to go on with a run use --resume, to "
+            "start from weights MODEL.INIT_WEIGHTS"
+        )
+    if args.load_epoch is not None and not args.model_dir:
+        raise ValueError("--load-epoch needs the run folder that holds the model: --model-dir")
     cfg.freeze()
     return cfg
 
@@ -376,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
             trainer.test()
         elif not args.no_train:
             trainer.train()
-    except (ImageError, SettingError) as error:
+    except (ImageError, SettingError, FloatingPointError) as error:
         return report(error, args.traceback)
     return 0
 

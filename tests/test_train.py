@@ -92,6 +92,9 @@ def test_every_option_reaches_its_key(files):
         (["", "4"], ["an empty word has no value"]),
         (["SEED", "4", "--eval-only"], ["--eval-only comes after the KEY VALUE pairs"]),
         (["--resume", "no/such/run"], ["--resume: no folder no/such/run"]),
+        (["--resume", "."], ["--resume: . is no run folder with a checkpoint"]),
+        (["--model-dir", "run"], ["--model-dir is read with --eval-only alone", "--resume"]),
+        (["--eval-only", "--load-epoch", "2"], ["--load-epoch needs", "--model-dir"]),
     ],
 )
 def test_bad_settings_get_one_line(files, capsys, words, parts):

@@ -20,7 +20,13 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
 from dassl.utils.checkpoint import latest_checkpoint
 
-from .checkpoints import CHECKPOINT_VERSION, check_origin, checkpoint_path, fitting_weights
+from .checkpoints import (
+    CHECKPOINT_VERSION,
+    check_continues,
+    check_origin,
+    checkpoint_path,
+    fitting_weights,
+)
 from .learner import PromptLearner
 from .memory_bound import check_memory
 from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
@@ -314,6 +320,7 @@ class PromptTrainer(TrainerX):
                         f"{path} was not written by this toolbox and cannot be resumed: "
                         "use another output folder, or test it with --eval-only --model-dir"
                     )
+                check_continues(checkpoint["meta"], self.cfg, self.model.classnames, path)
         return super().resume_model_if_exist(directory)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:

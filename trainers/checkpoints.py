@@ -20,6 +20,9 @@ from .learner import PromptLearner
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
 
+#: what a run was begun with, besides its method's settings, and goes on with
+KEPT = ("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "SEED")
+
 
 def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
     """Path of a model in a run folder.
@@ -36,7 +39,12 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
     path = osp.join(folder, BEST if epoch is None else f"model.pth.tar-{epoch}")
     if osp.isfile(path):
         return path
-    if not osp.isdir(folder):
+    others = ", ".join(_model_folders(directory))
+    if _models(directory):
+        found = f": {directory} is the folder of a model; name the run folder above it"
+    elif not osp.isdir(folder) and others:
+        found = f": the run holds {others}, which is of another method. Correct --trainer"
+    elif not osp.isdir(folder):
         found = f": the folder {folder} does not exist. Train first, or correct --model-dir"
     else:
         with_models = ", ".join(_models(folder)) or "nothing"
@@ -58,7 +66,9 @@ def find_checkpoint(run: str, epoch: int | None = None) -> str:
     """
     if not osp.isdir(run):
         raise FileNotFoundError(f"the run folder {run} does not exist. Train first, or correct it")
-    names = [name for name in sorted(os.listdir(run)) if _models(osp.join(run, name))]
+    names = _model_folders(run)
+    if not names and _models(run):
+        raise FileNotFoundError(f"{run} is the folder of a model; name the run folder above it")
     if not names:
         raise FileNotFoundError(
             f"{run} is no run folder of a trained method: no folder in it holds a model.pth.tar-*"
@@ -70,6 +80,12 @@ def find_checkpoint(run: str, epoch: int | None = None) -> str:
         if last is not None:
             return last
     return checkpoint_path(run, names[0], epoch)
+
+
+def _model_folders(run: str) -> list[str]:
+    if not osp.isdir(run):
+        return []
+    return [name for name in sorted(os.listdir(run)) if _models(osp.join(run, name))]
 
 
 def _models(folder: str) -> list[str]:
@@ -145,6 +161,43 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
                 f"{path} was trained with {key} {theirs}, this run has {mine}: "
                 f"change {flag} or the folder"
             )
+
+
+def check_continues(
+    meta: Mapping[str, Any], cfg: CfgNode, classnames: Sequence[str], path: str
+) -> None:
+    """Check that a config goes on with the run that wrote a checkpoint.
+
+    How it is computed (precision, speed, memory), how long it trains, and its optimiser, which the
+    checkpoint brings along, may differ.
+
+    Args:
+        meta: stored in the checkpoint.
+        cfg: of the run that is to go on.
+        classnames: its classes.
+        path: file of the checkpoint, named in errors.
+
+    Raises:
+        ValueError: it was begun with other data, another seed or other settings of its method.
+    """
+    stored, mine = yaml.safe_load(meta["config"]), yaml.safe_load(cfg.dump())
+    node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node
+    own = [f"TRAINER.{node}.{key}" for key in mine["TRAINER"][node] if key != "PREC"]
+    differences = []
+    for key in (*KEPT, *own):
+        theirs, ours = stored, mine
+        for name in key.split("."):
+            theirs, ours = theirs.get(name, {}), ours[name]
+        if theirs not in ({}, ours):  # an older version may not have had the key
+            differences.append(f"{key} {theirs} (now {ours})")
+    if not differences and list(meta["classnames"]) != list(classnames):
+        counts = len(meta["classnames"]), len(classnames)
+        differences.append("other classes ({} then, {} now)".format(*counts))
+    if differences:
+        raise ValueError(
+            f"{path} belongs to a run with {', '.join(differences)}: give this one another output "
+            "folder, or the settings of that one to go on with it"
+        )
 
 
 def fitting_weights(

@@ -205,7 +205,10 @@ class TrainerBase:
     def detect_anomaly(self, loss: torch.Tensor) -> None:
         """Raise ``FloatingPointError`` unless the loss is finite."""
         if not torch.isfinite(loss).all():
-            raise FloatingPointError("Loss is infinite or NaN!")
+            raise FloatingPointError(
+                "Loss is infinite or NaN! Lower OPTIM.LR, or clip gradients where the method can "
+                "(OPTIM.CLIP_GRAD_NORM)"
+            )
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         """Clear the gradients."""

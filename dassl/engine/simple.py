@@ -14,7 +14,12 @@ from tqdm import tqdm
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import check_availability, count_num_param, load_pretrained_weights
+from dassl.utils import (
+    SettingError,
+    check_availability,
+    count_num_param,
+    load_pretrained_weights,
+)
 
 from .base import TrainerBase
 
@@ -150,8 +155,16 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume if possible, open the TensorBoard writer, start the clock."""
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
+        """Resume if possible, open the TensorBoard writer, start the clock.
+
+        Raises:
+            SettingError: the folder holds checkpoints that this run cannot go on from.
+        """
+        directory = self.cfg.RESUME or self.cfg.OUTPUT_DIR
+        try:
+            self.start_epoch = self.resume_model_if_exist(directory)
+        except (ValueError, OSError, RuntimeError) as error:  # PyTorch's of weights that do not fit
+            raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
         self.init_writer(osp.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import os.path as osp
 import pickle
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .tools import replacing
+from .tools import SettingError, replacing
 
 __all__ = [
     "latest_checkpoint",
@@ -45,12 +46,21 @@ def save_checkpoint(
         is_best: copy the file to ``model-best.pth.tar``.
         remove_module_from_keys: strip the prefix ``module.`` that ``DataParallel`` adds.
         model_name: file name; empty means ``model.pth.tar-<epoch>``.
+
+    Raises:
+        SettingError: if the file cannot be written.
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": _strip_module(state["state_dict"])}
     fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    with replacing(fpath) as tmp:
-        torch.save(state, tmp)
+    try:
+        with replacing(fpath) as tmp:
+            torch.save(state, tmp)
+    except (OSError, RuntimeError) as error:  # PyTorch's own where the disk is full
+        raise SettingError(
+            f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(save_dir)}): make room, "
+            "or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
+        ) from error
     print(f"Checkpoint saved to {fpath}")
     with replacing(osp.join(save_dir, POINTER)) as tmp, open(tmp, "w", encoding="utf-8") as file:
         file.write(f"{osp.basename(fpath)}\n")
@@ -108,9 +118,13 @@ def latest_checkpoint(fdir: str) -> str | None:
         name = file.readline().strip()
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
+        others = sorted(file for file in os.listdir(fdir) if file.startswith("model.pth.tar-"))
+        go_on = f"write the name of another one into {POINTER} ({', '.join(others)}), " * bool(
+            others
+        )
         raise FileNotFoundError(
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
-            "or remove the folder to train from scratch"
+            f"{go_on}or remove the folder to train from scratch"
         )
     return fpath
 
@@ -270,6 +284,13 @@ def _damaged(fpath: str, error: Exception) -> ValueError:
         f'cannot read "{fpath}" as a checkpoint (truncated, or not written by torch.save): '
         f"{reason or type(error).__name__}; copy it again, or remove it and train again"
     )
+
+
+def _free(folder: str) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        return "no such folder"
 
 
 def _strip_module(state_dict: dict[str, Any]) -> OrderedDict:

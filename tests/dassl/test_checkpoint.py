@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from torch import nn
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
+    SettingError,
     load_checkpoint,
     load_pretrained_weights,
     resume_from_checkpoint,
@@ -103,6 +105,22 @@ def test_resume_is_strict(tmp_path):
     save_checkpoint(state_of(*trained()), str(tmp_path))
     with pytest.raises(RuntimeError, match="size mismatch"):
         resume_from_checkpoint(str(tmp_path), nn.Linear(4, 2))
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """A limit on the size of files stands for it."""
+    state = state_of(*trained())
+    save_checkpoint(state, str(tmp_path), model_name="model.pth.tar-1")
+    kept = (tmp_path / "model.pth.tar-1").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(SettingError, match=r"cannot write .*model\.pth\.tar-2 .* bytes free"):
+            save_checkpoint(state, str(tmp_path), model_name="model.pth.tar-2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "model.pth.tar-1"]
+    assert (tmp_path / "model.pth.tar-1").read_bytes() == kept
 
 
 def test_nothing_to_resume_and_a_lost_file_are_told_apart(tmp_path):

@@ -1,0 +1,109 @@
+"""Which runs go on in a folder that holds one, and what the others are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import train
+from dassl.engine import build_trainer
+from dassl.utils import SettingError
+from trainers.checkpoints import check_continues, find_checkpoint
+
+ROOT = Path(__file__).parents[2]
+DATA = ("DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True)
+
+
+@pytest.fixture()
+def begun(make_cfg):
+    """A run of one epoch in the folder of ``make_cfg``."""
+    trainer = build_trainer(make_cfg("MMLoP", *DATA))
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (("DATASET.NUM_SHOTS", 4), r"NUM_SHOTS 2 \(now 4\)"),
+        (("SEED", 2), r"SEED 1 \(now 2\)"),
+        (("DATASET.SUBSAMPLE_CLASSES", "base"), r"SUBSAMPLE_CLASSES all \(now base\)"),
+        (("TRAINER.MMLOP.TEXT_LOSS_WEIGHT", 3.0), r"TEXT_LOSS_WEIGHT 25.0 \(now 3.0\)"),
+        (("SEED", 2, "DATASET.NUM_SHOTS", 4), r"NUM_SHOTS 2 \(now 4\), SEED 1 \(now 2\)"),
+    ],
+)
+def test_another_run_does_not_take_over_a_folder(make_cfg, begun, pairs, message):
+    """Its result would be that of the run before, under the name of its own settings."""
+    trainer = build_trainer(make_cfg("MMLoP", *DATA, "OPTIM.MAX_EPOCH", 2, *pairs))
+    with pytest.raises(SettingError, match=rf"cannot go on .*model\.pth\.tar-1 .*{message}"):
+        trainer.train()
+
+
+def test_other_classes_do_not_go_on(begun, make_cfg):
+    meta = begun.checkpoint_state(begun.model_name, 0)["meta"]
+    names = begun.model.classnames
+    check_continues(meta, begun.cfg, names, "it")
+    with pytest.raises(ValueError, match=r"it belongs .* other classes \(5 then, 6 now\)"):
+        check_continues(meta, begun.cfg, [*names, "owl"], "it")
+
+
+def test_what_a_run_may_change_when_it_goes_on(make_cfg, begun):
+    pairs = ("OPTIM.MAX_EPOCH", 2, "TRAINER.MMLOP.PREC", "bf16", "MODEL.MEMORY_GB", 4.0)
+    with pytest.warns(UserWarning, match="keeps the learning-rate schedule"):
+        trainer = build_trainer(make_cfg("MMLoP", *DATA, *pairs))
+        trainer.train()
+    assert trainer.start_epoch == 1
+
+
+@pytest.fixture()
+def words(data_root, tmp_path) -> list[str]:
+    """A command line on the embedded CLIP."""
+    return [
+        *("--trainer", "CoOp", "--root", str(data_root), "--output-dir", str(tmp_path / "out")),
+        *("--config-file", str(ROOT / "configs/trainers/CoOp/tiny.yaml")),
+        *("DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2"),
+        *("TEST.NO_TEST", "True", "USE_CUDA", "False", "TRAIN.CHECKPOINT_FREQ", "1"),
+    ]
+
+
+def error_of(words: list[str], capsys) -> str:
+    """What ``train.py`` prints as its one line of error."""
+    capsys.readouterr()
+    assert train.main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and sum("error: " in line for line in lines) == 1
+    return lines[-1]
+
+
+def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
+    assert train.main(words) == 0
+    folder = tmp_path / "out" / "prompt_learner"
+    newest = folder / "model.pth.tar-2"
+    newest.write_bytes(newest.read_bytes()[:2000])
+    assert "copy it again, or remove it" in error_of(words, capsys)
+    newest.unlink()
+    line = error_of(words, capsys)
+    assert "write the name of another one into checkpoint (model.pth.tar-1)" in line
+    (folder / "checkpoint").write_text("model.pth.tar-1\n")
+    assert train.main(words) == 0, "what the message says works"
+    assert newest.exists()
+    line = error_of([*words, "TRAINER.COOP.CTX_INIT", "a picture of"], capsys)
+    assert "ctx has shape" in line and "this run needs" in line
+
+
+@pytest.mark.parametrize("epoch", [None, 2])
+def test_wrong_folder_for_a_model(make_cfg, begun, epoch):
+    run, name = begun.output_dir, begun.model_name
+    with pytest.raises(FileNotFoundError, match="is the folder of a model; name the run folder"):
+        begun.load_model(f"{run}/{name}", epoch)
+    other = build_trainer(make_cfg("MaPLe", *DATA))
+    with pytest.raises(FileNotFoundError, match=f"the run holds {name}, .* Correct --trainer"):
+        other.load_model(run, epoch)
+    with pytest.raises(FileNotFoundError, match="is the folder of a model; name the run folder"):
+        find_checkpoint(f"{run}/{name}", epoch)
+
+
+def test_training_that_diverges_gets_one_line(words, capsys):
+    line = error_of([*words, "OPTIM.LR", "1e30", "OPTIM.WARMUP_EPOCH", "-1"], capsys)
+    assert "Loss is infinite or NaN! Lower OPTIM.LR" in line
