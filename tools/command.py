@@ -66,7 +66,7 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 def images_below(folder: Path) -> list[str]:
     """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    from datasets.imagefolder import EXTENSIONS
 
     def hidden(path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -74,10 +74,10 @@ def images_below(folder: Path) -> list[str]:
     images = sorted(
         str(path)
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not hidden(path)
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden(path)
     )
     if not images:
-        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(IMG_EXTENSIONS)})")
+        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(EXTENSIONS)})")
     return images
 
 

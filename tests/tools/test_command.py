@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from datasets.imagefolder import EXTENSIONS
+from tools.command import find_images
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
     path.stem for path in (ROOT / "tools").glob("*.py") if path.stem not in ("__init__", "command")
@@ -30,3 +33,10 @@ def test_missing_run_gets_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: the run folder no/such/run does not exist")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_folders_give_the_images_that_training_takes(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.touch()
+    assert find_images([str(tmp_path)]) == [str(path)]
