@@ -97,6 +97,12 @@ def test_check_availability_names_the_nearest():
         check_availability("a", [])
 
 
+@pytest.mark.parametrize("name", ["coop", "COOP", "coOp", "Coo"])
+def test_the_nearest_name_may_differ_in_case(name):
+    with pytest.raises(ValueError, match="did you mean 'CoOp'"):
+        check_availability(name, ["CoOp", "CoCoOp", "MMLoP"])
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_average_meter(values):
