@@ -79,15 +79,21 @@ class Registry:
         return name in self._obj_map
 
 
-def check_availability(requested: str, available: Iterable[str]) -> None:
+def check_availability(requested: str, available: Iterable[str], key: str = "") -> None:
     """Raise unless ``requested`` is one of ``available``.
 
+    Args:
+        requested: name to look for.
+        available: names to choose from.
+        key: config key or option that the name was read from, for the message.
+
     Raises:
-        ValueError: names the requested and the nearest available name.
+        ValueError: names the key, the requested and the nearest available name.
     """
     available = list(available)
     if requested not in available:
-        raise ValueError(_unknown("available names", requested, available))
+        where = f"{key}: " if key else ""
+        raise ValueError(where + _unknown("available names", requested, available))
 
 
 def _unknown(where: str, name: str, available: Collection[str]) -> str:
