@@ -95,11 +95,16 @@ def check_loaders(settings: Any) -> None:
     """Check what node ``DATALOADER`` says of the loaders of a run.
 
     Raises:
-        ValueError: for an unknown sampler; names the config key.
+        ValueError: for an unknown sampler or a batch without images; names the config key.
     """
     parts = ["TRAIN_X", "TEST"] + ([] if settings.TRAIN_U.SAME_AS_X else ["TRAIN_U"])
     for part in parts:
         check_availability(settings[part].SAMPLER, AVAI_SAMPLERS, f"DATALOADER.{part}.SAMPLER")
+        size = settings[part].BATCH_SIZE
+        if size < 1:
+            raise ValueError(
+                f"DATALOADER.{part}.BATCH_SIZE: {size} is not a number of images from 1 on"
+            )
 
 
 class DataManager:

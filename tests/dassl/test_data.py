@@ -196,6 +196,17 @@ def test_a_wrong_sampler_names_its_key_before_any_image_is_read(cfg, part, monke
         DataManager(cfg)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("part", ["TRAIN_X", "TRAIN_U", "TEST"])
+def test_a_batch_holds_at_least_one_image(cfg, part, size, monkeypatch):
+    monkeypatch.delattr("dassl.data.data_manager.build_dataset")
+    cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
+    cfg.DATALOADER[part].BATCH_SIZE = size
+    expected = rf"^DATALOADER\.{part}\.BATCH_SIZE: {size} is not a number of images from 1 on"
+    with pytest.raises(ValueError, match=expected):
+        DataManager(cfg)
+
+
 def test_custom_transforms_and_wrapper(cfg):
     class Wrapper(DatasetWrapper):
         def __getitem__(self, idx):
