@@ -7,7 +7,7 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,11 +106,28 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) 
         return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
 
 
-def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
-    """Write a table; the file appears complete or not at all."""
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[str]:
+    """Give the temporary name of a file that appears complete or not at all.
+
+    Raises:
+        OSError: the file cannot be written; names it, not the temporary one.
+    """
     from dassl.utils import replacing
 
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        blamed = error.filename
+        # not so the temporary name, which only adds to the path
+        where = f" ({blamed})" if blamed and not str(blamed).startswith(path) else ""
+        raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
+
+
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+    """Write a table; the file appears complete or not at all."""
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
@@ -118,9 +135,7 @@ def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> No
 
 def write_png(figure: Figure, path: str) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
-    from dassl.utils import replacing
-
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 

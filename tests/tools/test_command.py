@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datasets.imagefolder import EXTENSIONS
-from tools.command import find_images
+from tools.command import find_images, writing
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
@@ -40,3 +42,15 @@ def test_folders_give_the_images_that_training_takes(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.touch()
     assert find_images([str(tmp_path)]) == [str(path)]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    path = str(tmp_path / "x.csv")
+    for error, reason in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", f"{path}.tmp0"), "Permission denied"),
+        (OSError("9 requested and 0 written"), "9 requested and 0 written"),  # NumPy's
+    ):
+        with pytest.raises(OSError) as caught, writing(path):
+            raise error
+        assert str(caught.value) == f"cannot write {path}: {reason}"
