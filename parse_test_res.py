@@ -1,8 +1,8 @@
 """Results out of logs: mean and spread over seeds, base, new and their harmonic mean H.
 
-Without a directory, everything below ``output/`` becomes the papers' tables: base-to-new, few-shot,
-cross-dataset and domain generalisation; docs/results.md explains them. With a directory, upstream's
-behaviour: the mean over the runs in it.
+Without a directory, everything below ``output/`` (or ``$OUTPUT``, which the scripts write to as
+well) becomes the papers' tables: base-to-new, few-shot, cross-dataset and domain generalisation;
+docs/results.md explains them. With a directory, upstream's behaviour: the mean over the runs in it.
 
     python parse_test_res.py
     python parse_test_res.py --format latex
@@ -88,6 +88,11 @@ def parse_directory(args: argparse.Namespace) -> None:
 # --- everything below output/ as tables -----------------------------------------------------------
 
 
+def default_output() -> str:
+    """Return the folder that the scripts write to: $OUTPUT, or output/ beside this file."""
+    return os.environ.get("OUTPUT") or os.path.relpath(Path(__file__).parent / "output")
+
+
 def parse_output(args: argparse.Namespace) -> None:
     """Print everything below the output folder.
 
@@ -121,8 +126,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Mean results over seeds, from logs.")
     add = parser.add_argument
-    add("directory", nargs="?", help="folder of runs; without it, tables of everything in output/")
-    add("--output", metavar="DIR", help="other folder for the tables (default: output)")
+    add("directory", nargs="?", help="folder of runs; without it, tables of all in --output")
+    add("--output", metavar="DIR", help="folder for the tables (default: $OUTPUT, else output)")
     add(
         "--format",
         choices=["github", "markdown", "latex", "csv", "json"],
@@ -154,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error("--test-log and --multi-exp need a directory")
             if args.keyword != "accuracy" and (args.compare or args.plot):
                 parser.error("--compare and --plot are for --keyword accuracy")
-            args.output = args.output or os.path.relpath(Path(__file__).parent / "output")
+            args.output = args.output or default_output()
             parse_output(args)
         else:
             if args.format or args.output or args.compare or args.plot:

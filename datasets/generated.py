@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from PIL import Image
@@ -13,13 +15,16 @@ from PIL import Image
 from .fewshot import FewShotDataset
 
 PARTS = ("train", "val", "test")
+# After so many seconds without a new image (one takes milliseconds) nobody is writing any more
+ABANDONED_AFTER = 3600
 
 
 class GeneratedDataset(FewShotDataset):
     """Data set whose images come from the repository or one of its dependencies.
 
     The images and the split file appear below DATASET.ROOT in one step (a folder is filled under
-    another name, then renamed), so an interrupted or a concurrent first use does no harm.
+    another name, then renamed), so an interrupted or a concurrent first use does no harm. What a
+    killed one leaves is removed by a use an hour later.
     """
 
     image_dir = "images"
@@ -37,6 +42,7 @@ class GeneratedDataset(FewShotDataset):
         super().locate(root)
 
     def prepare(self) -> None:
+        self._remove_abandoned()
         if os.path.isdir(self.dataset_dir):
             return
         print(f"Writing the images of {self.name} to {self.dataset_dir}")
@@ -53,6 +59,19 @@ class GeneratedDataset(FewShotDataset):
                 raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_abandoned(self) -> None:
+        """Remove what processes that were killed while they wrote this data set left behind."""
+        name = f".{os.path.basename(self.dataset_dir)}-????????"
+        for folder in glob.glob(os.path.join(glob.escape(self.data_root), name)):
+            try:
+                # the split file comes last: a folder that has it may be a user's copy
+                unfinished = set(os.listdir(folder)) <= {"images"}
+                last = max(os.stat(path).st_mtime for path, _, _ in os.walk(folder))
+            except (OSError, ValueError):  # no folder, or another process has just removed it
+                continue
+            if unfinished and time.time() - last > ABANDONED_AFTER:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, folder: str) -> None:
         split: dict[str, list] = {part: [] for part in PARTS}

@@ -31,12 +31,14 @@ def clean(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def read_image_list(path: str) -> list[Row]:
+def read_image_list(path: str, folders: Sequence[str]) -> list[Row]:
     """Read a list with columns path, label and, optionally, split (train, val or test).
 
     Args:
         path: a file ending in .csv, .tsv or .txt (separated by commas, semicolons or tabs, the
             first line names the columns), or in .jsonl (one JSON object per line).
+        folders: those that its paths may be relative to. Where only that finds images, the
+            backslashes of a list written on Windows are read as slashes.
 
     Returns:
         the rows; an image that is listed twice in the same way is kept once, with a note.
@@ -51,11 +53,17 @@ def read_image_list(path: str) -> list[Row]:
         raise ValueError(f"{path}: a list of images ends in {', '.join(readers)}")
     try:
         rows = [_checked(path, line, fields) for line, fields in readers[suffix](path)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as separated text: {error}") from error
     if not rows:
         raise ValueError(f"{path} lists no image")
-    return _without_repeats(path, rows)
+    return _without_repeats(path, _with_slashes(rows, folders))
+
+
+def _not_utf8(path: str, error: UnicodeDecodeError) -> ValueError:
+    return ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8")
 
 
 def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
@@ -104,6 +112,19 @@ def _checked(path: str, line: int, fields: dict) -> Row:
     return Row(line, os.path.normpath(fields["path"].strip()), clean(fields["label"]), part)
 
 
+def _with_slashes(rows: list[Row], folders: Sequence[str]) -> list[Row]:
+    def slashed(row: Row) -> Row:
+        return row._replace(path=os.path.normpath(row.path.replace("\\", "/")))
+
+    def exists(row: Row) -> bool:
+        return any(os.path.isfile(os.path.join(folder, row.path)) for folder in folders)
+
+    # one such row settles it: looking up every image would take long on a network drive
+    if any("\\" in row.path and exists(slashed(row)) and not exists(row) for row in rows):
+        return [slashed(row) for row in rows]
+    return rows
+
+
 def _without_repeats(path: str, rows: Sequence[Row]) -> list[Row]:
     seen: dict[str, Row] = {}
     for row in rows:
@@ -141,7 +162,7 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
             text = file.read()
         names = json.loads(text) if path.lower().endswith(".json") else _names_of_text(path, text)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise _not_utf8(path, error) from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     values = names.values() if isinstance(names, dict) else names

@@ -152,8 +152,8 @@ class ImageFolder(FewShotDataset):
 
     def _read_list(self, source: str) -> tuple[str, Listing]:
         """The folder that the list's paths are relative to, and its images."""
-        rows = read_image_list(source)
         folders = (os.path.dirname(source), self.dataset_dir)
+        rows = read_image_list(source, folders)
         paths = [row.path for row in rows]
         base = next(
             (f for f in folders if any(os.path.isfile(os.path.join(f, path)) for path in paths)),

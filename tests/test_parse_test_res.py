@@ -427,6 +427,20 @@ def test_nothing_to_parse(tmp_path, capsys):
     assert "run something first" in err
 
 
+def test_the_output_folder_of_the_scripts(tmp_path, capsys, monkeypatch):
+    base2new(tmp_path / "mine", "dtd", "CoOp", "cfg", {1: ("80.0", "60.0")})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUTPUT", "mine")
+    expected = run(capsys, "--output", tmp_path / "mine")
+    assert expected[0] == 0
+    assert run(capsys) == expected
+    assert run(capsys, "--output", tmp_path / "none")[0] == 2, "the option comes first"
+    # an empty variable is none, as for the scripts
+    monkeypatch.setenv("OUTPUT", "")
+    monkeypatch.setattr(parse_test_res, "__file__", str(tmp_path / "clone" / "parse_test_res.py"))
+    assert "no directory clone/output" in run(capsys)[2]
+
+
 percent = st.floats(min_value=0, max_value=100)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 def images_below(folder: Path) -> list[str]:
     """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    from datasets.imagefolder import EXTENSIONS
 
     def hidden(path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -74,10 +74,10 @@ def images_below(folder: Path) -> list[str]:
     images = sorted(
         str(path)
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file() and not hidden(path)
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden(path)
     )
     if not images:
-        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(IMG_EXTENSIONS)})")
+        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(EXTENSIONS)})")
     return images
 
 
@@ -106,11 +106,28 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) 
         return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
 
 
-def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
-    """Write a table; the file appears complete or not at all."""
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[str]:
+    """Give the temporary name of a file that appears complete or not at all.
+
+    Raises:
+        OSError: the file cannot be written; names it, not the temporary one.
+    """
     from dassl.utils import replacing
 
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        blamed = error.filename
+        # not so the temporary name, which only adds to the path
+        where = f" ({blamed})" if blamed and not str(blamed).startswith(path) else ""
+        raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
+
+
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+    """Write a table; the file appears complete or not at all."""
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
@@ -118,9 +135,7 @@ def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> No
 
 def write_png(figure: Figure, path: str) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
-    from dassl.utils import replacing
-
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 

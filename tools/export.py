@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import load_run, read_names, run_command, run_parser
+from .command import load_run, read_names, run_command, run_parser, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,12 +124,10 @@ def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: s
     """Write tensors with JSON-like notes; the file appears complete or not at all."""
     from safetensors.torch import save
 
-    from dassl.utils import replacing
-
     # each with memory of its own, as the format demands
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     content = save(tensors, metadata={METADATA: json.dumps(notes, sort_keys=True)})
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         Path(temporary).write_bytes(content)
 
 
@@ -157,13 +155,12 @@ def write_classifier(predictor: Predictor, path: str) -> None:
     """Write the class embeddings as a matrix, with the class names in or beside the file."""
     import numpy as np
 
-    from dassl.utils import replacing, write_json
-
     weight, notes = class_embeddings(predictor), description(predictor)
     if Path(path).suffix == ".npy":
         # the names first: a matrix without them is of no use
-        write_json(notes, str(Path(path).with_suffix(".json")))
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with writing(str(Path(path).with_suffix(".json"))) as temporary:
+            Path(temporary).write_text(json.dumps(notes, indent=4), encoding="utf-8")
+        with writing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, weight.cpu().numpy())
     else:
         write_safetensors({"weight": weight}, notes, path)

@@ -16,7 +16,7 @@ from dassl.utils import check_availability, read_image
 
 from .datasets import build_dataset
 from .image_cache import DECODED, CacheBusyError, CacheError, PixelFile, open_cache
-from .samplers import build_sampler
+from .samplers import AVAI_SAMPLERS, build_sampler
 from .views import Views
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
@@ -62,7 +62,7 @@ def build_data_loader(
     Raises:
         ValueError: if there are no images, or DATALOADER.CACHE is none of CACHE_CHOICES.
     """
-    check_availability(cfg.DATALOADER.CACHE, CACHE_CHOICES)
+    check_availability(cfg.DATALOADER.CACHE, CACHE_CHOICES, "DATALOADER.CACHE")
     if not data_source:
         part = "training" if is_train else "test"
         raise ValueError(
@@ -91,6 +91,22 @@ def build_data_loader(
     )
 
 
+def check_loaders(settings: Any) -> None:
+    """Check what node ``DATALOADER`` says of the loaders of a run.
+
+    Raises:
+        ValueError: for an unknown sampler or a batch without images; names the config key.
+    """
+    parts = ["TRAIN_X", "TEST"] + ([] if settings.TRAIN_U.SAME_AS_X else ["TRAIN_U"])
+    for part in parts:
+        check_availability(settings[part].SAMPLER, AVAI_SAMPLERS, f"DATALOADER.{part}.SAMPLER")
+        size = settings[part].BATCH_SIZE
+        if size < 1:
+            raise ValueError(
+                f"DATALOADER.{part}.BATCH_SIZE: {size} is not a number of images from 1 on"
+            )
+
+
 class DataManager:
     """Data set, transforms and loaders of a run.
 
@@ -99,6 +115,9 @@ class DataManager:
         custom_tfm_train: used instead of the built training transform.
         custom_tfm_test: used instead of the built test transform.
         dataset_wrapper: class used instead of :class:`DatasetWrapper`.
+
+    Raises:
+        ValueError: for settings of loaders that cannot be used.
     """
 
     def __init__(
@@ -111,6 +130,7 @@ class DataManager:
         # torchvision takes seconds to import; importing the engine does not need it.
         from .transforms import build_transform
 
+        check_loaders(cfg.DATALOADER)
         dataset = build_dataset(cfg)
         if custom_tfm_train is None:
             tfm_train = build_transform(cfg, is_train=True)

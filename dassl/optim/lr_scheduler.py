@@ -112,7 +112,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
         ValueError: for an unknown schedule or warm-up type, or step sizes that do not fit.
     """
     name = optim_cfg.LR_SCHEDULER
-    check_availability(name, AVAI_SCHEDS)
+    check_availability(name, AVAI_SCHEDS, "OPTIM.LR_SCHEDULER")
     stepsize = optim_cfg.STEPSIZE
     if name == "single_step":
         size = stepsize[-1] if isinstance(stepsize, (list, tuple)) else stepsize
@@ -129,7 +129,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
 
     if optim_cfg.WARMUP_EPOCH <= 0:
         return scheduler
-    check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS)
+    check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS, "OPTIM.WARMUP_TYPE")
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = optim_cfg.WARMUP_EPOCH
     if optim_cfg.WARMUP_TYPE == "constant":

@@ -33,7 +33,7 @@ def build_optimizer(
         TypeError: if ``STAGED_LR`` is used without a module.
     """
     name = optim_cfg.NAME
-    check_availability(name, AVAI_OPTIMS)
+    check_availability(name, AVAI_OPTIMS, "OPTIM.NAME")
     lr, weight_decay = optim_cfg.LR, optim_cfg.WEIGHT_DECAY
     if param_groups is None:
         if optim_cfg.STAGED_LR:
@@ -82,7 +82,7 @@ def _staged_groups(model: Any, optim_cfg: Any) -> list[dict[str, Any]]:
     names = [names] if isinstance(names, str) else list(names)
     children = dict(model.named_children())
     for name in names:
-        check_availability(name, children)
+        check_availability(name, children, "OPTIM.NEW_LAYERS")
     base = [p for n, child in children.items() if n not in names for p in child.parameters()]
     new = [p for n, child in children.items() if n in names for p in child.parameters()]
     return [

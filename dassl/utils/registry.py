@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 
@@ -79,19 +79,25 @@ class Registry:
         return name in self._obj_map
 
 
-def check_availability(requested: str, available: Iterable[str]) -> None:
+def check_availability(requested: str, available: Iterable[str], key: str = "") -> None:
     """Raise unless ``requested`` is one of ``available``.
 
+    Args:
+        requested: name to look for.
+        available: names to choose from.
+        key: config key or option that the name was read from, for the message.
+
     Raises:
-        ValueError: names the requested and the nearest available name.
+        ValueError: names the key, the requested and the nearest available name.
     """
     available = list(available)
     if requested not in available:
-        raise ValueError(_unknown("available names", requested, available))
+        where = f"{key}: " if key else ""
+        raise ValueError(where + _unknown("available names", requested, available))
 
 
-def _unknown(where: str, name: str, available: Iterable[str]) -> str:
-    available = [str(item) for item in available]
-    near = difflib.get_close_matches(str(name), available, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{name!r} is not in the {where} ({', '.join(available) or 'empty'}){hint}"
+def _unknown(where: str, name: str, available: Collection[str]) -> str:
+    lower = {str(item).lower(): str(item) for item in available}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.0)
+    hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
+    return f"{name!r} is not in the {where} ({', '.join(map(str, available)) or 'empty'}){hint}"

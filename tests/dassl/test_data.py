@@ -153,7 +153,7 @@ def test_build_dataset(cfg, capsys):
     assert isinstance(build_dataset(cfg), toy.ToyColours)
     assert "Loading dataset: ToyColours" in capsys.readouterr().out
     cfg.DATASET.NAME = "ToyColors"
-    with pytest.raises(ValueError, match="did you mean 'ToyColours'"):
+    with pytest.raises(ValueError, match=r"^DATASET\.NAME: .*did you mean 'ToyColours'"):
         build_dataset(cfg)
 
 
@@ -185,6 +185,26 @@ def test_unlabelled_loader_has_its_own_settings(cfg):
     assert DataManager(cfg).train_loader_u.batch_size == 5
     cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
     assert DataManager(cfg).train_loader_u.batch_size == 3
+
+
+@pytest.mark.parametrize("part", ["TRAIN_X", "TRAIN_U", "TEST"])
+def test_a_wrong_sampler_names_its_key_before_any_image_is_read(cfg, part, monkeypatch):
+    monkeypatch.delattr("dassl.data.data_manager.build_dataset")
+    cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
+    cfg.DATALOADER[part].SAMPLER = "RandmSampler"
+    with pytest.raises(ValueError, match=rf"^DATALOADER\.{part}\.SAMPLER: .*did you mean 'Rand"):
+        DataManager(cfg)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("part", ["TRAIN_X", "TRAIN_U", "TEST"])
+def test_a_batch_holds_at_least_one_image(cfg, part, size, monkeypatch):
+    monkeypatch.delattr("dassl.data.data_manager.build_dataset")
+    cfg.DATALOADER.TRAIN_U.SAME_AS_X = False
+    cfg.DATALOADER[part].BATCH_SIZE = size
+    expected = rf"^DATALOADER\.{part}\.BATCH_SIZE: {size} is not a number of images from 1 on"
+    with pytest.raises(ValueError, match=expected):
+        DataManager(cfg)
 
 
 def test_custom_transforms_and_wrapper(cfg):

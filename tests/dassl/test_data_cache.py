@@ -323,7 +323,7 @@ def test_the_folder_by_default(monkeypatch):
 
 
 def test_an_unknown_choice(items):
-    with pytest.raises(ValueError, match="did you mean 'fast'"):
+    with pytest.raises(ValueError, match=r"^DATALOADER\.CACHE: .*did you mean 'fast'"):
         make_loader(make_cfg("fats"), items, True)
 
 

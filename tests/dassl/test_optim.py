@@ -140,7 +140,7 @@ def test_staged_rates():
     assert by_lr[0.1][0] is model["backbone"].weight
     assert by_lr[1.0][0] is model["classifier"].weight
     node.NEW_LAYERS = ("classifer",)
-    with pytest.raises(ValueError, match="did you mean 'classifier'"):
+    with pytest.raises(ValueError, match=r"^OPTIM\.NEW_LAYERS: .*did you mean 'classifier'"):
         build_optimizer(model, node)
     with pytest.raises(TypeError, match="STAGED_LR"):
         build_optimizer(list(model.parameters()), node)
@@ -150,8 +150,8 @@ def test_staged_rates():
     ("key", "value", "nearest"),
     [("NAME", "sgdd", "sgd"), ("LR_SCHEDULER", "cosin", "cosine"), ("WARMUP_TYPE", "const", None)],
 )
-def test_an_unknown_name_suggests_the_nearest(key, value, nearest):
+def test_an_unknown_name_names_key_and_nearest(key, value, nearest):
     node = optim_cfg(WARMUP_EPOCH=1)
     node[key] = value
-    with pytest.raises(ValueError, match=f"did you mean '{nearest or 'constant'}'"):
+    with pytest.raises(ValueError, match=f"^OPTIM.{key}: .*did you mean '{nearest or 'constant'}'"):
         build(node)

@@ -97,6 +97,19 @@ def test_check_availability_names_the_nearest():
         check_availability("a", [])
 
 
+def test_check_availability_names_the_key_it_is_given():
+    with pytest.raises(ValueError, match=r"^OPTIM\.NAME: 'sdg' is not in .*did you mean 'sgd'"):
+        check_availability("sdg", ["adam", "sgd"], "OPTIM.NAME")
+    with pytest.raises(ValueError, match=r"^'sdg' is not in"):
+        check_availability("sdg", ["adam", "sgd"])
+
+
+@pytest.mark.parametrize("name", ["coop", "COOP", "coOp", "Coo"])
+def test_the_nearest_name_may_differ_in_case(name):
+    with pytest.raises(ValueError, match="did you mean 'CoOp'"):
+        check_availability(name, ["CoOp", "CoCoOp", "MMLoP"])
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_average_meter(values):

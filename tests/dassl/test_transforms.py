@@ -92,12 +92,14 @@ def test_no_transform():
     assert build_transform(cfg) is None
 
 
-def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'random_flip'"):
+def test_unknown_names_say_where_and_suggest_the_nearest():
+    with pytest.raises(ValueError, match=r"^INPUT\.TRANSFORMS: .*did you mean 'random_flip'"):
         build_transform(small_cfg("random_flop"))
+    with pytest.raises(ValueError, match=r"^choices: .*did you mean 'random_flip'"):
+        build_transform(small_cfg(), choices=("random_flop",))
     cfg = small_cfg()
     cfg.INPUT.INTERPOLATION = "bicubik"
-    with pytest.raises(ValueError, match="did you mean 'bicubic'"):
+    with pytest.raises(ValueError, match=r"^INPUT\.INTERPOLATION: .*did you mean 'bicubic'"):
         build_transform(cfg)
     assert set(INTERPOLATION_MODES) == {"bilinear", "bicubic", "nearest"}
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,42 @@ def test_interrupted_first_use_leaves_nothing_behind(load, tmp_path, dataset_cfg
     assert os.listdir(tmp_path) == []
     monkeypatch.setattr(Digits, "images", whole)
     assert len(build_dataset(dataset_cfg("digits")).test) == 1397
+
+
+def interrupted(folder: Path, age: float, *files: str) -> Path:
+    """What a process that was killed some seconds ago leaves of a data set."""
+    folder.mkdir()
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    then = time.time() - age
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (then, then))
+    return folder
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["first use", "later use"])
+def test_a_killed_first_use_is_cleared_away(tmp_path, dataset_cfg, there):
+    from dassl.data.datasets import build_dataset
+
+    if there:
+        build_dataset(dataset_cfg("digits"))
+    image = "images/train/00/00000.png"
+    kept = [
+        interrupted(tmp_path / ".digits-justnow0", 60, image),
+        interrupted(tmp_path / ".digits-complete", 9000, image, "split.json"),
+        interrupted(tmp_path / ".digits-original", 9000, "notes.txt"),
+        interrupted(tmp_path / ".shapes-abcd_123", 9000, image),
+        interrupted(tmp_path / "digits-abcd_1234", 9000, image),
+    ]
+    # still growing: only the folder of the present class is newer
+    kept.append(interrupted(tmp_path / ".digits-growing0", 9000, image))
+    os.utime((kept[-1] / image).parent)
+    interrupted(tmp_path / ".digits-abcd_123", 9000, image)
+    interrupted(tmp_path / ".digits-0empty_0", 9000)
+    assert len(build_dataset(dataset_cfg("digits")).test) == 1397
+    assert set(tmp_path.iterdir()) == {*kept, tmp_path / "digits"}
 
 
 def test_no_root(dataset_cfg):

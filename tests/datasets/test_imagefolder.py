@@ -340,6 +340,32 @@ def test_paths_start_at_the_list_or_at_the_images(own, tmp_path, place):
     assert lists(own(FOLDER="data", LIST=str(where / "own.csv"))) == lists(dataset)
 
 
+@pytest.mark.parametrize("prefix", ["", ".\\"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_list_written_on_windows(own, tmp_path, form, prefix, capsys):
+    write_listed_images(tmp_path)
+    rows = [(prefix + path.replace("/", "\\"), label) for path, label, _ in ROWS]
+    rows.append((ROWS[0][0], ROWS[0][1]))
+    if form == "jsonl":
+        text = "\n".join(json.dumps({"path": path, "label": label}) for path, label in rows)
+    else:
+        text = "path,label\r\n" + "".join(f"{path},{label}\r\n" for path, label in rows)
+    (tmp_path / f"own.{form}").write_text(text, encoding="utf-8")
+    dataset = own(LIST=f"own.{form}")
+    assert "lists 1 images more than once" in capsys.readouterr().out
+    (tmp_path / "own.csv").write_text(CSV, encoding="utf-8")
+    assert lists(dataset) == lists(own(LIST="own.csv"))
+
+
+def test_a_backslash_in_a_file_name_stays(own, tmp_path):
+    for name in ("a\\0.png", "a\\1.png", "b\\0.png", "b\\1.png"):
+        write_image(tmp_path / name)
+    text = "path,label\n" + "".join(f"{c}\\{n}.png,{c}\n" for c in "ab" for n in range(2))
+    (tmp_path / "own.csv").write_text(text)
+    dataset = own(LIST="own.csv")
+    assert paths(dataset.train_x) | paths(dataset.test) == set(map(str, tmp_path.glob("*.png")))
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -378,14 +404,16 @@ def test_lists_that_cannot_be_used(own, tmp_path, text, parts):
         ("x.jsonl", b'["a", "b"]\n', ["line 1 must be"]),
         ("x.jsonl", b'{"path": 3, "label": "b"}\n', ["line 1: path is 3"]),
         ("x.jsonl", b'{"path": "a"}\n', ["line 1: label is empty"]),
-        ("x.csv", "path,label\ncafé.png,a\n".encode("latin-1"), ["UTF-8"]),
+        ("x.csv", "path,label\ncafé.png,a\n".encode("latin-1"), ["save it as UTF-8"]),
+        ("x.csv", "path,label\ncafé.png,a\n".encode("utf-16"), ["save it as UTF-8"]),
+        ("x.jsonl", '{"path": "é", "label": "b"}\n'.encode("latin-1"), ["save it as UTF-8"]),
         ("x.xlsx", b"", ["ends in .csv, .tsv, .txt, .jsonl"]),
     ],
 )
 def test_list_files_that_cannot_be_parsed(tmp_path, name, content, parts):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        read_image_list(str(tmp_path / name))
+        read_image_list(str(tmp_path / name), [str(tmp_path)])
     for part in [name, *parts]:
         assert part in str(caught.value)
 
@@ -440,6 +468,12 @@ def test_name_files_that_cannot_be_used(tmp_path, name, text, parts):
         read_class_names(str(tmp_path / name), ["n1", "n2"])
     for part in [name, *parts]:
         assert part in str(caught.value)
+
+
+def test_a_name_file_in_another_encoding(tmp_path):
+    (tmp_path / "n.txt").write_text("Löwe\nBär\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"n\.txt is not UTF-8 text .*: save it as UTF-8"):
+        read_class_names(str(tmp_path / "n.txt"), ["n1", "n2"])
 
 
 def test_the_same_name_twice_names_both_classes(own, tmp_path):

@@ -334,6 +334,23 @@ def test_forwarders_are_identical():
 
 
 @pytest.mark.parametrize(
+    "line", ["mmlop/fewshot dtd 4", "maple/base2new_train_maple dtd 1", "promptsrc/few_shot dtd 4"]
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["from elsewhere", "from its folder"])
+@pytest.mark.parametrize("shell", [["sh"], ["bash"], []], ids=["sh", "bash", "itself"])
+def test_any_shell_may_start_a_forwarder(line, inside, shell, tmp_path):
+    name, *words = line.split()
+    path = ROOT / "scripts" / f"{name}.sh"
+    script, cwd = (f"./{path.name}", path.parent) if inside else (str(path), tmp_path)
+    env = {"PATH": os.environ["PATH"], "DRY_RUN": "1", "PYTHON": "python"}
+    done = subprocess.run(
+        [*shell, script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [shlex.split(command) for command in done.stdout.splitlines()] == dry_run(path, *words)
+
+
+@pytest.mark.parametrize(
     ("line", "usage"),
     [
         ("maple/reproduce_maple dtd 1", "DATASET SEED WEIGHTSPATH [KEY VALUE ...]"),

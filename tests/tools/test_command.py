@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from datasets.imagefolder import EXTENSIONS
+from tools.command import find_images, writing
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
@@ -30,3 +35,22 @@ def test_missing_run_gets_one_line():
     assert done.returncode == 2
     assert done.stderr.startswith("error: the run folder no/such/run does not exist")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_folders_give_the_images_that_training_takes(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.touch()
+    assert find_images([str(tmp_path)]) == [str(path)]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    path = str(tmp_path / "x.csv")
+    for error, reason in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", f"{path}.tmp0"), "Permission denied"),
+        (OSError("9 requested and 0 written"), "9 requested and 0 written"),  # NumPy's
+    ):
+        with pytest.raises(OSError) as caught, writing(path):
+            raise error
+        assert str(caught.value) == f"cannot write {path}: {reason}"

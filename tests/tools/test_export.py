@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,38 @@ def test_bad_input_writes_nothing(tiny_run, tmp_path, monkeypatch, capsys, words
     assert run(tiny_run, *words) == 2
     assert part in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def full_disk():
+    """Files end after 100 bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "c.safetensors", "c.npy"])
+def test_a_full_disk_names_the_file(tiny_run, tmp_path, capsys, full_disk, name):
+    words = [tmp_path / name] if name.startswith("out") else ["--classifier", tmp_path / name]
+    assert run(tiny_run, *words) == 2
+    # the names are written before the matrix
+    blamed = tmp_path / name.replace(".npy", ".json")
+    assert capsys.readouterr().err.endswith(f"error: cannot write {blamed}: File too large\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("file/out.safetensors", "File exists (file)"),
+        ("file/deep/out.safetensors", "Not a directory (file/deep)"),
+        ("folder.safetensors", "Is a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written(tiny_run, tmp_path, monkeypatch, capsys, path, reason):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder.safetensors").mkdir()
+    assert run(tiny_run, path) == 2
+    assert capsys.readouterr().err.endswith(f"error: cannot write {path}: {reason}\n")

@@ -101,9 +101,10 @@ def build_transform(
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
         return None
+    source = "INPUT.TRANSFORMS" if choices is None else "choices"
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
-        check_availability(choice, AVAI_CHOICES)
+        check_availability(choice, AVAI_CHOICES, source)
     pixels = is_train and cfg.DATALOADER.CACHE == "fast" and _can_use_pixels(cfg.INPUT, choices)
     if is_train:
         device = _device(cfg.DATALOADER, pixels)
@@ -262,5 +263,5 @@ def _normalize(cfg: Any) -> Step:
 
 
 def _interpolation(cfg: Any) -> T.InterpolationMode:
-    check_availability(cfg.INTERPOLATION, INTERPOLATION_MODES)
+    check_availability(cfg.INTERPOLATION, INTERPOLATION_MODES, "INPUT.INTERPOLATION")
     return INTERPOLATION_MODES[cfg.INTERPOLATION]
