@@ -90,8 +90,8 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
-        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"])
-        check_availability(cfg.TEST.SPLIT, ["test", "val"])
+        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
+        check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")

@@ -130,7 +130,7 @@ class TrainerXU(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         count = self.cfg.TRAIN.COUNT_ITER
-        check_availability(count, ["train_x", "train_u", "smaller_one"])
+        check_availability(count, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER")
         if self.train_loader_u is None:
             raise ValueError(
                 f"{type(self).__name__} needs unlabelled images, but data set "
