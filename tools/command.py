@@ -39,7 +39,9 @@ def read_names(path: str) -> list[str]:
     except FileNotFoundError:
         raise FileNotFoundError(f"--classes: no file {path}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"--classes: {path} is not UTF-8 text ({error}): save it as UTF-8") from error
+        raise ValueError(
+            f"--classes: {path} is not UTF-8 text ({error}): save it as UTF-8"
+        ) from error
     if not names:
         raise ValueError(f"--classes: {path} holds no class name")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:

@@ -30,6 +30,8 @@ __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder
 CACHE_VARIABLE = "DASSL_CACHE"
 DECODED = "decoded"
 SUFFIX = ".pixels"
+#: unreadable images that one error names
+MOST_NAMED = 20
 #: bytes of a shape in a file
 SHAPE_BYTES = 3 * 8
 
@@ -119,7 +121,7 @@ def open_cache(
 
     Raises:
         CacheError: if the images do not fit or the folder cannot be used.
-        ImageError: if an image cannot be read; the message names it.
+        ImageError: if images cannot be read; the message names them.
     """
     try:
         if form == DECODED:
@@ -140,8 +142,8 @@ def open_cache(
             with tqdm(desc=f"caching {dataset}", total=len(paths), leave=False) as bar:
                 PixelFile.write(str(path), _load_all(paths, load, threads, bar))
         return PixelFile(str(path), len(paths))
-    except ImageError:
-        raise
+    except ImageError as error:
+        raise _naming_all(paths, load, error) from error
     except filelock.Timeout as error:
         raise CacheBusyError("another process is writing to the cache") from error
     except OSError as error:
@@ -210,6 +212,24 @@ def _load_all(
             for array in pool.map(load, paths[start : start + 4 * threads]):
                 yield array
                 bar.update()
+
+
+def _naming_all(
+    paths: Sequence[str], load: Callable[[str], np.ndarray], first: ImageError
+) -> ImageError:
+    """The error of one image, or one that names all that cannot be read, so that one look mends."""
+    texts = []
+    for path in tqdm(paths, desc="looking for unreadable images", leave=False):
+        try:
+            load(path)
+        except ImageError as error:
+            texts.append(str(error))
+        if len(texts) > MOST_NAMED:
+            break
+    if len(texts) < 2:
+        return first
+    more = ["and more"] * (len(texts) > MOST_NAMED)
+    return ImageError("; ".join([*texts[:MOST_NAMED], *more]))
 
 
 def _mb(size: int) -> str:

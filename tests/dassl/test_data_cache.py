@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
 from dassl.config import get_cfg_default
-from dassl.data import DatasetWrapper, build_data_loader
+from dassl.data import DatasetWrapper, build_data_loader, image_cache
 from dassl.data.datasets import Datum
 from dassl.data.image_cache import DECODED, CacheError, PixelFile, cache_folder, open_cache
 from dassl.data.transforms import build_transform, split_fixed
@@ -261,6 +261,22 @@ def test_the_least_recently_used_make_room(items, folder):
     third = make(paths[2:3], limit=first.stat().st_size + 3 * 24 * 70 + 30)
     assert sorted(folder.glob("*.pixels*")) == sorted([first, third])
     assert (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_all_unreadable_images_are_named_at_once(items, folder, is_train, monkeypatch):
+    paths = [Path(item.impath) for item in items]
+    paths[1].write_bytes(b"<html>")
+    paths[3].write_bytes(paths[3].read_bytes()[:-200])
+    paths[4].write_bytes(b"")
+    bad = [paths[i].name for i in (1, 3, 4)]
+    with pytest.raises(ImageError) as caught:
+        make_loader(make_cfg(), items, is_train).dataset.open_cache()
+    assert [name for name in bad if f'{name}"' in str(caught.value)] == bad
+    assert paths[0].name not in str(caught.value) and not list(folder.glob("*.pixels*"))
+    monkeypatch.setattr(image_cache, "MOST_NAMED", 2)
+    with pytest.raises(ImageError, match=rf"{bad[0]}.*{bad[1]}.*; and more$"):
+        make_loader(make_cfg(), items, is_train).dataset.open_cache()
 
 
 def test_a_busy_cache_is_tried_again(items, folder, capsys):
