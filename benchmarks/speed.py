@@ -12,8 +12,8 @@ fill the tables of ``docs/performance.md``.
   process held before, in a process of its own;
 * ``flops``: operations of a step and of its text part, counted without running them.
 
-Times are CPU seconds of the process, the variants in turn, after one run that is not counted. Of the
-text encoder alone, which is quick, a run that is not counted precedes each that is.
+Times are CPU seconds of the process, the variants in turn, after one run that is not counted. Of
+the text encoder alone, which is quick, a run that is not counted precedes each that is.
 """
 
 from __future__ import annotations
