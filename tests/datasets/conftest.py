@@ -1,13 +1,20 @@
-"""Configuration and miniature trees for the data set tests."""
+"""Configuration, miniature trees and a server of them for the data set tests."""
 
 from __future__ import annotations
 
+import http.server
+from collections import defaultdict
+
 import pytest
+import yaml
 
 import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
+from datasets import prepare
+from tests.clip.test_download import Reply
 from tests.datasets.miniatures import BY_STEM, CONFIGS
+from tests.datasets.mirror import FileHandler, publish, running
 
 
 @pytest.fixture
@@ -34,3 +41,42 @@ def build(dataset_cfg):
 def tree(tmp_path):
     """tree(stem): write the miniature of that data set and return its folder."""
     return lambda stem: BY_STEM[stem].make(tmp_path)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A server of the files below `tmp_path/mirror`; `faults` by path."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FileHandler)
+    server.daemon_threads = True
+    server.folder, server.faults = tmp_path / "mirror", defaultdict(lambda: [Reply()])
+    server.paths, server.asked, server.on_request = [], [], None
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+def published(tmp_path, mirror, build):
+    """published(*stems): serve those data sets; returns the command's options for the server."""
+
+    def make(*stems):
+        table = {s: publish(s, mirror.folder, build, tmp_path / "original") for s in stems}
+        path = tmp_path / "sources.yaml"
+        path.write_text(yaml.safe_dump(table))
+        root = tmp_path / "root"
+        return ["--root", str(root), "--sources", str(path), "--mirror", mirror.url]
+
+    return make
+
+
+@pytest.fixture
+def command(capsys):
+    """command(words): exit status, standard output and standard error of the command."""
+
+    def call(*words):
+        capsys.readouterr()
+        status = prepare.main(list(words))
+        return status, *capsys.readouterr()
+
+    return call

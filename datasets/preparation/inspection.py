@@ -1,0 +1,156 @@
+"""What there is of a data set, without the network and without writing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .sources import CONFIGS, Source
+
+if TYPE_CHECKING:
+    from ..fewshot import FewShotDataset
+
+# Published counts are compared with this tolerance; one of them (ImageNet's) is rounded.
+TOLERANCE = 0.01
+
+READY = "ready"
+WILL_GENERATE = "ready, split will be generated (not the published one)"
+GENERATED = "ready, split was generated here (not the published one)"
+INCOMPLETE = "incomplete"
+MISSING = "missing"
+
+
+@dataclass
+class Report:
+    """What there is of one data set, and what went wrong while it was prepared."""
+
+    stem: str
+    state: str
+    detail: str = ""
+    classes: int | None = None
+    images: tuple[int | None, ...] = (None, None, None)
+    steps: list[str] = field(default_factory=list)  # what is left to do by hand
+
+    @property
+    def usable(self) -> bool:
+        return self.state.startswith(READY)
+
+
+def locate(stem: str, root: str | Path) -> FewShotDataset:
+    """The data set with its folders below `root` set, without reading it.
+
+    Raises:
+        FileNotFoundError: its folder or its image folder is missing.
+    """
+    dataset = object.__new__(dataset_class(stem))
+    dataset.locate(str(root))
+    return dataset
+
+
+@functools.cache
+def dataset_class(stem: str) -> type[FewShotDataset]:
+    """The class that `configs/datasets/<stem>.yaml` names."""
+    import yaml
+
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from .. import register_all
+
+    register_all()
+    config = yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
+    return DATASET_REGISTRY.get(config["DATASET"]["NAME"])
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file, or a folder with anything in it, exists."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
+    """Read the lists of a data set, writing nothing.
+
+    Returns:
+        state (`READY`, `WILL_GENERATE` or `GENERATED`) and (train, val or None, test).
+
+    Raises:
+        OSError, ValueError: as the data set itself does when something is missing or wrong.
+    """
+    if dataset.split_file is None:
+        state, lists = READY, dataset.read_annotations()
+    elif not os.path.isfile(split := os.path.join(dataset.dataset_dir, dataset.split_file)):
+        state, lists = WILL_GENERATE, dataset.read_annotations()
+    else:
+        lists = dataset.read_split(split, dataset.image_dir)
+        state = GENERATED if _was_generated(dataset, lists) else READY
+    dataset.check_lists(lists[0], lists[2])
+    return state, lists
+
+
+def _was_generated(dataset: FewShotDataset, lists: tuple) -> bool:
+    """Whether a split file holds what `read_annotations` would put there."""
+    try:
+        generated = dataset.read_annotations()
+    except Exception:  # the annotation is absent or damaged, and not needed
+        return False
+
+    def rows(parts: tuple) -> list:
+        return [[(i.impath, i.label, i.classname) for i in part] for part in parts]
+
+    return rows(generated) == rows(lists)
+
+
+def inspect(stem: str, source: Source, root: Path) -> Report:
+    """Say what there is of a data set, without the network and without writing anything.
+
+    Args:
+        stem: its name.
+        source: what a complete one has.
+        root: data root.
+    """
+    cls = dataset_class(stem)
+    folder = root / cls.dataset_dir
+    absent = [path for file in source.files for path in file.place if not is_there(folder / path)]
+    if len(absent) == sum(len(file.place) for file in source.files):
+        return Report(stem, MISSING)
+    if absent and not (folder / cls.image_dir).is_dir():
+        return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)}")
+    try:
+        # data sets tell what they read
+        with contextlib.redirect_stdout(io.StringIO()):
+            state, lists = read_lists(locate(stem, root))
+    except Exception as error:  # damaged annotation files raise nearly anything
+        # Not all that is absent is needed, so what the data set itself complains of goes first.
+        missing = f" (not there: {', '.join(absent)})" if absent else ""
+        return Report(stem, INCOMPLETE, " ".join(f"{error}{missing}".split()))
+    classes = len({item.label for item in lists[0]})
+    images = tuple(
+        None if expected is None else len(part or ())
+        for part, expected in zip(lists, source.images, strict=True)
+    )
+    wrong = _implausible(classes, images, source)
+    return Report(stem, INCOMPLETE if wrong else state, wrong, classes, images)
+
+
+def inspect_without_source(stem: str) -> Report:
+    """The report on a data set without a source: embedded, else missing."""
+    from ..fewshot import FewShotDataset
+
+    if dataset_class(stem).prepare is not FewShotDataset.prepare:
+        return Report(stem, READY, "embedded, its images are written on first use")
+    return Report(stem, MISSING, "no source of it is known; --sources can name one")
+
+
+def _implausible(classes: int, images: Sequence[int | None], source: Source) -> str:
+    wrong = []
+    if classes != source.classes:
+        wrong.append(f"{classes} classes instead of {source.classes}")
+    for part, found, expected in zip(("train", "val", "test"), images, source.images, strict=True):
+        if expected is not None and abs(found - expected) > TOLERANCE * expected:
+            wrong.append(f"{found:,} {part} images instead of {expected:,}")
+    return ", ".join(wrong)
