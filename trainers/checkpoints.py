@@ -191,8 +191,8 @@ def check_continues(
         if theirs not in ({}, ours):  # an older version may not have had the key
             differences.append(f"{key} {theirs} (now {ours})")
     if not differences and list(meta["classnames"]) != list(classnames):
-        counts = len(meta["classnames"]), len(classnames)
-        differences.append("other classes ({} then, {} now)".format(*counts))
+        then, now = len(meta["classnames"]), len(classnames)
+        differences.append(f"other classes ({then} then, {now} now)")
     if differences:
         raise ValueError(
             f"{path} belongs to a run with {', '.join(differences)}: give this one another output "

@@ -143,7 +143,10 @@ def open_cache(
                 PixelFile.write(str(path), _load_all(paths, load, threads, bar))
         return PixelFile(str(path), len(paths))
     except ImageError as error:
-        raise _naming_all(paths, load, error) from error
+        texts = _unreadable(paths, load)
+        if len(texts) < 2:
+            raise
+        raise ImageError("; ".join(texts)) from error
     except filelock.Timeout as error:
         raise CacheBusyError("another process is writing to the cache") from error
     except OSError as error:
@@ -214,22 +217,17 @@ def _load_all(
                 bar.update()
 
 
-def _naming_all(
-    paths: Sequence[str], load: Callable[[str], np.ndarray], first: ImageError
-) -> ImageError:
-    """The error of one image, or one that names all that cannot be read, so that one look mends."""
-    texts = []
+def _unreadable(paths: Sequence[str], load: Callable[[str], np.ndarray]) -> list[str]:
+    """What is wrong with the images that cannot be read, so that one look mends all."""
+    texts: list[str] = []
     for path in tqdm(paths, desc="looking for unreadable images", leave=False):
         try:
             load(path)
         except ImageError as error:
+            if len(texts) == MOST_NAMED:
+                return [*texts, "and more"]
             texts.append(str(error))
-        if len(texts) > MOST_NAMED:
-            break
-    if len(texts) < 2:
-        return first
-    more = ["and more"] * (len(texts) > MOST_NAMED)
-    return ImageError("; ".join([*texts[:MOST_NAMED], *more]))
+    return texts
 
 
 def _mb(size: int) -> str:

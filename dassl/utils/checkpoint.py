@@ -56,19 +56,20 @@ def save_checkpoint(
     try:
         with replacing(fpath) as tmp:
             torch.save(state, tmp)
+        print(f"Checkpoint saved to {fpath}")
+        pointer = osp.join(save_dir, POINTER)
+        with replacing(pointer) as tmp, open(tmp, "w", encoding="utf-8") as file:
+            file.write(f"{osp.basename(fpath)}\n")
+        if is_best:
+            best = osp.join(save_dir, BEST)
+            with replacing(best) as tmp:
+                shutil.copy(fpath, tmp)
+            print(f'Best checkpoint saved to "{best}"')
     except (OSError, RuntimeError) as error:  # PyTorch's own where the disk is full
         raise SettingError(
             f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(save_dir)}): make room, "
             "or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
         ) from error
-    print(f"Checkpoint saved to {fpath}")
-    with replacing(osp.join(save_dir, POINTER)) as tmp, open(tmp, "w", encoding="utf-8") as file:
-        file.write(f"{osp.basename(fpath)}\n")
-    if is_best:
-        best = osp.join(save_dir, BEST)
-        with replacing(best) as tmp:
-            shutil.copy(fpath, tmp)
-        print(f'Best checkpoint saved to "{best}"')
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
@@ -119,9 +120,7 @@ def latest_checkpoint(fdir: str) -> str | None:
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
         others = sorted(file for file in os.listdir(fdir) if file.startswith("model.pth.tar-"))
-        go_on = f"write the name of another one into {POINTER} ({', '.join(others)}), " * bool(
-            others
-        )
+        go_on = f"or write another name into it ({', '.join(others)}), " if others else ""
         raise FileNotFoundError(
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
             f"{go_on}or remove the folder to train from scratch"

@@ -132,7 +132,7 @@ def _locked(file: TextIO) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.2)
-        except OSError:  # a file system without locks
-            return True
-        else:
-            return True
+            continue
+        except OSError:
+            pass  # a file system without locks
+        return True

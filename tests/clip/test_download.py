@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from clip import clip
 from clip.download import cache_folder, fetch, replacing, sha256_of
+from tests.servers import running
 
 ROOT = Path(__file__).parents[2]
 CONTENT = hashlib.shake_256(b"checkpoint").digest(700_000)
@@ -83,14 +84,8 @@ def serving(*replies, content=CONTENT):
     server.replies, server.content = list(replies) or [Reply()], content
     server.asked, server.on_request = [], None
     server.url = f"http://127.0.0.1:{server.server_port}/models/{SHA256}/model.pt"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)

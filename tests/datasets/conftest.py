@@ -14,7 +14,8 @@ from dassl.data.datasets import build_dataset
 from datasets import prepare
 from tests.clip.test_download import Reply
 from tests.datasets.miniatures import BY_STEM, CONFIGS
-from tests.datasets.mirror import FileHandler, publish, running
+from tests.datasets.mirror import FileHandler, publish
+from tests.servers import running
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 
@@ -39,18 +37,6 @@ class FileHandler(Handler):
         self.server.content = file.read_bytes()
         self.server.replies = self.server.faults[self.path]
         super().do_GET()
-
-
-@contextlib.contextmanager
-def running(server):
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def md5_of(path):

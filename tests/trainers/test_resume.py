@@ -84,7 +84,7 @@ def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
     assert "copy it again, or remove it" in error_of(words, capsys)
     newest.unlink()
     line = error_of(words, capsys)
-    assert "write the name of another one into checkpoint (model.pth.tar-1)" in line
+    assert "or write another name into it (model.pth.tar-1)" in line
     (folder / "checkpoint").write_text("model.pth.tar-1\n")
     assert train.main(words) == 0, "what the message says works"
     assert newest.exists()
