@@ -1,6 +1,6 @@
-"""Which start values, clipping and learning rates let MMLoP train without collapse.
+"""Which start values, clipping, text prompts and learning rates MMLoP trains well with.
 
-``python -m benchmarks.mmlop_stability`` runs the grid on the embedded data and prints the tables of
+``python -m benchmarks.mmlop_stability`` runs the grid on the embedded data and fills the tables of
 ``docs/mmlop_stability.md``; results are kept in ``benchmarks/results/mmlop_stability.jsonl``.
 """
 
@@ -8,75 +8,106 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from statistics import fmean, pstdev
 
 from tabulate import tabulate
 
-from benchmarks.sweep import ROOT, Run, summarise, sweep
+from benchmarks.documents import fill_document
+from benchmarks.sweep import ROOT, Run, sweep
 
-RATES = (0.0025, 0.005, 0.01, 0.02)
-#: name -> config pairs: how the start deviation of 0.02 is split between U and V, and what else
-#: slows U down
-STARTS: dict[str, tuple[object, ...]] = {
-    "U~N(0,1)": ("TRAINER.MMLOP.INIT_STD_U", 1.0),
-    "U~N(0,1), lr of U x 0.1": ("TRAINER.MMLOP.INIT_STD_U", 1.0, "TRAINER.MMLOP.LR_MULT_U", 0.1),
-    "balanced": ("TRAINER.MMLOP.INIT_STD_U", 0.0),
+DATA = ("digits", "shapes")
+SEEDS = (1, 2, 3)
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
+#: INIT_STD and what start values are multiplied by: factors of N(0, 0.05) as in the paper, so that
+#: an entry of a prompt starts at 0.0025; both factors at 0.14, so that it starts at 0.02; and what
+#: this toolbox did before: U at 1 and V at 0.02
+STARTS: dict[str, tuple[float, tuple[tuple[str, float], ...]]] = {
+    "paper": (0.05, ()),
+    "balanced": (0.02**0.5, ()),
+    "U~N(0,1)": (1.0, (("text", 0.02), ("vision", 0.02))),
 }
 #: largest gradient norm; 0 is no clipping
 CLIPS = (0.0, 1.0)
-EPOCHS = 15
+TEXT_PROMPTS = ("replace", "before", "added")
+#: start, text prompt and clipping of the rows: all starts with the paper's text prompt, and the
+#: other text prompts with the paper's start
+ROWS = [(start, "replace", clip) for start, clip in product(STARTS, CLIPS)] + [
+    ("paper", text, clip) for text, clip in product(TEXT_PROMPTS[1:], CLIPS)
+]
 #: a run has collapsed when its harmonic mean is so many points below that of zero-shot CLIP; less
 #: is what few shots and other classes cost any method now and then
 COLLAPSE = 5.0
+DOCUMENT = ROOT / "docs" / "mmlop_stability.md"
 
 
-def grid(data: str, seeds: list[int], rates: list[float]) -> list[Run]:
-    """All settings of the study on one data set, and zero-shot CLIP."""
-    runs = [
-        Run(
-            label=f"{start} / clip {clip:g} / lr {rate:g}",
-            method="MMLoP",
-            data=data,
-            seed=seed,
-            pairs=(*pairs, "OPTIM.CLIP_GRAD_NORM", clip, "OPTIM.LR", rate)
-            + ("OPTIM.MAX_EPOCH", EPOCHS),
+def label(start: str, text: str, clip: float, rate: float) -> str:
+    """Return the name of a setting."""
+    return f"{start} / {text} / clip {clip:g} / lr {rate:g}"
+
+
+def grid(data: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> list[Run]:
+    """Return zero-shot CLIP and all settings of the study."""
+    runs = [Run("zero-shot", "ZeroshotCLIP", name, seeds[0]) for name in data]
+    for (start, text, clip), rate, name, seed in product(ROWS, rates, data, seeds):
+        std, scales = STARTS[start]
+        pairs = ("TRAINER.MMLOP.INIT_STD", std, "TRAINER.MMLOP.TEXT_PROMPT", text)
+        pairs += ("OPTIM.CLIP_GRAD_NORM", clip, "OPTIM.LR", rate)
+        runs.append(
+            Run(label(start, text, clip, rate), "MMLoP", name, seed, pairs, scales=scales)
         )
-        for (start, pairs), clip, rate, seed in product(STARTS.items(), CLIPS, rates, seeds)
-    ]
-    return [Run("zero-shot", "ZeroshotCLIP", data, seeds[0]), *runs]
+    return runs
 
 
-def table(results: list[dict[str, object]]) -> str:
-    """Rows of start and clipping, columns of learning rates: HM, its worst seed, collapses."""
+def table(results: Sequence[dict], rates: Sequence[float]) -> str:
+    """Return rows of start, text prompt and clipping, columns of learning rates, for one data set.
+
+    A cell has mean and population deviation of the harmonic mean, the worst seed and collapses.
+    """
     zero_shot = next(r["hm"] for r in results if r["label"] == "zero-shot")
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for row in summarise([r for r in results if r["label"] != "zero-shot"], by=("label",)):
-        start, clip, rate = row["label"].split(" / ")
-        values = [r["hm"] for r in results if r["label"] == row["label"]]
-        collapsed = sum(value < zero_shot - COLLAPSE for value in values)
-        text = f"{row['hm']} (worst {min(values):.1f}"
-        text += f", {collapsed} of {len(values)} collapsed)" if collapsed else ")"
-        rows.setdefault((start, clip), {"start": start, "clipping": clip})[rate] = text
-    lines = [f"zero-shot HM {zero_shot:.1f}", ""]
-    return "\n".join(lines) + tabulate(list(rows.values()), headers="keys", tablefmt="github")
+    lines = []
+    for start, text, clip in ROWS:
+        line = {"start": start, "text prompt": text, "clipping": f"{clip:g}"}
+        for rate in rates:
+            name = label(start, text, clip, rate)
+            values = [r["hm"] for r in results if r["label"] == name]
+            collapsed = sum(value < zero_shot - COLLAPSE for value in values)
+            cell = f"{fmean(values):.1f} ± {pstdev(values):.1f} ({min(values):.1f}"
+            line[f"lr {rate:g}"] = cell + (f", {collapsed} collapsed)" if collapsed else ")")
+        lines.append(line)
+    table = tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+    return f"Zero-shot: {zero_shot:.1f}\n\n{table}\n"
+
+
+def average_table(results: Sequence[dict], rates: Sequence[float]) -> str:
+    """Return the same rows and columns with the harmonic mean of the averages over data sets."""
+    lines = []
+    for start, text, clip in ROWS:
+        line = {"start": start, "text prompt": text, "clipping": f"{clip:g}"}
+        for rate in rates:
+            name = label(start, text, clip, rate)
+            mine = [r for r in results if r["label"] == name]
+            values = []
+            for seed in sorted({r["seed"] for r in mine}):
+                base, new = (fmean(r[p] for r in mine if r["seed"] == seed) for p in ("base", "new"))
+                values.append(2 * base * new / (base + new) if base + new else 0.0)
+            line[f"lr {rate:g}"] = f"{fmean(values):.1f} ± {pstdev(values):.1f}"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
 def main() -> None:
-    """Run what is missing of the grid and print a table for each data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=["digits", "shapes"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--root", type=Path, default=ROOT / "data")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "mmlop_stability.jsonl"
-    )
+    """Run what is missing of the grid and fill the document."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
     args = parser.parse_args()
-    for data in args.data:
-        results = sweep(grid(data, args.seeds, args.rates), args.out, args.root, args.jobs)
-        print(f"\n{data}: {table(results)}")
+    out = ROOT / "benchmarks" / "results" / "mmlop_stability.jsonl"
+    results = sweep(grid(DATA, SEEDS, RATES), out, args.root, args.jobs)
+    parts = {name: table([r for r in results if r["data"] == name], RATES) for name in DATA}
+    fill_document(DOCUMENT, parts | {"average": average_table(results, RATES)})
 
 
 if __name__ == "__main__":

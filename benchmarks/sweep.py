@@ -29,7 +29,8 @@ class Run:
     """One run: what is trained on what, and the config pairs that differ from the file's.
 
     ``label`` names the setting in tables; ``pairs`` are config keys and values in turn;
-    ``protocol`` is ``base2new`` or ``fewshot``.
+    ``protocol`` is ``base2new`` or ``fewshot``; ``scales`` multiply start values, by the names of
+    the learner's tensors.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Run:
     config: str = "tiny"
     shots: int = 16
     protocol: str = "base2new"
+    scales: tuple[tuple[str, float], ...] = ()
 
 
 def do_run(run: Run, root: str) -> dict[str, object]:
@@ -80,6 +82,8 @@ def do_run(run: Run, root: str) -> dict[str, object]:
             set_random_seed(run.seed)
             with contextlib.redirect_stderr(io.StringIO()):
                 trainer = build_trainer(cfg)
+                for name, factor in run.scales:
+                    trainer.model.learner.get_parameter(name).data.mul_(factor)
                 if classes == "new":
                     trainer.load_model(folder, epoch=cfg.OPTIM.MAX_EPOCH)
                 elif trainer.get_model_names():
@@ -95,7 +99,7 @@ def do_run(run: Run, root: str) -> dict[str, object]:
         base, new = accuracy["base"], accuracy["new"]
         accuracy["hm"] = 2 * base * new / (base + new) if base + new else 0.0
     seconds = round(time.perf_counter() - start, 1)
-    setting = {**asdict(run), "pairs": list(run.pairs)}  # as JSON gives it back
+    setting = json.loads(json.dumps(asdict(run)))  # as the file gives it back
     return {**setting, **accuracy, "parameters": parameters, "seconds": seconds}
 
 
@@ -123,7 +127,8 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
 
 def _key(result: dict[str, object]) -> str:
     fields = ("label", "method", "data", "seed", "pairs", "config", "shots", "protocol")
-    return json.dumps([result[field] for field in fields])
+    # results from before there were scales had none
+    return json.dumps([*(result[field] for field in fields), result.get("scales", [])])
 
 
 def summarise(

@@ -86,10 +86,20 @@ class PromptTrainer(TrainerX):
     node: str
     #: folder of the learner's checkpoints in a run folder
     model_name = "prompt_learner"
+    #: settings of the method under whose other values learned tensors mean something else
+    bound_settings: tuple[str, ...] = ()
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
         """Declare config defaults; a method overrides this with its own node."""
+
+    @classmethod
+    def update_settings(cls, settings: dict[str, Any]) -> None:
+        """Turn a checkpoint's settings of the method into this version's, in place.
+
+        Args:
+            settings: what the method's config node held when the checkpoint was written.
+        """
 
     @property
     def node_cfg(self) -> CfgNode:
@@ -162,10 +172,6 @@ class PromptTrainer(TrainerX):
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
         )
 
-    def param_groups(self, learner: PromptLearner) -> list[dict[str, Any]] | None:
-        """Optimiser groups, where parameters differ in learning rate; ``None`` is one group."""
-        return None
-
     def build_model(self) -> None:
         cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
@@ -179,7 +185,7 @@ class PromptTrainer(TrainerX):
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
-        self.optim = build_optimizer(learner, cfg.OPTIM, self.param_groups(learner))
+        self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(self.model_name, learner, self.optim, self.sched)
         # float16 gradients of automatic mixed precision need their loss scaled up

@@ -120,7 +120,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    stored = yaml.safe_load(checkpoint["meta"]["config"])
+    stored = stored_settings(checkpoint["meta"])
     # data sets declare keys of their own, which need not be known to predict
     for key, value in CfgNode(stored["DATASET"]).items():
         cfg.DATASET.setdefault(key, value)
@@ -137,6 +137,14 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     return cfg
 
 
+def stored_settings(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in a checkpoint, its method's settings brought to this version's keys."""
+    stored = yaml.safe_load(meta["config"])
+    trainer = TRAINER_REGISTRY.get(meta["method"])
+    trainer.update_settings(stored["TRAINER"][trainer.node])
+    return stored
+
+
 def _check_layout(meta: Mapping[str, Any], path: str) -> None:
     if meta.get("version", 1) > CHECKPOINT_VERSION:
         raise ValueError(
@@ -147,6 +155,8 @@ def _check_layout(meta: Mapping[str, Any], path: str) -> None:
 
 def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
     """Check that a checkpoint comes from the method and the backbone of a config.
+
+    So must the settings that tell what its tensors mean.
 
     Raises:
         ValueError: it does not.
@@ -160,6 +170,16 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
             raise ValueError(
                 f"{path} was trained with {key} {theirs}, this run has {mine}: "
                 f"change {flag} or the folder"
+            )
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    stored = stored_settings(meta)["TRAINER"][trainer.node] if meta else {}
+    for key in trainer.bound_settings:
+        mine = cfg.TRAINER[trainer.node][key]
+        if stored.get(key, mine) != mine:
+            name = f"TRAINER.{trainer.node}.{key}"
+            raise ValueError(
+                f"{path} was trained with {name} {stored[key]}, this run has {mine}: add "
+                f"{name} {stored[key]!r} to the command, or change the folder"
             )
 
 
@@ -180,7 +200,7 @@ def check_continues(
     Raises:
         ValueError: it was begun with other data, another seed or other settings of its method.
     """
-    stored, mine = yaml.safe_load(meta["config"]), yaml.safe_load(cfg.dump())
+    stored, mine = stored_settings(meta), yaml.safe_load(cfg.dump())
     node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node
     own = [f"TRAINER.{node}.{key}" for key in mine["TRAINER"][node] if key != "PREC"]
     differences = []

@@ -16,8 +16,8 @@ def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
     return F.l1_loss(features, frozen)
 
 
-def logit_consistency(logits: Tensor, frozen_logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the frozen model's class distribution to the prompted one.
+def logit_consistency(logits: Tensor, frozen_logits: Tensor, symmetric: bool = False) -> Tensor:
+    """Kullback-Leibler divergence of the frozen and the prompted model's class distributions.
 
     ``(1 / (B C)) sum_bc q log(q / p)`` with ``q`` the frozen and ``p`` the prompted distribution:
     divided by images x classes, not by images, as in PromptSRC's code (its paper, eq. 5, sums over
@@ -25,20 +25,22 @@ def logit_consistency(logits: Tensor, frozen_logits: Tensor) -> Tensor:
 
     Args:
         logits, frozen_logits: ``(B, C)``, scaled.
+        symmetric: take the mean of both directions (MMLoP, arXiv 2602.21397, eq. 7).
     """
-    return (
-        F.kl_div(
-            F.log_softmax(logits, dim=1),
-            F.log_softmax(frozen_logits, dim=1),
-            reduction="sum",
-            log_target=True,
-        )
-        / logits.numel()
-    )
+    p, q = F.log_softmax(logits, dim=1), F.log_softmax(frozen_logits, dim=1)
+    divergence = F.kl_div(p, q, reduction="sum", log_target=True)
+    if symmetric:
+        divergence = (divergence + F.kl_div(q, p, reduction="sum", log_target=True)) / 2
+    return divergence / logits.numel()
 
 
 def consistency_terms(
-    prediction: Prediction, frozen: Prediction, text: float, image: float, logits: float
+    prediction: Prediction,
+    frozen: Prediction,
+    text: float,
+    image: float,
+    logits: float,
+    symmetric: bool = False,
 ) -> dict[str, Tensor]:
     """What keeps a prompted CLIP near the frozen one: PromptSRC's three terms, weighted.
 
@@ -46,9 +48,11 @@ def consistency_terms(
         prediction: of the prompted model.
         frozen: of the frozen one, on the same images.
         text, image, logits: weights of the terms.
+        symmetric: whether the divergence of the class distributions is taken in both directions.
     """
+    divergence = logit_consistency(prediction.logits, frozen.logits, symmetric)
     return {
         "text": text * feature_consistency(prediction.text_features, frozen.text_features),
         "image": image * feature_consistency(prediction.image_features, frozen.image_features),
-        "logits": logits * logit_consistency(prediction.logits, frozen.logits),
+        "logits": logits * divergence,
     }

@@ -1,0 +1,30 @@
+"""Tables of documents, filled from results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from dassl.utils import replacing
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Replace what stands between ``<!-- name -->`` and ``<!-- end -->`` in a document.
+
+    Raises:
+        ValueError: the document has no such place.
+    """
+    for name, part in parts.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, n = re.subn(pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL)
+        if n != 1:
+            raise ValueError(f"the document needs one place for {name}, has {n}")
+    return text
+
+
+def fill_document(path: Path, parts: Mapping[str, str]) -> None:
+    """Do so in a file."""
+    filled = fill(path.read_text("utf-8"), parts)
+    with replacing(path) as partial:
+        Path(partial).write_text(filled, "utf-8")
