@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from benchmarks.documents import fill_document
 from benchmarks.sweep import ROOT, Run, sweep
-from dassl.utils import replacing
 from results.plots import save_plots
 from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from results.tables import cell, render_tables
+from scripts.ablation import read_tables
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
@@ -30,20 +30,8 @@ FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP")
 SHOTS = (1, 2, 4, 8, 16)
 
 
-def off(*parts: str) -> tuple[object, ...]:
-    """Config pairs that switch parts of MMLoP off."""
-    return tuple(word for part in parts for word in (f"TRAINER.MMLOP.{part}", False))
-
-
-#: steps of the paper's ablation; the last one is MMLoP as it is shipped
-ABLATION: dict[str, tuple[object, ...]] = {
-    "1 full prompts (IVLP)": off("LOW_RANK", "CONSISTENCY", "DRIFT_CORRECTION"),
-    "2 + low rank": off("SHARED_U", "CONSISTENCY", "DRIFT_CORRECTION"),
-    "3 + consistency": off("SHARED_U", "DRIFT_CORRECTION"),
-    "4 + drift correction": off("SHARED_U"),
-    "5 + shared U = MMLoP": (),
-}
-RANKS = {f"5 with rank {rank}": ("TRAINER.MMLOP.RANK", rank) for rank in (2, 4)}
+#: the tables of MMLoP's paper: table -> run -> config pairs
+ABLATION = read_tables("MMLoP")
 DOCUMENT = ROOT / "docs" / "benchmark.md"
 
 
@@ -54,15 +42,12 @@ def base_to_new_runs() -> list[Run]:
 
 
 def ablation_runs() -> list[Run]:
-    """MMLoP without some of its parts, and with higher ranks on the digits.
-
-    The whole of it is among the base-to-new runs.
-    """
-    steps = {label: pairs for label, pairs in ABLATION.items() if pairs}
+    """MMLoP with parts of it changed; the whole of it is among the base-to-new runs."""
+    changed = {run: pairs for runs in ABLATION.values() for run, pairs in runs.items() if pairs}
     return [
-        Run(label, "MMLoP", data, seed, pairs)
-        for data, settings in zip(DATA, (steps | RANKS, steps), strict=True)
-        for label, pairs in settings.items()
+        Run(run, "MMLoP", data, seed, pairs)
+        for run, pairs in changed.items()
+        for data in DATA
         for seed in SEEDS
     ]
 
@@ -107,18 +92,24 @@ def shots_table(rows: Sequence[Row]) -> str:
     return tabulate(lines, headers="keys", tablefmt="github") + "\n"
 
 
-def fill(text: str, parts: dict[str, str]) -> str:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- end -->`` in a document.
+def ablation_table(results: Sequence[dict], runs: Iterable[str]) -> str:
+    """Return the named runs, a line each: parameters, and base, new and H per data set and average.
 
-    Raises:
-        ValueError: the document has no such place.
+    H of the average is the harmonic mean of the averages of base and new.
     """
-    for name, part in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, n = re.subn(pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL)
-        if n != 1:
-            raise ValueError(f"the document needs one place for {name}, has {n}")
-    return text
+    by_run = defaultdict(dict)
+    for row in rows_of(results):
+        by_run[row.method.trainer][row.dataset] = row
+    lines = []
+    for run in runs:
+        rows = by_run[run]
+        line = {"run": run, "parameters": f"{rows[DATA[0]].parameters:,}"}
+        for dataset, row in rows.items():
+            values = [f"{row.mean[metric]:.1f}" for metric in ("base", "new", "H")]
+            short = "average" if dataset.startswith("average") else dataset
+            line[f"{short}: base / new / H"] = f"{' / '.join(values)} ± {row.std['H']:.1f}"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
 def main() -> None:
@@ -133,19 +124,18 @@ def main() -> None:
         return sweep(runs, out, args.root, args.jobs)
 
     methods, few_shot, ablation = map(done, (base_to_new_runs(), few_shot_runs(), ablation_runs()))
-    whole = list(ABLATION)[[*ABLATION.values()].index(())]
+    whole = next(run for run, pairs in ABLATION["steps"].items() if not pairs)
     ablation += [{**r, "label": whole} for r in methods if r["label"] == "MMLoP"]
-    parts = {
-        "base2new": rows_of(methods),
-        "fewshot": rows_of(few_shot),
-        "ablation": rows_of(ablation),
-    }
-    tables = {name: render_tables(rows, "github", "accuracy") for name, rows in parts.items()}
-    tables["fewshot"] = shots_table(parts["fewshot"])
-    filled = fill(DOCUMENT.read_text("utf-8"), tables)
-    with replacing(DOCUMENT) as partial:
-        Path(partial).write_text(filled, "utf-8")
-    save_plots(parts["base2new"] + parts["fewshot"], ROOT / "docs" / "figures", print)
+    compared, shots = rows_of(methods), rows_of(few_shot)
+    fill_document(
+        DOCUMENT,
+        {
+            "base2new": render_tables(compared, "github", "accuracy"),
+            "fewshot": shots_table(shots),
+            **{table: ablation_table(ablation, runs) for table, runs in ABLATION.items()},
+        },
+    )
+    save_plots(compared + shots, ROOT / "docs" / "figures", print)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
-from benchmarks.methods import fill
+from benchmarks.documents import fill_document
 from benchmarks.speed import save_random_clip
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.engine import build_trainer
-from dassl.utils import read_json, replacing, set_random_seed, write_json
+from dassl.utils import read_json, set_random_seed, write_json
 from trainers.several_seeds import SeveralSeeds, run_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,9 +168,7 @@ def main() -> None:
                     backbone = backbone_file(name, Path(folder))
                     results.append(measure(method, backbone, repeats, Path(folder)))
                     write_json(results, str(OUT))
-    text = fill(DOCUMENT.read_text("utf-8"), {"several seeds": table(results)})
-    with replacing(str(DOCUMENT)) as partial_file:
-        Path(partial_file).write_text(text, "utf-8")
+    fill_document(DOCUMENT, {"several seeds": table(results)})
 
 
 if __name__ == "__main__":

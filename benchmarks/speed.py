@@ -400,18 +400,6 @@ def above_floor(record: dict[str, Any]) -> float:
     return record["gflop"] / (record["gflop"] - record["text_gflop"]) - 1
 
 
-def fill_document(records: Sequence[dict[str, Any]]) -> None:
-    """Write the tables into ``docs/performance.md``."""
-    from benchmarks.methods import fill
-    from dassl.utils import replacing
-
-    machines = sorted({record["machine"] for record in records})
-    parts = {**tables(records), "machine": "; ".join(machines) + ".\n"}
-    filled = fill(DOCUMENT.read_text("utf-8"), parts)
-    with replacing(str(DOCUMENT)) as partial:
-        Path(partial).write_text(filled, "utf-8")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -475,7 +463,10 @@ def main() -> None:
                     )
     print("\n".join(tables(records).values()))
     if args.out == OUT:
-        fill_document(records)
+        from benchmarks.documents import fill_document
+
+        machines = sorted({record["machine"] for record in records})
+        fill_document(DOCUMENT, {**tables(records), "machine": "; ".join(machines) + ".\n"})
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.methods import fill
+from benchmarks.documents import fill_document
 from dassl.data.image_cache import CACHE_VARIABLE
-from dassl.utils import read_json, replacing, write_json
+from dassl.utils import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "whole_run.json"
@@ -153,9 +153,7 @@ def main() -> None:
         write_json(measure(tuple(args.methods), args.repeats, Path(folder)), str(args.out))
     print(table(read_json(str(args.out))))
     if args.out == OUT:
-        text = fill(DOCUMENT.read_text("utf-8"), {"whole run": table(read_json(str(OUT)))})
-        with replacing(str(DOCUMENT)) as partial:
-            Path(partial).write_text(text, "utf-8")
+        fill_document(DOCUMENT, {"whole run": table(read_json(str(OUT)))})
 
 
 if __name__ == "__main__":

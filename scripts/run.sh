@@ -140,6 +140,8 @@ fi
 
 if [ -n "${CFG:-}" ]; then
     cfg=$CFG
+    # where a name stands for several files, settings.sh says which
+    ! declare -F variant_of >/dev/null || cfg=$(variant_of "$CFG" "$trained_on" "$shots")
 elif among "$trained_on" "$embedded"; then
     cfg=$TINY
 else

@@ -174,7 +174,7 @@ def test_file_for_features():
 def test_every_file_of_these_methods_is_in_the_table():
     for trainer, rows in UPSTREAM.items():
         found = {file.stem for file in (CONFIGS / "trainers" / trainer).glob("*.yaml")}
-        found = {name for name in found if not name.startswith("tiny")}
+        found = {name for name in found if not name.startswith(("tiny", "vit_b32_fewshot"))}
         listed = {ALIASES.get(trainer, {}).get(name, name) for name in rows}
         assert found - {"rn50_val"} == listed
 
@@ -191,6 +191,32 @@ def test_other_names_have_a_reason():
     for line in lines:
         if line.startswith(" "):
             assert len(line.partition(" # ")[2]) > 5, line
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("trainers/*/vit_b32_fewshot*.yaml")), ids=str)
+def test_few_shot_on_vit_b32_differs_in_the_backbone_only(file):
+    trainer = file.parent.name
+    cfg, base = read(trainer, file.stem), yaml.safe_load(file.read_text())["_BASE_"]
+    other = read(trainer, base.removesuffix(".yaml"))
+    assert (cfg.MODEL.BACKBONE.NAME, other.MODEL.BACKBONE.NAME) == ("ViT-B/32", "ViT-B/16")
+    cfg.MODEL.BACKBONE.NAME = other.MODEL.BACKBONE.NAME
+    assert cfg.dump() == other.dump()
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "depth"),
+    [("base2new", 30, 9), ("fewshot", 50, 9), ("cross_datasets", 50, 3)],
+)
+def test_values_of_mmlop_are_the_papers(name, epochs, depth):
+    """arXiv 2602.21397v1, section 4.1 and algorithm 1."""
+    cfg = read("MMLoP", f"vit_b16_{name}")
+    node = cfg.TRAINER.MMLOP
+    assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.CLIP_GRAD_NORM) == ("sgd", 0.0025, 0.0)
+    assert (cfg.OPTIM.MAX_EPOCH, node.PROMPT_DEPTH) == (epochs, depth)
+    assert (node.N_CTX, node.RANK, node.INIT_STD, node.TEXT_PROMPT) == (4, 1, 0.05, "replace")
+    assert node.LOW_RANK and node.SHARED_U and node.CONSISTENCY and node.DRIFT_CORRECTION
+    weights = (node.TEXT_LOSS_WEIGHT, node.IMAGE_LOSS_WEIGHT, node.LOGIT_LOSS_WEIGHT)
+    assert (*weights, node.LOGIT_LOSS) == (25.0, 10.0, 1.0, "symmetric")
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("trainers/*/*.yaml")), ids=lambda f: f.stem)

@@ -13,3 +13,11 @@ config_for() { # PROTOCOL DATASET SHOTS
     fewshot/*) echo vit_b16 ;;
     esac
 }
+
+variant_of() { # CFG DATASET SHOTS
+    case $1/$2/$3 in
+    vit_b32_fewshot/imagenet/* | vit_b32_fewshot/*/1) echo vit_b32_fewshot_ep50 ;;
+    vit_b32_fewshot/*/[24]) echo vit_b32_fewshot_ep100 ;;
+    *) echo "$1" ;;
+    esac
+}

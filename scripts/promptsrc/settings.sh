@@ -12,3 +12,12 @@ config_for() { # PROTOCOL DATASET SHOTS
     fewshot/*) echo vit_b16_c4_ep50_batch4_4+4ctx_few_shot ;;
     esac
 }
+
+variant_of() { # CFG DATASET SHOTS
+    case $1/$2 in
+    vit_b32_fewshot/stanford_cars | vit_b32_fewshot/oxford_flowers | \
+        vit_b32_fewshot/fgvc_aircraft | vit_b32_fewshot/dtd | vit_b32_fewshot/eurosat)
+        echo vit_b32_fewshot_gpa45 ;;
+    *) echo "$1" ;;
+    esac
+}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import methods
+from benchmarks.documents import fill
 from benchmarks.sweep import Run, sweep
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import PromptTrainer
@@ -67,9 +68,9 @@ def test_every_method_is_compared():
 def test_document_has_a_place_for_every_table():
     text = methods.DOCUMENT.read_text("utf-8")
     parts = {"base2new": "a\n", "fewshot": "b\n", "ablation": "c\n"}
-    filled = methods.fill(text, parts)
-    assert methods.fill(filled, parts) == filled
+    filled = fill(text, parts)
+    assert fill(filled, parts) == filled
     for part in parts.values():
         assert f"-->\n{part}<!-- end -->" in filled
     with pytest.raises(ValueError, match="one place for something, has 0"):
-        methods.fill(text, {"something": ""})
+        fill(text, {"something": ""})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks import several_seeds
+from benchmarks.documents import fill
 
 
 def test_together_starts_fewer_operations(tmp_path):
@@ -29,4 +30,4 @@ def test_operations_count_what_computes_also_backwards():
 
 def test_document_has_a_place_for_the_table():
     text = several_seeds.DOCUMENT.read_text("utf-8")
-    assert several_seeds.fill(text, {"several seeds": "here\n"}).count("here\n<!-- end -->") == 1
+    assert fill(text, {"several seeds": "here\n"}).count("here\n<!-- end -->") == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import methods, speed
+from benchmarks import speed
+from benchmarks.documents import fill
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity_files import relative_error
 from trainers.base import PromptTrainer
@@ -106,7 +107,7 @@ def test_tables_and_the_document():
     assert "| text | IVLP     | 5         | ours, MEMORY_GB 1 | 1.23 " in tables["memory"]
     assert "| 3.00           | 10.0        | 3.75" in tables["flops"]
     text = speed.DOCUMENT.read_text("utf-8")
-    filled = methods.fill(text, {**tables, "machine": "any\n"})
+    filled = fill(text, {**tables, "machine": "any\n"})
     assert tables["time"] in filled
     recorded = json.loads(speed.OUT.read_text("utf-8"))
     assert all(table in text for table in speed.tables(recorded).values())

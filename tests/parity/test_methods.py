@@ -1,7 +1,7 @@
 """Every recorded method through its trainer: features, logits, loss and gradients of one step.
 
-The recorded parameters are read from a checkpoint file as the published code writes it. MMLoP, which
-has no published code, has a file of its own.
+The recorded parameters are read from a checkpoint file as the published code writes it. MMLoP has a
+file of its own, since there is no published code.
 """
 
 from __future__ import annotations

@@ -322,12 +322,13 @@ def test_upstream_script(line):
 def test_every_script_is_in_the_tables():
     found = {p for p in ROOT.glob("scripts/*/*.sh") if p.name != "settings.sh"}
     old = {ROOT / "scripts" / f"{line.split()[0]}.sh" for line in UPSTREAM}
-    assert found == {*SCRIPTS, *old}
+    assert found == {*SCRIPTS, *old, *ROOT.glob("scripts/*/ablation.sh")}
     assert {p.parent.name for p in ROOT.glob("scripts/*/settings.sh")} == set(METHODS)
 
 
 def test_forwarders_are_identical():
-    old = {p for p in ROOT.glob("scripts/*/*.sh") if p.name != "settings.sh"} - {*SCRIPTS}
+    others = ("settings.sh", "ablation.sh")
+    old = {p for p in ROOT.glob("scripts/*/*.sh") if p.name not in others} - {*SCRIPTS}
     for alike in (SCRIPTS, old):
         assert len({path.read_bytes() for path in alike}) == 1
         assert all(os.access(path, os.X_OK) for path in alike)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from clip.clip import tokenize
+from clip.simple_tokenizer import SimpleTokenizer
 from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from tests.parity.limits import LOGITS
+from tests.parity_files import relative_error
+from trainers import Predictor
 from trainers.mmlop import LowRankPromptLearner
 
 
@@ -31,14 +39,12 @@ def test_ablation_switches(make_cfg, pairs, expected, capsys):
 
 
 def test_prompts_are_products_of_the_factors():
-    words = torch.randn(4, 16)
-    learner = LowRankPromptLearner(3, 4, 16, 24, rank=2, ctx_init=words)
+    learner = LowRankPromptLearner(3, 4, 16, 24, rank=2)
     text, vision = learner.text_prompts(), learner.image_prompts()
     assert set(text) == set(vision) == {0, 1, 2}
     for layer in range(3):
         up = learner.up[layer]
-        expected = up @ learner.text[layer] + (words if layer == 0 else 0)
-        torch.testing.assert_close(text[layer].tokens, expected)
+        torch.testing.assert_close(text[layer].tokens, up @ learner.text[layer])
         torch.testing.assert_close(vision[layer].tokens, up @ learner.vision[layer])
         assert text[layer].at == 1
         assert vision[layer].at is None
@@ -51,15 +57,62 @@ def test_separate_up_projections():
     torch.testing.assert_close(vision, learner.up_vision[1] @ learner.vision[1])
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4])
-@pytest.mark.parametrize("std_up", [0.0, 1.0])
-def test_initial_scale_of_a_prompt_entry(rank, std_up):
+def texts(model) -> list[str]:
+    """The frozen words around the learned tokens, class by class."""
+    ends = model.text.ids.argmax(dim=-1).tolist()
+    return [
+        SimpleTokenizer().decode(ids[1:end]).strip()
+        for ids, end in zip(model.text.ids.tolist(), ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "n_ctx", "words"),
+    [
+        ("replace", 4, ""),
+        ("replace", 2, ""),
+        ("before", 4, "a photo of a "),
+        ("before", 2, "a photo of a "),
+        ("added", 4, ""),
+        ("added", 2, "of a "),
+    ],
+)
+def test_place_of_the_first_text_prompt(make_cfg, place, n_ctx, words):
+    """What stands behind the learned tokens, and what the tokens themselves are."""
+    pairs = ["TRAINER.MMLOP.TEXT_PROMPT", place, "TRAINER.MMLOP.N_CTX", n_ctx]
+    model = build_trainer(make_cfg("MMLoP", *pairs)).model
+    for text, name in zip(texts(model), model.classnames, strict=True):
+        assert text == f"{words}{name.lower()} ."
+    learner = model.learner
+    tokens = learner.text_prompts()[0].tokens
+    product = learner.up[0] @ learner.text[0]
+    ids = tokenize("a photo of a")[0, 1 : 1 + n_ctx]
+    embedded = model.clip.token_embedding(ids).float() if place == "added" else 0
+    torch.testing.assert_close(tokens, product + embedded)
+    torch.testing.assert_close(learner.text_prompts()[1].tokens, learner.up[1] @ learner.text[1])
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_every_factor_starts_with_the_same_deviation(rank):
     torch.manual_seed(0)
-    learner = LowRankPromptLearner(200, 4, 64, 64, rank=rank, init_std=0.02, init_std_up=std_up)
-    prompts = torch.stack([p.tokens for p in learner.image_prompts().values()])
-    assert float(prompts.detach().std()) == pytest.approx(0.02, rel=0.15)
-    expected = std_up or math.sqrt(0.02 / math.sqrt(rank))
-    assert float(learner.up.detach().std()) == pytest.approx(expected, rel=0.15)
+    learner = LowRankPromptLearner(200, 4, 64, 64, rank=rank, shared_up=False)
+    for name, factor in learner.named_parameters():
+        assert float(factor.detach().std()) == pytest.approx(0.05, rel=0.1), name
+
+
+def test_full_prompts_start_as_ivlp(make_cfg):
+    """With the seed of a run they are the same numbers, and the same words stand behind them."""
+    shape = {"N_CTX_TEXT": 4, "N_CTX_VISION": 4, "PROMPT_DEPTH_TEXT": 9, "PROMPT_DEPTH_VISION": 9}
+    ivlp = [word for key, value in shape.items() for word in (f"TRAINER.IVLP.{key}", value)]
+    models = []
+    for method, pairs in (("IVLP", ivlp), ("MMLoP", ["TRAINER.MMLOP.LOW_RANK", False])):
+        cfg = make_cfg(method, *pairs)
+        set_random_seed(1)
+        models.append(build_trainer(cfg).model)
+    first, second = models
+    assert torch.equal(first.learner.text, second.learner.text)
+    assert torch.equal(first.learner.vision, second.learner.vision)
+    assert torch.equal(first.text.ids, second.text.ids)
 
 
 def test_drift_correction_formula():
@@ -99,8 +152,9 @@ def test_drift_is_that_of_the_current_classes(make_cfg):
         torch.testing.assert_close(model.text_features(), plain[:2])
 
 
-def test_loss_terms(make_cfg):
-    trainer = build_trainer(make_cfg("MMLoP"))
+@pytest.mark.parametrize("way", ["symmetric", "one-way"])
+def test_loss_terms(make_cfg, way):
+    trainer = build_trainer(make_cfg("MMLoP", "TRAINER.MMLOP.LOGIT_LOSS", way))
     model, batch = trainer.model, next(iter(trainer.train_loader_x))
     prediction = model.predict(batch["img"])
     loss, terms = trainer.loss(prediction, batch["label"])
@@ -108,11 +162,14 @@ def test_loss_terms(make_cfg):
     text, image = frozen.text_features, frozen.image_features
     q = (model.clip.logit_scale.exp() * image @ text.T).softmax(-1)
     p = prediction.logits.softmax(-1)
+    divergence = (q * (q.log() - p.log())).sum() / q.numel()
+    if way == "symmetric":
+        divergence = (divergence + (p * (p.log() - q.log())).sum() / q.numel()) / 2
     expected = {
         "ce": F.cross_entropy(prediction.logits, batch["label"]),
         "text": 25 * (prediction.text_features - text).abs().mean(),
         "image": 10 * (prediction.image_features - image).abs().mean(),
-        "logits": (q * (q.log() - p.log())).sum() / q.numel(),
+        "logits": divergence,
     }
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
@@ -130,9 +187,59 @@ def test_gradient_clipping_bounds_the_step(make_cfg):
     assert moved == pytest.approx(0.1, rel=1e-3)
 
 
-def test_learning_rate_of_the_up_projection(make_cfg):
-    trainer = build_trainer(make_cfg("MMLoP", "TRAINER.MMLOP.LR_MULT_U", 0.25))
-    rates = {id(p): g["initial_lr"] for g in trainer.optim.param_groups for p in g["params"]}
-    learner = trainer.model.learner
-    assert rates[id(learner.up)] == pytest.approx(0.25 * rates[id(learner.text)])
-    assert len(rates) == 3
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (["TEXT_PROMPT", "behind"], "TEXT_PROMPT is 'behind': use one of replace, before, added"),
+        (["LOGIT_LOSS", "both"], "LOGIT_LOSS is 'both': use one of symmetric, one-way"),
+        (["TEXT_PROMPT", "before", "CTX_INIT", ""], "CTX_INIT has no words"),
+        (["INIT_STD", 0.0], "INIT_STD is 0.0"),
+        (["RANK", 0], "RANK is 0"),
+    ],
+)
+def test_settings_that_do_not_exist(make_cfg, pair, message):
+    pairs = [f"TRAINER.MMLOP.{word}" if i % 2 == 0 else word for i, word in enumerate(pair)]
+    with pytest.raises(ValueError, match=message):
+        build_trainer(make_cfg("MMLoP", *pairs))
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [("INIT_STD_U", r"TRAINER\.MMLOP\.INIT_STD;"), ("LR_MULT_U", r"OPTIM\.LR;")],
+)
+def test_removed_keys_say_what_replaces_them(make_cfg, tmp_path, key, instead):
+    with pytest.raises(KeyError, match=instead):
+        make_cfg("MMLoP", f"TRAINER.MMLOP.{key}", 1.0)
+    cfg = make_cfg("MMLoP")
+    cfg.defrost()
+    (tmp_path / "old.yaml").write_text(f"TRAINER:\n  MMLOP:\n    {key}: 1.0\n")
+    with pytest.raises(KeyError, match=instead):
+        cfg.merge_from_file(str(tmp_path / "old.yaml"))
+
+
+# --- a run that version 0.1 wrote -----------------------------------------------------------------
+
+OLD_RUN = Path(__file__).parents[1] / "fixtures" / "mmlop_0.1"
+
+
+def test_old_run_predicts_as_it_did():
+    predictor = Predictor.load(OLD_RUN)
+    with np.load(OLD_RUN / "predicted.npz") as recorded, torch.no_grad():
+        logits = predictor.model(torch.from_numpy(recorded["images"]).float())
+        assert relative_error(logits, torch.from_numpy(recorded["logits"])) < LOGITS
+
+
+def test_old_run_is_not_taken_for_one_of_the_present_defaults(make_cfg):
+    """It is tested with its own text prompt, not silently with another, and not gone on with."""
+    pairs = ["MODEL.BACKBONE.NAME", "tiny"]
+    trainer = build_trainer(make_cfg("MMLoP", *pairs))
+    message = r"TRAINER\.MMLOP\.TEXT_PROMPT added, this run has replace"
+    with pytest.raises(ValueError, match=message):
+        trainer.load_model(str(OLD_RUN), epoch=2)
+    with pytest.raises(ValueError, match=message):
+        trainer.resume_model_if_exist(str(OLD_RUN))
+    trainer = build_trainer(make_cfg("MMLoP", *pairs, "TRAINER.MMLOP.TEXT_PROMPT", "added"))
+    trainer.load_model(str(OLD_RUN), epoch=2)
+    weights = torch.load(OLD_RUN / "prompt_learner" / "model.pth.tar-2", weights_only=True)
+    for name, value in trainer.model.learner.state_dict().items():
+        assert torch.equal(value, weights["state_dict"][name])

@@ -1,0 +1,109 @@
+"""The ablation of a paper: what is run, with which settings, into which folders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainers
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from scripts.ablation import main, read_tables
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_tables_name_settings_that_there_are(file):
+    """Every key can be set; a run is the same in all tables, and two runs differ."""
+    node = TRAINER_REGISTRY.get(file.stem).node
+    settings: dict[str, str] = {}
+    for runs in read_tables(file.stem).values():
+        for run, pairs in runs.items():
+            cfg = get_cfg_default()
+            trainers.extend_cfg(cfg)
+            default = cfg.TRAINER[node].dump()
+            cfg.merge_from_list(list(pairs))
+            found = cfg.TRAINER[node].dump()
+            assert (found != default) == bool(pairs), run
+            assert settings.setdefault(run, found) == found, run
+    assert len({*settings.values()}) == len(settings)
+
+
+@pytest.fixture()
+def dry_run(monkeypatch, capfd):
+    """Function that returns the commands of an ablation, and its errors, without running them."""
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("OUTPUT", "/o")
+    monkeypatch.setenv("TAG", "not-for-ablations")
+
+    def run(*words: str) -> tuple[int, list[str], str]:
+        status = main(["mmlop", "MMLoP", *words])
+        out, err = capfd.readouterr()
+        return status, out.splitlines(), err
+
+    return run
+
+
+def option(command: str, name: str) -> str:
+    words = command.split()
+    return words[words.index(name) + 1]
+
+
+def test_steps(dry_run):
+    status, commands, _ = dry_run("dtd", "1,2", "OPTIM.MAX_EPOCH", "2")
+    assert status == 0
+    # both seeds are trained together and tested one by one
+    assert len(commands) == 5 * 3
+    runs = [Path(option(command, "--output-dir")).parent.name for command in commands[::3]]
+    steps = [f"vit_b16_base2new-{run}" for run, pairs in read_tables("MMLoP")["steps"].items()]
+    assert runs[:4] == steps[:4]
+    # the last one is MMLoP itself, with the caller's own setting
+    assert runs[4] == "vit_b16_base2new-OPTIM.MAX_EPOCH=2"
+    assert all(command.endswith("OPTIM.MAX_EPOCH 2") for command in commands)
+    assert "TRAINER.MMLOP.LOW_RANK False" in commands[0]
+    assert "TRAINER.MMLOP" not in commands[-1]
+    tests = [command for command in commands if "--eval-only" in command]
+    assert len(tests) == 10
+    for command in tests:
+        folder = option(command, "--output-dir")
+        assert option(command, "--model-dir") == folder.replace("test_new", "train_base")
+
+
+def test_whole_method_shares_the_folder_of_an_ordinary_run(dry_run):
+    _, commands, _ = dry_run("dtd", "1", "logits")
+    folders = [option(command, "--output-dir") for command in commands]
+    assert "/o/base2new/train_base/dtd/shots_16/MMLoP/vit_b16_base2new/seed1" in folders
+
+
+def test_a_run_of_several_tables_is_done_once(dry_run):
+    names = {run for runs in read_tables("MMLoP").values() for run in runs}
+    _, commands, _ = dry_run("dtd", "1", "all")
+    assert len(commands) == 2 * len(names)
+    assert len({*commands}) == len(commands)
+
+
+def test_what_there_is_not(dry_run):
+    status, commands, error = dry_run("dtd", "1", "ranks")
+    assert (status, commands) == (2, [])
+    assert error.splitlines() == [
+        "error: no table 'ranks'; there are: steps rank length depth logits all"
+    ]
+    status, commands, error = dry_run("dtdd", "1")
+    assert (status, commands) == (2, [])
+    assert "no data set dtdd" in error
+
+
+def test_script():
+    script = ROOT / "scripts" / "mmlop" / "ablation.sh"
+    env = {"DRY_RUN": "1", "PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["sh", script, "digits", "1", "rank"], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tiny-rank4/seed1" in done.stdout.splitlines()[-1]
