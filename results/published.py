@@ -12,7 +12,7 @@ from .rows import Row, in_order
 from .runs import ELEVEN, TITLES, VARIANTS
 from .tables import Table, cell, print_records
 
-PUBLISHED = Path(__file__).parents[1] / "benchmarks" / "published" / "published_results.csv"
+PUBLISHED = Path(__file__).parent / "published" / "repositories.csv"
 
 # What the dataset "average" of a published figure is over.
 AVERAGED = {
