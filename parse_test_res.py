@@ -115,9 +115,9 @@ def parse_output(args: argparse.Namespace) -> None:
 
         save_plots(rows, Path(args.plot), note)
     if args.compare:
-        from results.published import print_comparison
+        from results.published.comparison import print_comparison
 
-        print_comparison(rows, style)
+        print_comparison(rows, style, args.ci95)
     else:
         print_rows(rows, style, args.keyword)
 
