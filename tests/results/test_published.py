@@ -620,3 +620,70 @@ def test_settings_are_read_from_what_a_run_prints(tmp_path, capsys):
     (folder / "log.txt").write_text(log, encoding="utf-8")
     (record,) = compared(capsys, tmp_path)
     assert (record["published_as"], record["published"]) == ("MMLoP, rank 2", 82.60)
+
+
+# --- the published tables alone -------------------------------------------------------------------
+
+
+def published(capsys, *words: str) -> str:
+    assert parse_test_res.main(["--published", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_published_tables_have_every_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "nothing"))
+    text = published(capsys)
+    assert text == published(capsys, "--format", "markdown")
+    tables = {}
+    for table in text.split("### ")[1:]:
+        title, *lines = table.splitlines()
+        header, _, *rows = (cells(line) for line in lines if line.startswith("|"))
+        tables[title] = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    printed = Counter(
+        value for rows in tables.values() for row in rows.values() for value in row.values()
+    )
+    # CLIP stands at all three numbers of shots, and a figure of two sources with both.
+    shown = Counter()
+    for figure in FIGURES:
+        times = 3 if figure.protocol == "fewshot" and figure.method == "CLIP" else 1
+        shown[figure.value] += times * len(figure.source.split("; "))
+    assert printed - Counter({"-": printed["-"]}) == shown
+    table = tables[f"Base-to-new, {PAPER}, table 1, ViT-B/16, 16 shots (H, %)"]
+    assert len(table) == 20
+    assert list(table["MMLoP"]) == [*ELEVEN, "average (11)"]
+    assert (table["PromptSRC"]["average (11)"], table["MMLoP"]["eurosat"]) == ("79.62", "85.22")
+    assert "- RPO (average (11)): H of the printed base and new is 77.94\n" in text
+    table = tables[f"Few-shot, {PAPER}, table 6, ViT-B/32, 8 shots (accuracy, %)"]
+    assert (table["CLIP"]["average (11)"], table["MMLoP"]["average (11)"]) == ("61.8", "75.5")
+    table = tables[f"Domain generalisation, {PAPER}, table 2, ViT-B/16, 16 shots (accuracy, %)"]
+    assert list(table["MMLoP"]) == ["imagenet (source)", *VARIANTS, "average (4)"]
+    table = tables[f"Ablation, {PAPER}, table 9, ViT-B/16, 16 shots (new, %)"]
+    assert list(table["MMLoP, rank 2"]) == [*NINE, "average (9)"]
+    assert "- all: without drift correction: " in text
+    title = "Base-to-new, PromptSRC/README.md, ViT-B/16, 16 shots, average (11) (%)"
+    assert tables[title]["PromptSRC"] == {"base": "84.26", "new": "76.10", "H": "79.97"}
+
+
+@pytest.mark.parametrize("style", ["csv", "json"])
+def test_published_figures_as_records(style, capsys):
+    text = published(capsys, "--format", style)
+    records = json.loads(text) if style == "json" else list(csv.DictReader(io.StringIO(text)))
+    assert len(records) == len(FIGURES)
+    assert list(records[0]) == COLUMNS
+    assert fmean(float(r["value"]) for r in records) == pytest.approx(
+        fmean(f.percent for f in FIGURES)
+    )
+
+
+def test_published_tables_as_latex(capsys):
+    text = published(capsys, "--format", "latex")
+    assert text.count(r"\begin{tabular}") == text.count(", %)\n") + text.count(" (%)\n") == 31
+
+
+@pytest.mark.parametrize(
+    "words", [["some/where"], ["--output", "o"], ["--compare"], ["--plot", "p"], ["--ci95"]]
+)
+def test_published_needs_nothing_else(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_test_res.main(["--published", *words])
+    assert "--published takes no directory and no option but --format" in capsys.readouterr().err
