@@ -128,6 +128,13 @@ def parse_output(args: argparse.Namespace) -> None:
         print_rows(rows, style, args.keyword)
 
 
+def show_published(args: argparse.Namespace) -> None:
+    """Print the published tables, without a run of ours."""
+    from results.published.printed import print_published
+
+    print_published(table_style(args))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Mean results over seeds, from logs.")
@@ -164,9 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.published:
             if args.directory or args.output or args.compare or args.plot or args.ci95:
                 parser.error("--published takes no directory and no option but --format")
-            from results.published.printed import print_published
-
-            print_published(table_style(args))
+            show_published(args)
         elif args.directory is None:
             if args.test_log or args.multi_exp:
                 parser.error("--test-log and --multi-exp need a directory")
