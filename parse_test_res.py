@@ -169,7 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.published:
-            if args.directory or args.output or args.compare or args.plot or args.ci95:
+            others = [args.directory, args.output, args.compare, args.plot, args.ci95]
+            others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
+            if any(others):
                 parser.error("--published takes no directory and no option but --format")
             show_published(args)
         elif args.directory is None:

@@ -681,7 +681,16 @@ def test_published_tables_as_latex(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["some/where"], ["--output", "o"], ["--compare"], ["--plot", "p"], ["--ci95"]]
+    "words",
+    [
+        ["some/where"],
+        ["--output", "o"],
+        ["--compare"],
+        ["--plot", "p"],
+        ["--ci95"],
+        ["--test-log"],
+        ["--keyword", "error"],
+    ],
 )
 def test_published_needs_nothing_else(words, capsys):
     with pytest.raises(SystemExit, match="2"):
