@@ -7,6 +7,7 @@ docs/results.md explains them. With a directory, upstream's behaviour: the mean 
     python parse_test_res.py
     python parse_test_res.py --format latex
     python parse_test_res.py --compare
+    python parse_test_res.py --published
     python parse_test_res.py --plot figures
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
@@ -93,6 +94,11 @@ def default_output() -> str:
     return os.environ.get("OUTPUT") or os.path.relpath(Path(__file__).parent / "output")
 
 
+def table_style(args: argparse.Namespace) -> str:
+    """Return the style of the tables that --format asks for."""
+    return "github" if args.format in (None, "markdown") else args.format
+
+
 def parse_output(args: argparse.Namespace) -> None:
     """Print everything below the output folder.
 
@@ -109,17 +115,24 @@ def parse_output(args: argparse.Namespace) -> None:
     rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
     if not rows:
         raise FileNotFoundError(f"Nothing found in {output}")
-    style = "github" if args.format in (None, "markdown") else args.format
+    style = table_style(args)
     if args.plot:
         from results.plots import save_plots
 
         save_plots(rows, Path(args.plot), note)
     if args.compare:
-        from results.published import print_comparison
+        from results.published.comparison import print_comparison
 
-        print_comparison(rows, style)
+        print_comparison(rows, style, args.ci95)
     else:
         print_rows(rows, style, args.keyword)
+
+
+def show_published(args: argparse.Namespace) -> None:
+    """Print the published tables, without a run of ours."""
+    from results.published.printed import print_published
+
+    print_published(table_style(args))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the tables (default: github, which is markdown)",
     )
     add("--compare", action="store_true", help="our results beside the published ones")
+    add("--published", action="store_true", help="the published tables, without results of ours")
     add("--plot", metavar="DIR", help="also draw the usual figures, as PNG and PDF, in this folder")
     add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
@@ -154,7 +168,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        if args.directory is None:
+        if args.published:
+            others = [args.directory, args.output, args.compare, args.plot, args.ci95]
+            others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
+            if any(others):
+                parser.error("--published takes no directory and no option but --format")
+            show_published(args)
+        elif args.directory is None:
             if args.test_log or args.multi_exp:
                 parser.error("--test-log and --multi-exp need a directory")
             if args.keyword != "accuracy" and (args.compare or args.plot):

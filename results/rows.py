@@ -28,8 +28,9 @@ class Row:
     """Results of a method on a data set, or on average; accuracies and their spreads in percent.
 
     ``line`` is the method under which the row stands beside the method's other data sets: its
-    configuration without the number of epochs where that differs between them. An average has the
-    data sets it is of in ``covered`` and those it lacks in ``missing``; both are empty elsewhere.
+    configuration without the number of epochs where that differs between them. ``by_seed`` is
+    metric -> seed -> percent. An average has the data sets it is of in ``covered`` and those it
+    lacks in ``missing``; both are empty elsewhere.
     """
 
     protocol: str
@@ -40,6 +41,7 @@ class Row:
     mean: dict[str, float] = field(default_factory=dict)
     std: dict[str, float] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
+    by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     covered: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -102,7 +104,7 @@ def make_row(
     """
     by_seed = runs.by_seed
     seeds = sorted(next(iter(by_seed.values())))
-    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts)
+    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts, by_seed=by_seed)
     for metric, values in by_seed.items():
         row.mean[metric] = fmean(values.values())
         row.std[metric] = spread(list(values.values()), ci95)
@@ -207,7 +209,6 @@ def average_row(
     expected: list[str],
     line: Method,
     rows: dict[str, Row],
-    runs: dict[str, Runs],
     ci95: bool,
 ) -> Row:
     """Return a method's average over data sets.
@@ -218,18 +219,17 @@ def average_row(
         expected: the data sets it should be of.
         line: the method.
         rows: data set -> row, for those it has.
-        runs: data set -> runs, for the same.
         ci95: 95% intervals instead of standard deviations.
     """
     covered = tuple(d for d in expected if d in rows)
     facts: dict[str, set[str]] = defaultdict(set)
     for dataset in covered:
-        for key, values in runs[dataset].facts.items():
+        for key, values in rows[dataset].facts.items():
             facts[key] |= values
     seeds = sorted(set.intersection(*(set(rows[d].seeds) for d in covered)))
     if seeds:
         by_seed = {
-            metric: {s: fmean(runs[d].by_seed[metric][s] for d in covered) for s in seeds}
+            metric: {s: fmean(rows[d].by_seed[metric][s] for d in covered) for s in seeds}
             for metric in METRICS[protocol]
         }
         row = make_row(protocol, name, line, line, Runs(by_seed, facts), ci95)
@@ -263,13 +263,13 @@ def protocol_rows(
     """
     lines = lines_of(scores)
     rows = []
-    whole: dict[Method, dict[str, tuple[Row, Runs]]] = defaultdict(dict)
+    whole: dict[Method, dict[str, Row]] = defaultdict(dict)
     for dataset in in_order(scores):
         for method, runs in sorted(scores[dataset].items()):
             row = make_row(protocol, dataset, method, lines[method], runs, ci95)
             rows.append(row)
             if runs.by_seed.keys() >= set(METRICS[protocol]):
-                whole[row.line][dataset] = row, runs
+                whole[row.line][dataset] = row
     for source in sorted({line.source for line in whole}):
         chosen = {line: parts for line, parts in sorted(whole.items()) if line.source == source}
         datasets = {d for parts in chosen.values() for d in parts} - {source}
@@ -284,9 +284,7 @@ def protocol_rows(
                 if len(mine) == 1:
                     note(f"not averaged: {TITLES[protocol]}, {line} has {listing(mine)} only")
                 if len(mine) > 1:
-                    of_rows = {d: row for d, (row, _) in mine.items()}
-                    of_runs = {d: runs for d, (_, runs) in mine.items()}
-                    rows.append(average_row(protocol, name, expected, line, of_rows, of_runs, ci95))
+                    rows.append(average_row(protocol, name, expected, line, mine, ci95))
     return rows
 
 

@@ -43,7 +43,9 @@ MODEL:
     NAME: {empty}
   INIT_WEIGHTS: {empty}
 OPTIM:
-  LR: 0.0025
+  CLIP_GRAD_NORM: {optim[CLIP_GRAD_NORM]}
+  LR: {optim[LR]}
+  MAX_EPOCH: {optim[MAX_EPOCH]}
   NAME: sgd
 OUTPUT_DIR: {folder}
 TRAINER:
@@ -84,7 +86,7 @@ NODES = {
     "CoOp": "CTX_INIT: a photo of a|N_CTX: 4|CSC: False|CLASS_TOKEN_POSITION: end",
     "MaPLe": "N_CTX: 2|PROMPT_DEPTH: 9",
     "MMLoP": "N_CTX: 4|PROMPT_DEPTH: 9|RANK: 1|LOW_RANK: True|SHARED_U: True|CONSISTENCY: True|"
-    "DRIFT_CORRECTION: True",
+    "DRIFT_CORRECTION: True|LOGIT_LOSS: symmetric|TEXT_PROMPT: replace|INIT_STD: 0.05",
     "ZeroshotCLIP": "",
 }
 
@@ -99,6 +101,7 @@ def write_run(
     backbone: str = "ViT-B/16",
     parameters: int | None = 2048,
     node: str | None = None,
+    optim: dict[str, object] | None = None,
     model_dir: str = "",
     tests: bool = False,
 ) -> None:
@@ -113,6 +116,7 @@ def write_run(
         backbone: as in the configuration.
         parameters: the number in the log; None for none.
         node: the trainer's settings, parted by ``|``; those of ``NODES`` when None.
+        optim: settings of the optimiser other than those of a run of 30 epochs.
         model_dir: folder of the weights of a test.
         tests: whether the run only tests.
     """
@@ -128,6 +132,7 @@ def write_run(
         folder=folder,
         backbone=backbone,
         empty="",
+        optim={"CLIP_GRAD_NORM": 0.0, "LR": 0.0025, "MAX_EPOCH": 30} | (optim or {}),
         node=f"  {trainer.upper()}:\n{lines}" if lines else "",
     )
     if parameters is not None and trainer != "ZeroshotCLIP":

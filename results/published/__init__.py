@@ -1,0 +1,1 @@
+"""Published figures: the data files of this folder, ours beside them, and the papers' tables."""
