@@ -245,16 +245,7 @@ def shipped(trainer: str) -> dict[str, dict[str, str]]:
     return found
 
 
-UNFINISHED = pytest.mark.xfail(strict=True, reason="the shipped files are not the paper's yet")
-
-
-@pytest.mark.parametrize(
-    "trainer",
-    [
-        pytest.param(name, marks=UNFINISHED if name == "MMLoP" else ())
-        for name in sorted({f.trainer for f in FIGURES} - {""})
-    ],
-)
+@pytest.mark.parametrize("trainer", sorted({f.trainer for f in FIGURES} - {""}))
 def test_a_shipped_configuration_meets_the_published_settings(trainer):
     configs = shipped(trainer)
     backbones = {config["MODEL.BACKBONE.NAME"] for config in configs.values()}
