@@ -11,6 +11,7 @@ import pytest
 import trainers
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from results.published.figures import read_published
 from scripts.ablation import main, read_tables
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +108,33 @@ def test_script():
     )
     assert done.returncode == 0, done.stderr
     assert "tiny-rank4/seed1" in done.stdout.splitlines()[-1]
+
+
+def test_runs_are_those_of_the_papers_tables():
+    """Every published figure of an ablation has a run that meets its settings; none has none."""
+    figures = {
+        (f.source, f.settings)
+        for f in read_published()
+        if (f.trainer, f.protocol) == ("MMLoP", "ablation")
+    }
+    met = set()
+    for runs in read_tables("MMLoP").values():
+        for run, pairs in runs.items():
+            cfg = get_cfg_default()
+            trainers.extend_cfg(cfg)
+            cfg.merge_from_file(str(ROOT / "configs/trainers/MMLoP/vit_b16_base2new.yaml"))
+            cfg.merge_from_list(list(pairs))
+
+            def value(key: str, node=cfg) -> str:
+                for part in key.split("."):
+                    node = node[part]
+                return str(node)
+
+            found = {
+                (source, settings)
+                for source, settings in figures
+                if all(value(key) in values.split("|") for key, values in settings)
+            }
+            assert found, run
+            met |= found
+    assert met == figures
