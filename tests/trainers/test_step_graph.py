@@ -126,7 +126,6 @@ VARIANTS = {
     "mapping": ("LoRVP", "TRAINER.LORVP.HEAD", "flm"),
     "mapping of every epoch": ("LoRVP", "TRAINER.LORVP.HEAD", "ilm"),
     "independent full prompts": ("MMLoP", "TRAINER.MMLOP.LOW_RANK", False),
-    "two rates": ("MMLoP", "TRAINER.MMLOP.LR_MULT_U", 0.5),
     "no drift correction": ("MMLoP", "TRAINER.MMLOP.DRIFT_CORRECTION", False),
     "plain encoders": ("MMLoP", "MODEL.FAST_ENCODERS", False),
     "adam": ("MMLoP", "OPTIM.NAME", "adam"),
