@@ -191,7 +191,8 @@ def output_names(paths: list[str]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     """Write the files of every image."""
     paths = find_images(args.images)
-    predictor, folder = load_run(args), Path(args.out or Path(args.run, "attention"))
+    predictor = load_run(args.run, args)
+    folder = Path(args.out or Path(args.run, "attention"))
     for path, name in zip(paths, output_names(paths), strict=True):
         (rows,) = token_weights(predictor, predictor.read(path)[None], args.layer)
         draw(seen(predictor, path), rows, str(folder / f"{name}.png"))

@@ -26,6 +26,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def stem(text: str) -> str:
+    """The name that a picture and its table share, as an argument's type; either may be given."""
+    return text.removesuffix(".png").removesuffix(".csv")
+
+
 def read_names(path: str) -> list[str]:
     """Class names from a text file, one per line; blank lines do not count.
 
@@ -92,20 +97,28 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--traceback", action="store_true", help="show where an error arose")
 
 
-def run_parser(description: str) -> argparse.ArgumentParser:
-    """A parser of a command on a run: its folder comes first."""
+def run_parser(description: str, several: bool = False) -> argparse.ArgumentParser:
+    """A parser of a command on a run: its folder comes first, as ``run``.
+
+    Args:
+        description: of the command.
+        several: take one or more folders, a list.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("run", metavar="RUN", help="output folder of a training run")
+    count = "+" if several else None
+    parser.add_argument("run", nargs=count, metavar="RUN", help="output folder of a training run")
     add_common(parser)
     return parser
 
 
-def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) -> Predictor:
-    """The predictor of the run that the options name; its notes go to stderr."""
+def load_run(
+    run: str, args: argparse.Namespace, classnames: Sequence[str] | None = None
+) -> Predictor:
+    """The predictor of a run folder, as the common options say; its notes go to stderr."""
     from trainers import Predictor
 
     with contextlib.redirect_stdout(sys.stderr):
-        return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
+        return Predictor.load(run, classnames, args.load_epoch, args.device, args.backbone)
 
 
 @contextlib.contextmanager

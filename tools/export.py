@@ -172,7 +172,8 @@ def export(args: argparse.Namespace) -> None:
         raise ValueError("nothing to write: name OUT.safetensors, --classifier FILE, or both")
     check_suffix(args.out, "OUT", ".safetensors")
     check_suffix(args.classifier, "--classifier", ".npy", ".safetensors")
-    predictor = load_run(args, None if args.classes is None else read_names(args.classes))
+    names = None if args.classes is None else read_names(args.classes)
+    predictor = load_run(args.run, args, names)
     if args.out is not None:
         print(f"{args.out}: {', '.join(write_prompts(predictor, args.out))}")
     if args.classifier is not None:

@@ -123,7 +123,7 @@ def show(rows: list[tuple]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table and write the CSV."""
-    rows = nearest_words(load_run(args), args.top_k)
+    rows = nearest_words(load_run(args.run, args), args.top_k)
     print(show(rows))
     path = args.out or str(Path(args.run, "nearest_words.csv"))
     write_csv([(*row[:-1], f"{row[-1]:.6f}") for row in rows], COLUMNS, path)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import load_run, positive, run_command, run_parser, write_csv, write_png
+from .command import load_run, positive, run_command, run_parser, stem, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=float, help="of t-SNE (default: 30, less for few images)")
     add("--seed", type=int, default=0, help="of the choice of images and of t-SNE (default: 0)")
     add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
-    add("--out", metavar="STEM", help="files without suffix (default: tsne in the run's folder)")
+    add("--out", type=stem, metavar="STEM", help="files (default: tsne in the run's folder)")
     return parser
 
 
@@ -133,21 +133,21 @@ def draw(items: Sequence[Datum], planes: dict[str, np.ndarray], path: str) -> No
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture and the table."""
-    predictor = load_run(args)
+    predictor = load_run(args.run, args)
     items = images_of_run(args, predictor)
     frozen, prompted = features(predictor, items, args.batch_size)
     planes = {
         "frozen CLIP": layout(frozen, args.perplexity, args.seed),
         predictor.cfg.TRAINER.NAME: layout(prompted, args.perplexity, args.seed),
     }
-    stem = args.out or str(Path(args.run, "tsne"))
-    draw(items, planes, f"{stem}.png")
+    out = args.out or str(Path(args.run, "tsne"))
+    draw(items, planes, f"{out}.png")
     rows = [
         (item.impath, item.label, item.classname, *(f"{x:.4f}" for x in (*before, *after)))
         for item, before, after in zip(items, *planes.values(), strict=True)
     ]
-    write_csv(rows, COLUMNS, f"{stem}.csv")
-    print(f"{len(items)} images: {stem}.png, {stem}.csv")
+    write_csv(rows, COLUMNS, f"{out}.csv")
+    print(f"{len(items)} images: {out}.png, {out}.csv")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,15 @@ class PromptLearner(nn.Module):
         """
         return None
 
+    def token_factors(self) -> dict[str, Tensor]:
+        """Factors of low-rank prompts that have a row for each prompt token.
+
+        Returns:
+            name, as people are to read it -> ``(depth, n_ctx, rank)``, block 0 first; empty where
+            the prompts are no such products.
+        """
+        return {}
+
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Own state dict from the trained tensors of a checkpoint of the published code.
 

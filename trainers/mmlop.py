@@ -114,6 +114,13 @@ class LowRankPromptLearner(PromptLearner):
         up = self.up if self.up_vision is None else self.up_vision
         return deep_prompts((self.vision if up is None else up @ self.vision).unbind())
 
+    def token_factors(self) -> dict[str, Tensor]:
+        if self.up is None:
+            return {}
+        if self.up_vision is None:
+            return {"U": self.up}
+        return {"U of text": self.up, "U of images": self.up_vision}
+
     def correct_text(self, text: Tensor, frozen_text: Callable[[], Tensor]) -> Tensor:
         """Uniform drift correction over the classes at hand."""
         if not self.drift_correction:

@@ -50,7 +50,7 @@ def test_command_is_reproducible(tiny_run, data_root, tmp_path):
 
 
 def test_choice_of_images(tiny_run, data_root, tmp_path):
-    words = [tiny_run, "--root", data_root, "--out", tmp_path / "t"]
+    words = [tiny_run, "--root", data_root, "--out", tmp_path / "t.csv"]
     assert run(*words, "--split", "train", "--subsample", "new", "--max-images", 5) == 0
     rows = table(tmp_path / "t.csv")
     assert len(rows) == 5
