@@ -7,6 +7,7 @@ apart.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -76,15 +77,15 @@ class ClassNames:
         Raises:
             ValueError: the name is empty, or the label has another one already.
         """
-        known = self.names.setdefault(label, name)
+        if label not in self.names:
+            self.names[label], self._where[label] = check_name(name, where), where
+        known = self.names[label]
         if known != name:
-            raise ValueError(
-                f"the class with label {label} has two names: {known!r} ({self._where[label]}) and "
-                f"{name!r} ({where})"
-            )
-        if label not in self._where:
             check_name(name, where)
-            self._where[label] = where
+            raise ValueError(
+                f"{where}: the class with label {label} is named {name!r}, and {known!r} in "
+                f"{self._where[label]}: give it one name"
+            )
 
 
 def check_name(name: str, where: str) -> str:
@@ -120,12 +121,14 @@ def read_text(path: str) -> str:
         ValueError: it is empty, a web page, or not UTF-8.
     """
     content = _read_bytes(path)
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise is_not(path, "a text file", "it is binary")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line} is not UTF-8 text ({error}): save it as UTF-8"
+            f"{path} is not UTF-8 text (line {line}: {error}): save it as UTF-8"
         ) from error
 
 
@@ -150,7 +153,7 @@ def read_json(path: str, what: str) -> Any:
     try:
         return json.loads(read_text(path), object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
-        raise is_not(path, what, f"no valid JSON ({error})") from error
+        raise is_not(path, what, f"it is not valid JSON ({error})") from error
     except RecursionError as error:
         raise is_not(path, what, "nested too deeply") from error
     except _RepeatedKeyError as error:
@@ -190,6 +193,11 @@ def read_mat(path: str, variable: str, fields: Sequence[str] = ()) -> Any:
             f"it has no {' and no '.join(missing)}, but {', '.join(present) or 'no fields'}",
         )
     return values
+
+
+def whole_number(value: Any) -> int | None:
+    """A number of a MATLAB file, which may be stored as a float; None if it is not a whole one."""
+    return int(value) if isinstance(value, int | float) and value == value // 1 else None
 
 
 def is_not(path: str, what: str, why: str) -> ValueError:

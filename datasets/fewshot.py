@@ -77,6 +77,7 @@ class FewShotDataset(DatasetBase):
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test)
+        self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         if val is None:
@@ -247,11 +248,11 @@ class FewShotDataset(DatasetBase):
                 f"{self.name}: no training image for {max(every) + 1 - len(labels)} of "
                 f"{max(every) + 1} classes (first label: {first}{name}); check {self.dataset_dir}"
             )
-        self._note_same_names(names.names)
 
-    def _note_same_names(self, names: Mapping[int, str]) -> None:
+    def note_same_names(self, train: Sequence[Datum]) -> None:
+        """Print which classes have the same name, as two of ImageNet's have."""
         groups = defaultdict(list)
-        for label, name in sorted(names.items()):
+        for label, name in sorted({(item.label, item.classname) for item in train}):
             groups[as_read(name)].append(label)
         same = [(name, found) for name, found in groups.items() if len(found) > 1]
         if same:

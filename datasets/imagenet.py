@@ -255,6 +255,7 @@ class ImageNetVariant(WnidDataset):
         self.locate(cfg.DATASET.ROOT)
         _, _, test = self.read_annotations()
         self.check_lists(test, test)
+        self.note_same_names(test)
         DatasetBase.__init__(self, train_x=test, test=test)
 
     def read_annotations(self):

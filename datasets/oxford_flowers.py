@@ -6,7 +6,7 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .annotations import AGAIN, check_name, is_not, read_json, read_mat
+from .annotations import AGAIN, check_name, is_not, read_json, read_mat, whole_number
 from .fewshot import FewShotDataset, look_up, make_item
 
 NAMES = 'a file of class names {"<label from 1>": "<name>", ...}'
@@ -23,12 +23,12 @@ class OxfordFlowers(FewShotDataset):
 
     def read_annotations(self):
         annotation = self.annotation_file("imagelabels.mat")
-        labels = read_mat(annotation, "labels")
-        if labels.dtype.kind not in "iu":
+        labels = [whole_number(label) for label in read_mat(annotation, "labels").tolist()]
+        if None in labels:
             raise ValueError(f"{annotation}: its labels are no whole numbers: {AGAIN}")
         names = self._read_names()
         items = []
-        for number, label in enumerate(labels.tolist(), start=1):
+        for number, label in enumerate(labels, start=1):
             path = os.path.join(self.image_dir, f"image_{number:05d}.jpg")
             items.append(make_item(path, label - 1, look_up(names, str(label), annotation)))
         self.check_images(items, annotation)

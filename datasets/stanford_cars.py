@@ -6,7 +6,7 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .annotations import AGAIN, check_name, read_mat
+from .annotations import AGAIN, check_name, read_mat, whole_number
 from .fewshot import FewShotDataset, make_item
 
 TEST_ANNOTATION = "cars_test_annos_withlabels.mat"
@@ -49,9 +49,8 @@ class StanfordCars(FewShotDataset):
             )
         items = []
         for number, image in enumerate(images, start=1):
-            # those without labels may also have empty fields
-            label = image["class"] if isinstance(image["class"], int) else 0
-            if not 1 <= label <= len(names):
+            label = whole_number(image["class"])
+            if label is None or not 1 <= label <= len(names):
                 raise ValueError(
                     f"{annotation}, image {number} has the class {image['class']!r}, not one from "
                     f"1 to {len(names)}: {AGAIN}"

@@ -7,7 +7,7 @@ import re
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .annotations import ClassNames, check_name
+from .annotations import ClassNames
 from .fewshot import FewShotDataset, look_up, make_item
 
 
@@ -45,7 +45,7 @@ class UCF101(FewShotDataset):
         for line in self.annotation_lines("ucfTrainTestlist", "classInd.txt"):
             number, action = line.fields("<class id from 1> <action>")[:2]
             label = line.number(number) - 1
-            names.add(label, check_name(class_name(action), line.where), line.where)
+            names.add(label, class_name(action), line.where)
             if labels.setdefault(action, label) != label:
                 raise line.wrong(f"gives {action} a second class id")
         return labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 MOST_NAMED = 8
 MOST_VISITED = 500  # folders that a search looks into
@@ -47,14 +46,34 @@ def deeper(folder: str, path: str) -> str | None:
     return None
 
 
-def similar(name: str, names: Iterable[str]) -> list[str]:
-    """Names that differ from `name` by case, blanks and dashes, or by what follows."""
+def elsewhere(dataset_dir: str, wanted: str) -> list[str]:
+    """Folders beside where a data set is expected that may be it.
+
+    Args:
+        dataset_dir: its folder.
+        wanted: a path in it.
+
+    Returns:
+        names that differ from the folder's by case, blanks, dashes or what follows, or that are
+        the first part of `wanted`.
+    """
+    root, name = os.path.split(dataset_dir)
+    inner = wanted.split(os.sep)[0]
 
     def plain(text: str) -> str:
         return "".join(char for char in text.lower() if char.isalnum())
 
-    wanted = plain(name)
-    return [other for other in names if plain(other).startswith(wanted) and other != name]
+    try:
+        folders = _entries(root)[0]
+    except OSError:
+        return []
+    return [
+        other
+        for other in folders
+        if other != name
+        # many data sets call theirs images
+        and (plain(other).startswith(plain(name)) or other == inner != "images")
+    ]
 
 
 def explain(dataset_dir: str, wanted: str, layout: str) -> str:
@@ -69,21 +88,19 @@ def explain(dataset_dir: str, wanted: str, layout: str) -> str:
         sentences without a full stop at the end; empty if there is nothing to say.
     """
     parts = []
-    root, name = os.path.split(dataset_dir)
+    root = os.path.dirname(dataset_dir)
+    wanted = os.path.normpath(wanted)
     if os.path.isdir(dataset_dir):
         parts.append(contents(_nearest(os.path.join(dataset_dir, wanted), dataset_dir)))
         place = deeper(dataset_dir, wanted)
         if place is not None:
-            parts.append(
-                f"{os.path.join(place, wanted)} is there: with what lies beside it, it belongs at "
-                f"{os.path.join(dataset_dir, wanted)}"
-            )
+            found = os.path.relpath(os.path.join(place, wanted), dataset_dir)
+            parts.append(f"{found} should be {wanted}: move it there with what lies beside it")
     elif os.path.isdir(root):
-        others = similar(name, _entries(root)[0])
-        names = ", ".join(f"{other}/" for other in others)
-        parts.append(f"{root} holds {names}" if others else contents(root))
+        others = ", ".join(f"{name}/" for name in elsewhere(dataset_dir, wanted))
+        parts.append(f"{root} holds {others}" if others else contents(root))
     if layout:
-        parts.append(f"expected in {dataset_dir}: {layout}")
+        parts.append(f"expected in {os.path.basename(dataset_dir)}/: {layout}")
     return "; ".join(parts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..whereabouts import explain, similar
+from ..whereabouts import elsewhere, explain
 from .sources import CONFIGS, Source
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
     folder = root / cls.dataset_dir
     absent = [path for file in source.files for path in file.place if not is_there(folder / path)]
     if len(absent) == sum(len(file.place) for file in source.files):
-        return Report(stem, MISSING, _lies_elsewhere(cls, folder))
+        return Report(stem, MISSING, _lies_elsewhere(cls, folder, absent[0]))
     if absent and not (folder / cls.image_dir).is_dir():
-        found = explain(str(folder), cls.image_dir, cls.layout)
+        found = explain(str(folder), absent[0], cls.layout)
         return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)} ({found})")
     try:
         # data sets tell what they read
@@ -141,14 +141,16 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
     return Report(stem, INCOMPLETE if wrong else state, wrong, classes, images)
 
 
-def _lies_elsewhere(cls: type[FewShotDataset], folder: Path) -> str:
+def _lies_elsewhere(cls: type[FewShotDataset], folder: Path, wanted: str) -> str:
     """What there is under other names, if it may be this data set; else nothing."""
     if folder.is_dir():
-        there = is_there(folder)
+        if not is_there(folder):
+            return ""
+    elif elsewhere(str(folder), cls.image_dir):
+        wanted = cls.image_dir
     else:
-        root = folder.parent
-        there = root.is_dir() and similar(folder.name, [p.name for p in root.iterdir()])
-    return explain(str(folder), cls.image_dir, cls.layout) if there else ""
+        return ""
+    return explain(str(folder), wanted, cls.layout)
 
 
 def inspect_without_source(stem: str) -> Report:
