@@ -104,12 +104,13 @@ def numbered(lines: Iterable[Line]) -> dict[str, int]:
     """Classes in the order of a list that names one per line: ``{class: label}``.
 
     Raises:
-        ValueError: a class is there twice.
+        ValueError: a class is there twice, or its name is empty.
     """
     first: dict[str, Line] = {}
     for line in lines:
         if line in first:
             raise line.wrong(f"names the class {str(line)!r} again, after {first[line].where}")
+        check_name(line, line.where)
         first[line] = line
     return {str(name): label for label, name in enumerate(first)}
 

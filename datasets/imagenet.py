@@ -26,6 +26,7 @@ from .fewshot import (
 )
 from .whereabouts import explain
 
+CLASS_NAMES = "classnames.txt"
 PARTS = {"train": "train", "test": "val"}  # list -> folder below `image_dir`
 #: age from which a folder's time of change tells of every later change
 SETTLED_AFTER_NS = 2 * 10**9
@@ -41,7 +42,7 @@ class WnidDataset(FewShotDataset):
             ValueError: a line has no name, or a wnid has two.
         """
         names = {}
-        for line in self.annotation_lines("classnames.txt"):
+        for line in self.annotation_lines(CLASS_NAMES):
             wnid, name = line.fields("<wnid> <class name>", maxsplit=1)
             if names.setdefault(wnid, name) != name:
                 raise line.wrong(f"gives {wnid} a second name, {name!r} after {names[wnid]!r}")
@@ -51,7 +52,7 @@ class WnidDataset(FewShotDataset):
     def name_of(self, wnid, names, folder):
         """The class name of a class folder in `folder`."""
         if wnid not in names:
-            file = os.path.join(self.dataset_dir, "classnames.txt")
+            file = os.path.join(self.dataset_dir, CLASS_NAMES)
             raise ValueError(
                 f"{file} has no line for {wnid}, a folder in {folder}: add one, or remove the "
                 "folder if it is no class"

@@ -6,8 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import class_folders, list_images, look_up
-from .imagenet import ImageNetVariant
+from .fewshot import class_folders, list_images
+from .imagenet import CLASS_NAMES, ImageNetVariant
 
 
 @DATASET_REGISTRY.register()
@@ -24,5 +24,10 @@ class ImageNetV2(ImageNetVariant):
         folders = class_folders(self.image_dir, "<0..999>")
         for label in sorted(int(name) for name in folders if name.isdecimal()):
             folder = os.path.join(self.image_dir, str(label))
-            items += list_images(folder, label, look_up(names, label, folder))
+            if label not in names:
+                raise ValueError(
+                    f"{folder} has no class name: {os.path.join(self.dataset_dir, CLASS_NAMES)} "
+                    f"names {len(names)} classes, from 0 to {len(names) - 1}"
+                )
+            items += list_images(folder, label, names[label])
         return items

@@ -35,7 +35,8 @@ class StanfordCars(FewShotDataset):
         path = self.annotation_file("devkit", "cars_meta.mat")
         names = []
         for number, name in enumerate(read_mat(path, "class_names").tolist(), start=1):
-            words = check_name(str(name), f"{path}, class {number}").split()
+            name = name if isinstance(name, str) else ""  # an empty text is an empty array
+            words = check_name(name, f"{path}, class {number}").split()
             names.append(" ".join([words[-1], *words[:-1]]))
         return names
 
