@@ -155,14 +155,14 @@ class ImageNet(WnidDataset):
         """Raise ValueError unless the lists name exactly the images of these class folders."""
         if not folders:
             return
-        names = defaultdict(set)
+        names = defaultdict(list)
         for item in itertools.chain(*lists):
             folder, name = os.path.split(item.impath)
-            names[folder].add(name)
+            names[folder].append(name)
         for folder in folders:
             path = os.path.normpath(os.path.join(self.image_dir, folder))
-            present = set(image_names(path))
-            if present != names[path]:
+            present = image_names(path)
+            if present != sorted(names[path]):
                 raise ValueError(
                     f"it names {len(names[path]):,} images of {path}, which holds {len(present):,}"
                     f"{'' if len(present) != len(names[path]) else ' others'}"

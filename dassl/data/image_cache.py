@@ -158,12 +158,12 @@ def open_cache(
 def _fingerprint(paths: Sequence[str], form: str) -> str:
     rows = [[p, s.st_size, s.st_mtime_ns] for p, s in ((p, os.stat(p)) for p in paths)]
     made = [1, form, PIL.__version__, version("torchvision")]  # 1: the layout of the file
-    made.append(_source())
+    made.append(source_fingerprint())
     return hashlib.sha256(json.dumps([made, rows]).encode()).hexdigest()[:32]
 
 
 @functools.cache
-def _source() -> str:
+def source_fingerprint() -> str:
     """SHA-256 of the source files that decide on the pixels of a file."""
     files = [Path(tools.__file__), *sorted((Path(__file__).parent / "transforms").glob("*.py"))]
     digest = hashlib.sha256()
