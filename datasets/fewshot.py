@@ -221,20 +221,20 @@ class FewShotDataset(DatasetBase):
             return None
         return None if self.split_fingerprint(*lists) == sources else lists
 
-    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum]) -> None:
+    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum] | None) -> None:
         """Check that every class has training images and one name, and labels count from 0.
 
         Raises:
             ValueError: one has not.
         """
-        if not train or not test:
+        if not train or (test is not None and not test):
             raise ValueError(
                 f"{self.name}: the {'test' if train else 'training'} list is empty, so there are "
                 f"no classes to learn; check {self.dataset_dir} ({self.guide})"
             )
         pairs = {(item.label, item.classname) for item in train}
         labels = {label for label, _ in pairs}
-        pairs |= {(item.label, item.classname) for item in test}
+        pairs |= {(item.label, item.classname) for item in test or ()}
         names = ClassNames()
         for label, name in sorted(pairs):
             names.add(label, name, f"{self.name} in {self.dataset_dir}, label {label}")
@@ -250,7 +250,7 @@ class FewShotDataset(DatasetBase):
             )
 
     def note_same_names(self, train: Sequence[Datum]) -> None:
-        """Print which classes have the same name, as two of ImageNet's have."""
+        """Print which classes have the same name: a list may be official all the same."""
         groups = defaultdict(list)
         for label, name in sorted({(item.label, item.classname) for item in train}):
             groups[as_read(name)].append(label)

@@ -212,7 +212,7 @@ def test_a_class_name_that_is_a_number(tree, build):
 
 
 def test_classes_of_the_same_name_are_noted_once(tree, build, capsys):
-    """Two of ImageNet's published names are so: nothing to refuse."""
+    """An official list may have such names: nothing to refuse."""
     folder = tree("imagenet")
     names = [*WNIDS.values()]
     names[3] = "Tench"
