@@ -21,6 +21,7 @@ class Caltech101(FewShotDataset):
 
     dataset_dir = "caltech-101"
     image_dir = "101_ObjectCategories"
+    layout = "101_ObjectCategories/<class>/*"
     split_file = "split_zhou_Caltech101.json"
 
     def read_annotations(self):

@@ -12,6 +12,7 @@ class DescribableTextures(FewShotDataset):
     """Class names are folder names; the images are split anew, not as in `labels/`."""
 
     dataset_dir = "dtd"
+    layout = "images/<class>/*"
     split_file = "split_zhou_DescribableTextures.json"
 
     def read_annotations(self):

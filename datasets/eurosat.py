@@ -26,6 +26,7 @@ class EuroSAT(FewShotDataset):
 
     dataset_dir = "eurosat"
     image_dir = "2750"
+    layout = "2750/<class>/*.jpg"
     split_file = "split_zhou_EuroSAT.json"
 
     def read_annotations(self):

@@ -7,6 +7,7 @@ new and all runs of one (shots, seed) pair therefore see the same images.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
@@ -14,19 +15,35 @@ import json
 import os
 import pickle
 import random
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import replacing
 
+from .annotations import (
+    AGAIN,
+    ClassNames,
+    Line,
+    as_read,
+    is_not,
+    read_json,
+    read_lines,
+    with_slashes,
+)
+from .whereabouts import contents, explain
+
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 MAX_VAL_SHOTS = 4
 # A split that has to be generated is the same for every run seed, and leaves the run's stream alone
 SPLIT_SEED = 0
 GUIDE = "see docs/datasets.md for its layout and sources"
+SPLIT_FILE = "a split file with lists train, val and test of [path, label, class name]"
+PARTS = ("train", "val", "test")
 
 
 class FewShotDataset(DatasetBase):
@@ -34,8 +51,9 @@ class FewShotDataset(DatasetBase):
 
     Class attributes of a subclass (paths are relative; instances hold the absolute ones):
     `dataset_dir`, the folder below DATASET.ROOT; `image_dir`, the folder in it that the paths of
-    the split file start from; `split_file`, the published split, or None where there is none.
-    `guide` tells where the layout is described. A subclass implements `read_annotations`, and
+    the split file start from; `split_file`, the published split, or None where there is none;
+    `layout`, what the folder is expected to hold without that file, for messages. `guide` tells
+    where the layout is described. A subclass implements `read_annotations`, and
     `prepare` if it makes its own files.
 
     Args:
@@ -50,6 +68,7 @@ class FewShotDataset(DatasetBase):
     dataset_dir = ""
     image_dir = "images"
     split_file: str | None = None
+    layout = ""
     guide = GUIDE
 
     def __init__(self, cfg):
@@ -58,6 +77,7 @@ class FewShotDataset(DatasetBase):
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test)
+        self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         if val is None:
@@ -90,10 +110,12 @@ class FewShotDataset(DatasetBase):
         self.prepare()
         for folder in (self.dataset_dir, self.image_dir):
             if not os.path.isdir(folder):
+                wanted = os.path.relpath(folder, self.dataset_dir)
+                found = explain(self.dataset_dir, wanted, self.layout)
                 raise FileNotFoundError(
-                    f"{self.name}: folder {folder} not found. Put the data set there "
-                    f"({self.guide}), or point the data root elsewhere (--root, DATASET.ROOT, or "
-                    f"DATA for the scripts; now {root!r})"
+                    f"{self.name}: folder {folder} not found{found and f' ({found})'}. Put the "
+                    f"data set there ({self.guide}), or point the data root elsewhere (--root, "
+                    f"DATASET.ROOT, or DATA for the scripts; now {root!r})"
                 )
 
     @property
@@ -104,51 +126,141 @@ class FewShotDataset(DatasetBase):
         """Absolute path of a file below the data set folder; FileNotFoundError if it is absent."""
         path = os.path.join(self.dataset_dir, *parts)
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"{self.name}: annotation file {path} not found ({self.guide})")
+            wanted = os.path.relpath(path, self.dataset_dir)
+            found = explain(self.dataset_dir, wanted, self.layout)
+            raise FileNotFoundError(
+                f"{self.name}: annotation file {path} not found ({found}; {self.guide})"
+            )
         return path
 
-    def annotation_lines(self, *parts: str) -> list[str]:
-        """Stripped lines of an annotation file, without empty ones and `#` comments."""
-        with open(self.annotation_file(*parts), encoding="utf-8") as file:
-            lines = [line.strip() for line in file]
-        return [line for line in lines if line and not line.startswith("#")]
+    def annotation_lines(self, *parts: str) -> list[Line]:
+        """Stripped lines of an annotation file, without empty ones and `#` comments.
+
+        Raises:
+            FileNotFoundError: the file is absent.
+            ValueError: it is empty, a web page, or not UTF-8.
+        """
+        return read_lines(self.annotation_file(*parts))
+
+    def check_images(self, items: Iterable[Datum], annotation: str) -> None:
+        """Raise FileNotFoundError if images named by an annotation file do not exist.
+
+        Args:
+            items: the images.
+            annotation: file that names them, for the message.
+        """
+        check_images(items, annotation, self.guide, self.dataset_dir, self.layout)
 
     # --- the lists of all classes -------------------------------------------------------------
 
     def read_data(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
-        """Read (train, val, test) from the split file, which is made first if it is missing."""
+        """Read (train, val, test) from the split file, which is made first if it is missing.
+
+        A split that was generated here is made anew when what it was generated from has changed.
+        """
         if self.split_file is None:
             return self.read_annotations()
         path = os.path.join(self.dataset_dir, self.split_file)
         if os.path.isfile(path):
-            return self.read_split(path, self.image_dir)
-        print(
-            f"{self.name}: {path} not found, so a split is generated; "
-            "results are comparable with published ones only on the published split"
-        )
-        train, val, test = self.read_annotations()
+            present = self.read_split(path, self.image_dir)
+            lists = self.generate_if_changed(path)
+            if lists is None:
+                return present
+            earlier = f"{os.path.splitext(path)[0]}.earlier.json"
+            print(
+                f"{self.name}: the images or annotations that {path} was generated from have "
+                f"changed, so it is generated anew; the former one is kept as {earlier}"
+            )
+        else:
+            print(
+                f"{self.name}: {path} not found, so a split is generated; "
+                "results are comparable with published ones only on the published split"
+            )
+            lists = self.read_annotations()
+            earlier = None
+        self.check_lists(lists[0], lists[2])
         try:
-            self.save_split(train, val, test, path, self.image_dir)
+            if earlier:
+                shutil.copyfile(path, earlier)
+            self.save_split(*lists, path, self.image_dir)
+            origin = {"split_sha256": _file_sha256(path), "sources": self.split_fingerprint(*lists)}
+            write_json_atomically(origin, self._origin_file)
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
-        return train, val, test
+        return lists
 
-    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum]) -> None:
-        """Raise ValueError unless every class has training images and labels count from 0."""
-        if not train or not test:
+    @property
+    def _origin_file(self) -> str:
+        """What a split that was generated here was generated from, beside the split file."""
+        return os.path.join(self.dataset_dir, f"{os.path.splitext(self.split_file)[0]}.origin.json")
+
+    def generate_if_changed(self, path: str) -> tuple[list[Datum], ...] | None:
+        """The lists that take the place of a split file that does not fit its sources any more.
+
+        Args:
+            path: the split file.
+
+        Returns:
+            None for a split that was not generated here or was edited since, or whose sources are
+            as they were or were removed.
+
+        Raises:
+            ValueError: no split can be generated any more.
+        """
+        try:
+            origin = read_json(self._origin_file, "a note on a split file")
+            sources, split = origin["sources"], origin["split_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if split != _file_sha256(path):
+            return None
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # nothing may come of it
+                lists = self.read_annotations()
+        except FileNotFoundError:
+            return None
+        return None if self.split_fingerprint(*lists) == sources else lists
+
+    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum] | None) -> None:
+        """Check that every class has training images and one name, and labels count from 0.
+
+        Raises:
+            ValueError: one has not.
+        """
+        if not train or (test is not None and not test):
             raise ValueError(
                 f"{self.name}: the {'test' if train else 'training'} list is empty, so there are "
                 f"no classes to learn; check {self.dataset_dir} ({self.guide})"
             )
-        labels = {item.label for item in train}
-        every = labels | {item.label for item in test}
+        pairs = {(item.label, item.classname) for item in train}
+        labels = {label for label, _ in pairs}
+        pairs |= {(item.label, item.classname) for item in test or ()}
+        names = ClassNames()
+        for label, name in sorted(pairs):
+            names.add(label, name, f"{self.name} in {self.dataset_dir}, label {label}")
+        every = set(names.names)
         if min(every) < 0:
             raise ValueError(f"{self.name}: label {min(every)} in {self.dataset_dir} is below 0")
         if max(every) >= len(labels):
             first = next(label for label in range(len(labels) + 1) if label not in labels)
+            name = f" {names.names[first]!r}" if first in every else ""
             raise ValueError(
                 f"{self.name}: no training image for {max(every) + 1 - len(labels)} of "
-                f"{max(every) + 1} classes (first label: {first}); check {self.dataset_dir}"
+                f"{max(every) + 1} classes (first label: {first}{name}); check {self.dataset_dir}"
+            )
+
+    def note_same_names(self, train: Sequence[Datum]) -> None:
+        """Print which classes have the same name: a list may be official all the same."""
+        groups = defaultdict(list)
+        for label, name in sorted({(item.label, item.classname) for item in train}):
+            groups[as_read(name)].append(label)
+        same = [(name, found) for name, found in groups.items() if len(found) > 1]
+        if same:
+            name, found = same[0]
+            others = f", and {len(same) - 1} more names are shared" if len(same) > 1 else ""
+            print(
+                f"Note: {self.name} gives the labels {' and '.join(map(str, found))} the same "
+                f"class name {name!r}{others}: a text cannot tell them apart"
             )
 
     @staticmethod
@@ -157,24 +269,38 @@ class FewShotDataset(DatasetBase):
 
         Args:
             filepath: the JSON file.
-            path_prefix: folder its image paths are relative to.
+            path_prefix: folder its image paths are relative to. Where only that finds images, the
+                backslashes of a list written on Windows are read as slashes.
 
         Raises:
-            ValueError: the file is not such a split.
+            ValueError: the file is not such a split, or gives a class no name, or two names.
             FileNotFoundError: it lists images that do not exist.
         """
         print(f"Reading split from {filepath}")
-        try:
-            with open(filepath, encoding="utf-8") as file:
-                split = json.load(file)
-            lists = [_to_items(split[part], path_prefix) for part in ("train", "val", "test")]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{filepath} is not a split file with lists train, val and test of "
-                f"[path, label, class name]: {error!r}"
-            ) from error
-        check_images((item for items in lists for item in items), filepath)
-        return tuple(lists)
+        split = read_json(filepath, SPLIT_FILE)
+        lists = {}
+        for part in PARTS:
+            lists[part] = split.get(part) if isinstance(split, dict) else None
+            if not isinstance(lists[part], list):
+                raise is_not(filepath, SPLIT_FILE, f"it has no list {part!r}")
+        names = ClassNames()
+        for part, rows in lists.items():
+            for number, row in enumerate(rows, start=1):
+                where = f"{filepath}, {part} image {number}"
+                if not _is_row(row):
+                    raise is_not(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
+                names.add(row[1], str(row[2]), where)
+        paths = with_slashes([row[0] for rows in lists.values() for row in rows], [path_prefix])
+        rest = iter(paths)
+        items = tuple(
+            [
+                make_item(os.path.join(path_prefix, next(rest)), label, str(name))
+                for _, label, name in rows
+            ]
+            for rows in lists.values()
+        )
+        check_images((item for part in items for item in part), filepath)
+        return items
 
     @staticmethod
     def save_split(
@@ -208,9 +334,7 @@ class FewShotDataset(DatasetBase):
         """
         print(f"Splitting into {p_trn:.0%} train, {p_val:.0%} val, and the rest test")
         ignored = set(ignored)
-        folders = [name for name in list_folders(image_dir) if name not in ignored]
-        if not folders:
-            raise ValueError(f"No class folder in {image_dir} ({GUIDE})")
+        folders = [name for name in class_folders(image_dir) if name not in ignored]
         items = []
         for label, folder in enumerate(folders):
             classname = (new_cnames or {}).get(folder, folder)
@@ -297,11 +421,11 @@ class FewShotDataset(DatasetBase):
         self._save_shots(path, key, train, val)
         return train, val
 
-    def split_fingerprint(self, train: Sequence[Datum], val: Sequence[Datum] | None) -> str:
-        """SHA-256 of the lists that shots are drawn from (order, relative paths, labels, names)."""
+    def split_fingerprint(self, *lists: Sequence[Datum] | None) -> str:
+        """SHA-256 of lists of images (order, relative paths, labels, class names)."""
         digest = hashlib.sha256()
         prefix = os.path.join(self.dataset_dir, "")
-        for items in (train, val or ()):
+        for items in (part or () for part in lists):
             lines = "".join([f"\n{i.impath}\t{i.label}\t{i.classname}" for i in items])
             lines = lines.replace("\n" + prefix, "\n").replace(os.sep, "/")
             # file names need not be UTF-8
@@ -329,7 +453,7 @@ class FewShotDataset(DatasetBase):
         pickled = os.path.splitext(path)[0] + ".pkl"
         try:
             if os.path.isfile(path):
-                chosen = self._read_cache(path, key)
+                chosen = self._read_cache(path, key, train, val)
             elif os.path.isfile(pickled):
                 chosen = self._read_pickled_cache(pickled, train, val)
                 self._save_shots(path, key, *chosen)
@@ -340,29 +464,32 @@ class FewShotDataset(DatasetBase):
             return None
         return chosen
 
-    def _read_cache(self, path: str, key: dict) -> tuple[list[Datum], list[Datum] | None]:
+    def _read_cache(
+        self, path: str, key: dict, train: list[Datum], val: list[Datum] | None
+    ) -> tuple[list[Datum], list[Datum] | None]:
         print(f"Loading preprocessed few-shot data from {path}")
-        with open(path, encoding="utf-8") as file:
-            cache = json.load(file)
+        cache = read_json(path, "a few-shot cache")
         if not isinstance(cache, dict) or {name: cache.get(name) for name in key} != key:
             raise ValueError(f"{path} was drawn from another split than the present one")
-        try:
-            train = _to_items(cache["train"], self.dataset_dir)
-            val = cache["val"]
-            return train, None if val is None else _to_items(val, self.dataset_dir)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
+        return self._match_drawn(cache, train, val, path)
 
     def _read_pickled_cache(
         self, path: str, train: list[Datum], val: list[Datum] | None
     ) -> tuple[list[Datum], list[Datum] | None]:
         """Find the images of an upstream cache (absolute paths) in the present split."""
         print(f"Loading preprocessed few-shot data from {path}")
-        cache = load_pickled_lists(path)
+        return self._match_drawn(load_pickled_lists(path), train, val, path)
+
+    def _match_drawn(
+        self, cache: Mapping[str, Any], train: list[Datum], val: list[Datum] | None, path: str
+    ) -> tuple[list[Datum], list[Datum] | None]:
+        """The members of the present lists that a cache names; every class must be there."""
         few_train = _match(cache, "train", train, self.dataset_dir, path)
         if {item.label for item in few_train} != {item.label for item in train}:
             raise ValueError(f"{path} does not hold every class of the present split")
         few_val = None if val is None else _match(cache, "val", val, self.dataset_dir, path)
+        if val and not few_val:
+            raise ValueError(f"{path} holds no validation image")
         return few_train, few_val
 
     def _save_shots(
@@ -441,27 +568,71 @@ def list_folders(folder: str) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def list_images(folder: str, label: int, classname: str) -> list[Datum]:
-    """The images of one class folder, sorted by name; other files are left out."""
+def class_folders(folder: str, named: str = "<class>") -> list[str]:
+    """Names of the class folders in a folder, sorted.
+
+    Args:
+        folder: where they lie.
+        named: how they are named, for the message.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folders = list_folders(folder)
+    if not folders:
+        images = len(image_names(folder))
+        found = f"which holds {images:,} images" if images else contents(folder)
+        raise ValueError(
+            f"No class folder in {folder}, {found}: sort the images into {named}/ ({GUIDE})"
+        )
+    return folders
+
+
+def image_names(folder: str) -> list[str]:
+    """Sorted names of the image files in a folder, hidden ones left out."""
     names = [n for n in os.listdir(folder) if n.lower().endswith(IMG_EXTENSIONS)]
-    names = sorted(name for name in names if not name.startswith("."))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def list_images(folder: str, label: int, classname: str) -> list[Datum]:
+    """The images of one class folder, sorted by name; other files are left out.
+
+    Raises:
+        ValueError: it has no image.
+    """
+    names = image_names(folder)
+    if not names:
+        raise ValueError(
+            f"class folder {folder} has no image ({' '.join(IMG_EXTENSIONS)}); {contents(folder)}: "
+            "put its images into it, or remove it"
+        )
     return make_items(folder, names, label, classname)
 
 
 def look_up(table: Mapping, key: str, annotation: str):
     """`table[key]`; ValueError naming the annotation file if the key is not in it."""
     if key not in table:
-        raise ValueError(f"{annotation} names the class {key!r}, which is not in the class list")
+        raise ValueError(
+            f"{annotation} names the class {str(key)!r}, which is not in the class list: {AGAIN}"
+        )
     return table[key]
 
 
-def check_images(items: Iterable[Datum], annotation: str, guide: str = GUIDE) -> None:
+def check_images(
+    items: Iterable[Datum],
+    annotation: str,
+    guide: str = GUIDE,
+    dataset_dir: str = "",
+    layout: str = "",
+) -> None:
     """Raise FileNotFoundError if images named by an annotation file do not exist.
 
     Args:
         items: the images.
         annotation: file that names them, for the message.
         guide: where the layout is described, for the message.
+        dataset_dir: folder of the data set, by default that of the annotation.
+        layout: what it is expected to hold, for the message.
     """
     listings: dict[str, frozenset[str]] = {}
     missing, total = [], 0
@@ -481,7 +652,9 @@ def check_images(items: Iterable[Datum], annotation: str, guide: str = GUIDE) ->
         if len(missing) == total
         else f"{len(missing)} of its {total} images do not exist"
     )
-    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {guide})")
+    dataset_dir = dataset_dir or os.path.dirname(annotation)
+    found = explain(dataset_dir, os.path.relpath(missing[0], dataset_dir), layout)
+    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
 
 
 def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
@@ -525,37 +698,57 @@ def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
 
 
 def _match(
-    pickled: Mapping[str, list], part: str, items: Sequence[Datum], folder: str, source: str
+    cache: Mapping[str, Any], part: str, items: Sequence[Datum], folder: str, source: str
 ) -> list[Datum]:
-    """The members of `items` that a pickled list names: same label, same path below `folder`."""
-    if part not in pickled:
-        raise ValueError(f"{source} has no list {part!r}")
-    known = {path: item for item, (path, _, _) in zip(items, _to_rows(items, folder), strict=True)}
-    matched = []
-    for path, label, _ in pickled[part]:
+    """The members of `items` that a list of a cache names: same label, same path below `folder`."""
+    rows = cache.get(part)
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise ValueError(f"{source} has no list {part!r} of [path, label, class name]")
+    tails = []
+    for path, _, _ in rows:
         parts = path.split("/")
-        tails = ("/".join(parts[start:]) for start in range(len(parts)))
-        item = next((known[tail] for tail in tails if tail in known), None)
+        tails.append(["/".join(parts[start:]) for start in range(len(parts))])
+    wanted = {tail for ends in tails for tail in ends}
+    prefix = os.path.join(folder, "")
+    known = {}
+    for item in items:
+        relative = _relative(item.impath, prefix)
+        if relative in wanted:
+            known[relative] = item
+    matched = []
+    for (path, label, _), ends in zip(rows, tails, strict=True):
+        item = next((known[tail] for tail in ends if tail in known), None)
         if item is None or item.label != label:
             raise ValueError(f"{source} names {path}, which is not in the present split")
         matched.append(item)
     return matched
 
 
+def _relative(path: str, prefix: str) -> str:
+    """The path relative to a folder that is given with a separator at its end; with slashes."""
+    # a slice: os.path.relpath would take half a minute on ImageNet
+    path = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, prefix)
+    return path.replace(os.sep, "/")
+
+
 def _to_rows(items: Iterable[Datum], folder: str) -> list[tuple[str, int, str]]:
     """(path relative to `folder` with forward slashes, label, class name) of each item."""
     prefix = os.path.join(folder, "")
-    rows = []
-    for item in items:
-        # a slice: os.path.relpath would take half a minute on ImageNet
-        path = item.impath
-        path = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, folder)
-        rows.append((path.replace(os.sep, "/"), item.label, item.classname))
-    return rows
+    return [(_relative(item.impath, prefix), item.label, item.classname) for item in items]
 
 
-def _to_items(rows: Iterable[Sequence], folder: str) -> list[Datum]:
-    return [make_item(os.path.join(folder, p), int(n), str(c)) for p, n, c in rows]
+def _is_row(row: object) -> bool:
+    """Whether it is [path, label, class name]; a name that is a number is one too."""
+    if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 3:
+        return False
+    path, label, name = row
+    kinds = isinstance(path, str) and isinstance(label, int) and isinstance(name, str | int)
+    return kinds and not isinstance(label, bool) and not isinstance(name, bool)
+
+
+def _file_sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:

@@ -6,7 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, look_up, make_item
+from .annotations import numbered
+from .fewshot import FewShotDataset, look_up, make_item
 
 
 @DATASET_REGISTRY.register()
@@ -14,9 +15,13 @@ class FGVCAircraft(FewShotDataset):
     """The official three lists; labels are line numbers of `variants.txt`."""
 
     dataset_dir = "fgvc_aircraft"
+    layout = (
+        "the archive's data/ renamed: images/*.jpg, variants.txt, "
+        "images_variant_{train,val,test}.txt"
+    )
 
     def read_annotations(self):
-        labels = {name: n for n, name in enumerate(self.annotation_lines("variants.txt"))}
+        labels = numbered(self.annotation_lines("variants.txt"))
         return tuple(self._read_list(part, labels) for part in ("train", "val", "test"))
 
     def _read_list(self, part, labels):
@@ -24,8 +29,8 @@ class FGVCAircraft(FewShotDataset):
         annotation = self.annotation_file(f"images_variant_{part}.txt")
         items = []
         for line in self.annotation_lines(annotation):
-            image, variant = line.split(" ", 1)
+            image, variant = line.fields("<image id> <variant>", maxsplit=1)
             path = os.path.join(self.image_dir, f"{image}.jpg")
-            items.append(make_item(path, look_up(labels, variant, annotation), variant))
-        check_images(items, annotation)
+            items.append(make_item(path, look_up(labels, variant, line.where), variant))
+        self.check_images(items, annotation)
         return items

@@ -12,6 +12,7 @@ class Food101(FewShotDataset):
     """Class names are folder names; the images are split anew, not as in `meta/`."""
 
     dataset_dir = "food-101"
+    layout = "images/<class>/*"
     split_file = "split_zhou_Food101.json"
 
     def read_annotations(self):

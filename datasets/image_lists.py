@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from .annotations import Line, as_read, check_name, read_json, read_text, with_slashes
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("path", "label")
@@ -51,50 +54,48 @@ def read_image_list(path: str, folders: Sequence[str]) -> list[Row]:
     readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".txt": _csv_rows, ".jsonl": _json_rows}
     if suffix not in readers:
         raise ValueError(f"{path}: a list of images ends in {', '.join(readers)}")
+    text = read_text(path)
     try:
-        rows = [_checked(path, line, fields) for line, fields in readers[suffix](path)]
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
+        rows = [_checked(path, line, fields) for line, fields in readers[suffix](path, text)]
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as separated text: {error}") from error
     if not rows:
         raise ValueError(f"{path} lists no image")
-    return _without_repeats(path, _with_slashes(rows, folders))
+    paths = with_slashes([row.path for row in rows], folders)
+    rows = [
+        row._replace(path=os.path.normpath(path)) for row, path in zip(rows, paths, strict=True)
+    ]
+    return _without_repeats(path, rows)
 
 
-def _not_utf8(path: str, error: UnicodeDecodeError) -> ValueError:
-    return ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8")
+def _csv_rows(path: str, text: str) -> Iterator[tuple[int, dict]]:
+    file = io.StringIO(text, newline="")
+    header = file.readline()
+    file.seek(0)
+    reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+    reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or ()]
+    if missing := [name for name in COLUMNS if name not in reader.fieldnames]:
+        raise ValueError(
+            f"{path} has no column {' and no column '.join(missing)}: its first line must name "
+            f"path, label and perhaps split, and reads {header.strip()!r}"
+        )
+    for fields in reader:
+        yield reader.line_num, fields
 
 
-def _csv_rows(path: str) -> Iterator[tuple[int, dict]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        reader.fieldnames = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-        if missing := [name for name in COLUMNS if name not in reader.fieldnames]:
-            raise ValueError(
-                f"{path} has no column {' and no column '.join(missing)}: its first line must name "
-                f"path, label and perhaps split, and reads {header.strip()!r}"
-            )
-        for fields in reader:
-            yield reader.line_num, fields
-
-
-def _json_rows(path: str) -> Iterator[tuple[int, dict]]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-            if not isinstance(fields, dict):
-                raise ValueError(f'{path}, line {number} must be {{"path": ..., "label": ...}}')
-            if isinstance(fields.get("label"), int):
-                fields["label"] = str(fields["label"])
-            yield number, fields
+def _json_rows(path: str, text: str) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise ValueError(f'{path}, line {number} must be {{"path": ..., "label": ...}}')
+        if isinstance(fields.get("label"), int):
+            fields["label"] = str(fields["label"])
+        yield number, fields
 
 
 def _checked(path: str, line: int, fields: dict) -> Row:
@@ -110,19 +111,6 @@ def _checked(path: str, line: int, fields: dict) -> Row:
         if part not in PARTS:
             raise ValueError(f"{where}: split is {fields['split']!r}, not train, val or test")
     return Row(line, os.path.normpath(fields["path"].strip()), clean(fields["label"]), part)
-
-
-def _with_slashes(rows: list[Row], folders: Sequence[str]) -> list[Row]:
-    def slashed(row: Row) -> Row:
-        return row._replace(path=os.path.normpath(row.path.replace("\\", "/")))
-
-    def exists(row: Row) -> bool:
-        return any(os.path.isfile(os.path.join(folder, row.path)) for folder in folders)
-
-    # one such row settles it: looking up every image would take long on a network drive
-    if any("\\" in row.path and exists(slashed(row)) and not exists(row) for row in rows):
-        return [slashed(row) for row in rows]
-    return rows
 
 
 def _without_repeats(path: str, rows: Sequence[Row]) -> list[Row]:
@@ -157,14 +145,10 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a class without a name, another number of names, or a file of another form.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-        names = json.loads(text) if path.lower().endswith(".json") else _names_of_text(path, text)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if path.lower().endswith(".json"):
+        names = read_json(path, "a file of class names")
+    else:
+        names = _names_of_text(path)
     values = names.values() if isinstance(names, dict) else names
     if not isinstance(names, dict | list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{path} must map classes to names, or list names")
@@ -177,21 +161,27 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
         names = dict(zip(classes, names, strict=True))
     names = {clean(key): clean(name) for key, name in names.items()}
     for name in classes:
-        if not names.get(name):
+        if not as_read(names.get(name, "")):
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; it names {near[0]!r}" if near and name not in names else ""
             raise ValueError(f"{path} has no name for the class {name!r}{hint}")
     return [names[name] for name in classes]
 
 
-def _names_of_text(path: str, text: str) -> dict[str, str] | list[str]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    pairs = [line.split("\t", 1) for line in lines]
-    if all(len(pair) == 1 for pair in pairs):
-        return lines
-    if alone := [pair[0] for pair in pairs if len(pair) == 1]:
-        raise ValueError(f"{path}: some lines are class<TAB>name, but not {alone[0]!r}")
-    return dict(pairs)
+def _names_of_text(path: str) -> dict[str, str] | list[str]:
+    numbered = enumerate(read_text(path).splitlines(), start=1)
+    lines = [Line.of(text, path, number) for number, text in numbered if text.strip()]
+    if not any("\t" in line for line in lines):
+        return [check_name(str(line), line.where) for line in lines]
+    names: dict[str, str] = {}
+    for line in lines:
+        key, tab, name = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{line.where}: some lines are class<TAB>name, but not {str(line)!r}")
+        if names.setdefault(key, name) != name:
+            raise line.wrong(f"gives the class {key!r} a second name")
+        check_name(name, line.where)
+    return names
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,12 +6,16 @@ import hashlib
 import itertools
 import json
 import os
+import time
+from collections import defaultdict
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
+from .annotations import check_name, read_json
 from .fewshot import (
     FewShotDataset,
-    check_images,
+    class_folders,
+    image_names,
     list_folders,
     list_images,
     load_pickled_lists,
@@ -20,15 +24,40 @@ from .fewshot import (
     make_items,
     write_json_atomically,
 )
+from .whereabouts import explain
+
+CLASS_NAMES = "classnames.txt"
+PARTS = {"train": "train", "test": "val"}  # list -> folder below `image_dir`
+#: age from which a folder's time of change tells of every later change
+SETTLED_AFTER_NS = 2 * 10**9
 
 
 class WnidDataset(FewShotDataset):
     """Folders named by WordNet ids, class names in `classnames.txt` (`<wnid> <class name>`)."""
 
     def read_classnames(self):
-        """{wnid: class name} in the order of the file."""
-        lines = self.annotation_lines("classnames.txt")
-        return {wnid: name for wnid, _, name in (line.partition(" ") for line in lines)}
+        """{wnid: class name} in the order of the file.
+
+        Raises:
+            ValueError: a line has no name, or a wnid has two.
+        """
+        names = {}
+        for line in self.annotation_lines(CLASS_NAMES):
+            wnid, name = line.fields("<wnid> <class name>", maxsplit=1)
+            if names.setdefault(wnid, name) != name:
+                raise line.wrong(f"gives {wnid} a second name, {name!r} after {names[wnid]!r}")
+            check_name(name, line.where)
+        return names
+
+    def name_of(self, wnid, names, folder):
+        """The class name of a class folder in `folder`."""
+        if wnid not in names:
+            file = os.path.join(self.dataset_dir, CLASS_NAMES)
+            raise ValueError(
+                f"{file} has no line for {wnid}, a folder in {folder}: add one, or remove the "
+                "folder if it is no class"
+            )
+        return names[wnid]
 
     def list_wnid_folders(self, folder, labels):
         """The images of all class folders of `folder`; `labels` maps wnid to label."""
@@ -36,7 +65,7 @@ class WnidDataset(FewShotDataset):
         items = []
         for wnid in list_folders(folder):
             path = os.path.join(folder, wnid)
-            label, name = look_up(labels, wnid, path), look_up(names, wnid, path)
+            label, name = look_up(labels, wnid, path), self.name_of(wnid, names, folder)
             items += list_images(path, label, name)
         return items
 
@@ -46,68 +75,125 @@ class ImageNet(WnidDataset):
     """The official validation images serve as validation and test list.
 
     The full lists are kept in `preprocessed.json` (relative paths), as listing 1.28 million files
-    takes minutes on a network drive. It is made anew when class folders or names have changed. An
-    upstream `preprocessed.pkl` is taken over, since few-shot samples depend on its file order.
+    takes minutes on a network drive. A class folder that has changed since is listed again; if
+    folders, class names or images are others, the file is made anew. An upstream `preprocessed.pkl`
+    that names exactly the images that are there is taken over, since few-shot samples depend on its
+    file order.
     """
 
     dataset_dir = "imagenet"
+    layout = "images/train/<wnid>/*, images/val/<wnid>/*, classnames.txt"
 
     def read_annotations(self):
         """The images of all class folders, listed anew."""
-        train_dir, test_dir = self._image_folders()
-        labels = {wnid: label for label, wnid in enumerate(list_folders(train_dir))}
-        train = self.list_wnid_folders(train_dir, labels)
-        return train, None, self.list_wnid_folders(test_dir, labels)
-
-    def _image_folders(self):
-        folders = [os.path.join(self.image_dir, part) for part in ("train", "val")]
-        for folder in folders:
-            if not os.path.isdir(folder):
-                raise FileNotFoundError(
-                    f"ImageNet: folder {folder} not found (see docs/datasets.md for the layout)"
-                )
-        return folders
+        labels = {wnid: label for label, (wnid, _) in enumerate(self._classes())}
+        train, test = (self.list_wnid_folders(folder, labels) for folder in self._parts())
+        return train, None, test
 
     def read_data(self):
-        train_dir, _ = self._image_folders()
-        wnids = list_folders(train_dir)
-        names = self.read_classnames()
-        classes = [[wnid, look_up(names, wnid, train_dir)] for wnid in wnids]
-        fingerprint = hashlib.sha256(json.dumps(classes).encode()).hexdigest()
-
-        lists = self._read_preprocessed(fingerprint)
+        classes = self._classes()
+        lists = self._read_preprocessed(classes)
         if lists is None:
             lists = self._read_pickle(classes)
-            if lists is None:
-                train, _, test = self.read_annotations()
-                lists = [train, test]
-            self._save_preprocessed(fingerprint, lists)
+        if lists is None:
+            times = self._times(classes)
+            train, _, test = self.read_annotations()
+            self.check_lists(train, test)
+            lists = [train, test]
+            self._save_preprocessed(classes, times, lists)
         train, test = lists
         return train, None, test
+
+    def _parts(self):
+        return [os.path.join(self.image_dir, folder) for folder in PARTS.values()]
+
+    def _classes(self):
+        """[[wnid, class name], ...] by label; both parts must have the same class folders."""
+        found = []
+        for folder in self._parts():
+            if not os.path.isdir(folder):
+                wanted = os.path.relpath(folder, self.dataset_dir)
+                raise FileNotFoundError(
+                    f"ImageNet: folder {folder} not found "
+                    f"({explain(self.dataset_dir, wanted, self.layout)}; {self.guide})"
+                )
+            found.append(class_folders(folder, "<wnid>"))
+        train, val = self._parts()
+        for folder, here, there in ((train, *found), (val, *found[::-1])):
+            if absent := sorted(set(there) - set(here)):
+                raise ValueError(
+                    f"ImageNet: {folder} lacks {len(absent)} of {len(set(here + there))} class "
+                    f"folders (first: {absent[0]}): unpack all of it, or remove them from the "
+                    "other part"
+                )
+        names = self.read_classnames()
+        return [[wnid, self.name_of(wnid, names, train)] for wnid in found[0]]
+
+    # --- the lists of all images, kept ---------------------------------------------------------
 
     @property
     def _preprocessed(self):
         return os.path.join(self.dataset_dir, "preprocessed.json")
 
-    def _read_preprocessed(self, fingerprint):
-        if not os.path.isfile(self._preprocessed):
+    def _folders(self, classes):
+        """Class folders relative to `image_dir`, of both parts."""
+        return [f"{part}/{wnid}" for part in PARTS.values() for wnid, _ in classes]
+
+    def _times(self, classes):
+        """When each class folder changed last; None where that is too recent to be relied on.
+
+        A file that is added within the resolution of the clock would not change the time.
+        """
+        settled = time.time_ns() - SETTLED_AFTER_NS
+        times = {}
+        for folder in self._folders(classes):
+            changed = os.stat(os.path.join(self.image_dir, folder)).st_mtime_ns
+            times[folder] = changed if changed < settled else None
+        return times
+
+    def _check_files(self, lists, folders):
+        """Raise ValueError unless the lists name exactly the images of these class folders."""
+        if not folders:
+            return
+        names = defaultdict(list)
+        for item in itertools.chain(*lists):
+            folder, name = os.path.split(item.impath)
+            names[folder].append(name)
+        for folder in folders:
+            path = os.path.normpath(os.path.join(self.image_dir, folder))
+            present = image_names(path)
+            if present != sorted(names[path]):
+                raise ValueError(
+                    f"it names {len(names[path]):,} images of {path}, which holds {len(present):,}"
+                    f"{'' if len(present) != len(names[path]) else ' others'}"
+                )
+
+    def _read_preprocessed(self, classes):
+        path = self._preprocessed
+        if not os.path.isfile(path):
             return None
         try:
-            with open(self._preprocessed, encoding="utf-8") as file:
-                stored = json.load(file)
-            if stored["classes_sha256"] != fingerprint:
+            stored = read_json(path, "a list of ImageNet's images")
+            if stored["classes_sha256"] != _fingerprint(classes):
                 raise ValueError("class folders or names have changed")
-            return [
+            lists = [
                 [
                     item
                     for folder, label, name, files in stored[part]
                     for item in make_items(os.path.join(self.image_dir, folder), files, label, name)
                 ]
-                for part in ("train", "test")
+                for part in PARTS
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"{self._preprocessed} not used, folders are listed again: {error!r}")
+            known, times = stored.get("folder_times", {}), self._times(classes)
+            changed = [f for f in times if times[f] is None or known.get(f) != times[f]]
+            self._check_files(lists, changed)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"{path} not used, folders are listed again: {error!r}")
             return None
+        print(f"Loading the lists of {_sizes(lists)} from {path}")
+        if known != times:
+            self._save_preprocessed(classes, times, lists)
+        return lists
 
     def _read_pickle(self, classes):
         """Take over upstream's lists in their order; absolute paths are cut to their last parts."""
@@ -115,28 +201,31 @@ class ImageNet(WnidDataset):
         if not os.path.isfile(path):
             return None
         table = {wnid: (label, name) for label, (wnid, name) in enumerate(classes)}
+        times = self._times(classes)
         try:
             pickled = load_pickled_lists(path)
             lists = []
-            for part, folder in (("train", "train"), ("test", "val")):
+            for part, folder in PARTS.items():
                 items = []
-                for impath, label, _ in pickled[part]:
+                for impath, label, _ in pickled.get(part, ()):
                     wnid, file = impath.split("/")[-2:]
                     if table.get(wnid, (None,))[0] != label:
                         raise ValueError(f"{impath} has label {label}, not that of its folder here")
                     items.append(
                         make_item(os.path.join(self.image_dir, folder, wnid, file), *table[wnid])
                     )
-                check_images(items, path)
                 lists.append(items)
-        except (OSError, ValueError, KeyError) as error:
+            self._check_files(lists, times)
+        except (OSError, ValueError) as error:
             print(f"{path} not used, folders are listed again: {error!r}")
             return None
+        print(f"Loading the lists of {_sizes(lists)} from {path}")
+        self._save_preprocessed(classes, times, lists)
         return lists
 
-    def _save_preprocessed(self, fingerprint, lists):
-        stored = {"classes_sha256": fingerprint}
-        for part, items in zip(("train", "test"), lists, strict=True):
+    def _save_preprocessed(self, classes, times, lists):
+        stored = {"classes_sha256": _fingerprint(classes), "folder_times": times}
+        for part, items in zip(PARTS, lists, strict=True):
             stored[part] = []
             for folder, members in itertools.groupby(items, lambda i: os.path.dirname(i.impath)):
                 members = list(members)
@@ -149,6 +238,14 @@ class ImageNet(WnidDataset):
             print(f"{self._preprocessed} not saved ({error}); folders are listed at each start")
 
 
+def _fingerprint(classes):
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
+
+def _sizes(lists):
+    return f"{len(lists[0]):,} training and {len(lists[1]):,} test images"
+
+
 class ImageNetVariant(WnidDataset):
     """Test images for ImageNet's classes; shots and base/new classes do not apply.
 
@@ -159,6 +256,7 @@ class ImageNetVariant(WnidDataset):
         self.locate(cfg.DATASET.ROOT)
         _, _, test = self.read_annotations()
         self.check_lists(test, test)
+        self.note_same_names(test)
         DatasetBase.__init__(self, train_x=test, test=test)
 
     def read_annotations(self):
@@ -167,5 +265,6 @@ class ImageNetVariant(WnidDataset):
 
     def read_test(self):
         """The test images; labels follow the sorted class folders."""
-        labels = {wnid: label for label, wnid in enumerate(list_folders(self.image_dir))}
+        folders = class_folders(self.image_dir, "<wnid>")
+        labels = {wnid: label for label, wnid in enumerate(folders)}
         return self.list_wnid_folders(self.image_dir, labels)

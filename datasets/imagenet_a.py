@@ -13,3 +13,4 @@ class ImageNetA(ImageNetVariant):
 
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
+    layout = "imagenet-a/<wnid>/* (200), classnames.txt"

@@ -13,3 +13,4 @@ class ImageNetR(ImageNetVariant):
 
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"
+    layout = "imagenet-r/<wnid>/* (200), classnames.txt"

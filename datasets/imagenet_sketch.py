@@ -12,3 +12,4 @@ class ImageNetSketch(ImageNetVariant):
     """About 50 sketches per class, in folders named by WordNet ids."""
 
     dataset_dir = "imagenet-sketch"
+    layout = "images/<wnid>/*, classnames.txt"

@@ -6,8 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import list_folders, list_images, look_up
-from .imagenet import ImageNetVariant
+from .fewshot import class_folders, list_images
+from .imagenet import CLASS_NAMES, ImageNetVariant
 
 
 @DATASET_REGISTRY.register()
@@ -16,11 +16,18 @@ class ImageNetV2(ImageNetVariant):
 
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"
+    layout = "imagenetv2-matched-frequency-format-val/<0..999>/*, classnames.txt"
 
     def read_test(self):
         names = dict(enumerate(name for _, name in sorted(self.read_classnames().items())))
         items = []
-        for label in sorted(int(name) for name in list_folders(self.image_dir) if name.isdigit()):
+        folders = class_folders(self.image_dir, "<0..999>")
+        for label in sorted(int(name) for name in folders if name.isdecimal()):
             folder = os.path.join(self.image_dir, str(label))
-            items += list_images(folder, label, look_up(names, label, folder))
+            if label not in names:
+                raise ValueError(
+                    f"{folder} has no class name: {os.path.join(self.dataset_dir, CLASS_NAMES)} "
+                    f"names {len(names)} classes, from 0 to {len(names) - 1}"
+                )
+            items += list_images(folder, label, names[label])
         return items

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-
-from scipy.io import loadmat
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, look_up, make_item
+from .annotations import AGAIN, check_name, is_not, read_json, read_mat, whole_number
+from .fewshot import FewShotDataset, look_up, make_item
+
+NAMES = 'a file of class names {"<label from 1>": "<name>", ...}'
 
 
 @DATASET_REGISTRY.register()
@@ -18,15 +18,25 @@ class OxfordFlowers(FewShotDataset):
 
     dataset_dir = "oxford_flowers"
     image_dir = "jpg"
+    layout = "jpg/image_00001.jpg ..., imagelabels.mat, cat_to_name.json"
     split_file = "split_zhou_OxfordFlowers.json"
 
     def read_annotations(self):
         annotation = self.annotation_file("imagelabels.mat")
-        with open(self.annotation_file("cat_to_name.json"), encoding="utf-8") as file:
-            names = json.load(file)
+        labels = [whole_number(label) for label in read_mat(annotation, "labels").tolist()]
+        if None in labels:
+            raise ValueError(f"{annotation}: its labels are no whole numbers: {AGAIN}")
+        names = self._read_names()
         items = []
-        for number, label in enumerate(loadmat(annotation)["labels"][0], start=1):
+        for number, label in enumerate(labels, start=1):
             path = os.path.join(self.image_dir, f"image_{number:05d}.jpg")
-            items.append(make_item(path, int(label) - 1, look_up(names, str(label), annotation)))
-        check_images(items, annotation)
+            items.append(make_item(path, label - 1, look_up(names, str(label), annotation)))
+        self.check_images(items, annotation)
         return self.split_by_class(items)
+
+    def _read_names(self):
+        path = self.annotation_file("cat_to_name.json")
+        names = read_json(path, NAMES)
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise is_not(path, NAMES, "it holds something else")
+        return {label: check_name(name, f"{path}, {label!r}") for label, name in names.items()}

@@ -6,7 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, make_item
+from .annotations import ClassNames
+from .fewshot import FewShotDataset, make_item
 
 
 @DATASET_REGISTRY.register()
@@ -14,20 +15,22 @@ class OxfordPets(FewShotDataset):
     """Class names are image names without their number, in lower case."""
 
     dataset_dir = "oxford_pets"
+    layout = "images/*.jpg, annotations/trainval.txt, annotations/test.txt"
     split_file = "split_zhou_OxfordPets.json"
 
     def read_annotations(self):
-        train, val = self.split_trainval(self._read_list("trainval.txt"))
-        return train, val, self._read_list("test.txt")
+        names = ClassNames()
+        train, val = self.split_trainval(self._read_list("trainval.txt", names))
+        return train, val, self._read_list("test.txt", names)
 
-    def _read_list(self, name):
+    def _read_list(self, name, names):
         """Lines are `<image name> <class id from 1> <species> <breed id>`."""
         annotation = self.annotation_file("annotations", name)
         items = []
         for line in self.annotation_lines(annotation):
-            image, label = line.split()[:2]
-            breed = image.rpartition("_")[0].lower()
-            path = os.path.join(self.image_dir, f"{image}.jpg")
-            items.append(make_item(path, int(label) - 1, breed))
-        check_images(items, annotation)
+            image, label = line.fields("<image name> <class id from 1>")[:2]
+            label, breed = line.number(label) - 1, image.rpartition("_")[0].lower()
+            names.add(label, breed, line.where)
+            items.append(make_item(os.path.join(self.image_dir, f"{image}.jpg"), label, breed))
+        self.check_images(items, annotation)
         return items

@@ -182,7 +182,10 @@ def _next_steps(reports: Sequence[Report], sources: dict[str, Source], root: Pat
             if not file.addresses
         ]
         if report.state == INCOMPLETE and not lacking:
-            steps = [*steps, f"remove what is wrong below {folder}"]
+            steps = [
+                *steps,
+                f"put right what is said above, or remove what is wrong below {folder}",
+            ]
         lines += [f"- {report.stem}: {step}" for step in steps]
         again.append(report.stem)
     if again:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from scipy.io import loadmat
-
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, make_item
+from .annotations import AGAIN, check_name, read_mat, whole_number
+from .fewshot import FewShotDataset, make_item
+
+TEST_ANNOTATION = "cars_test_annos_withlabels.mat"
 
 
 @DATASET_REGISTRY.register()
@@ -17,22 +18,45 @@ class StanfordCars(FewShotDataset):
 
     dataset_dir = "stanford_cars"
     image_dir = "."
+    layout = (
+        "cars_train/*.jpg, cars_test/*.jpg, devkit/cars_train_annos.mat, devkit/cars_meta.mat, "
+        "cars_test_annos_withlabels.mat"
+    )
     split_file = "split_zhou_StanfordCars.json"
 
     def read_annotations(self):
-        trainval = self._read_list("cars_train", "devkit/cars_train_annos.mat")
-        test = self._read_list("cars_test", "cars_test_annos_withlabels.mat")
+        names = self._read_names()
+        trainval = self._read_list("cars_train", "devkit/cars_train_annos.mat", names)
+        test = self._read_list("cars_test", TEST_ANNOTATION, names)
         train, val = self.split_trainval(trainval)
         return train, val, test
 
-    def _read_list(self, folder, annotation):
+    def _read_names(self):
+        path = self.annotation_file("devkit", "cars_meta.mat")
+        names = []
+        for number, name in enumerate(read_mat(path, "class_names").tolist(), start=1):
+            name = name if isinstance(name, str) else ""  # an empty text is an empty array
+            words = check_name(name, f"{path}, class {number}").split()
+            names.append(" ".join([words[-1], *words[:-1]]))
+        return names
+
+    def _read_list(self, folder, annotation, names):
         annotation = self.annotation_file(*annotation.split("/"))
-        meta = loadmat(self.annotation_file("devkit", "cars_meta.mat"), squeeze_me=True)
-        names = [" ".join([w[-1], *w[:-1]]) for w in map(str.split, meta["class_names"].tolist())]
+        images = read_mat(annotation, "annotations", ["fname"])
+        if "class" not in images.dtype.names:
+            raise ValueError(
+                f"{annotation} has no classes, as the test annotations of the devkit have none: "
+                f"the file with labels is needed, {TEST_ANNOTATION} ({self.guide})"
+            )
         items = []
-        for image in loadmat(annotation, squeeze_me=True)["annotations"]:
-            label = int(image["class"]) - 1
+        for number, image in enumerate(images, start=1):
+            label = whole_number(image["class"])
+            if label is None or not 1 <= label <= len(names):
+                raise ValueError(
+                    f"{annotation}, image {number} has the class {image['class']!r}, not one from "
+                    f"1 to {len(names)}: {AGAIN}"
+                )
             path = os.path.join(self.image_dir, folder, str(image["fname"]))
-            items.append(make_item(path, label, names[label]))
-        check_images(items, annotation)
+            items.append(make_item(path, label - 1, names[label - 1]))
+        self.check_images(items, annotation)
         return items

@@ -6,7 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, look_up, make_item
+from .annotations import check_name, numbered
+from .fewshot import FewShotDataset, look_up, make_item
 
 
 @DATASET_REGISTRY.register()
@@ -15,10 +16,14 @@ class SUN397(FewShotDataset):
 
     dataset_dir = "sun397"
     image_dir = "SUN397"
+    layout = "SUN397/<letter>/<class>[/<sub>]/*, ClassName.txt, Training_01.txt, Testing_01.txt"
     split_file = "split_zhou_SUN397.json"
 
     def read_annotations(self):
-        labels = {name: n for n, name in enumerate(self.annotation_lines("ClassName.txt"))}
+        lines = [line.with_slashes() for line in self.annotation_lines("ClassName.txt")]
+        labels = numbered(lines)
+        for line in lines:
+            check_name(class_name(line), line.where)
         train, val = self.split_trainval(self._read_list("Training_01.txt", labels))
         return train, val, self._read_list("Testing_01.txt", labels)
 
@@ -27,9 +32,15 @@ class SUN397(FewShotDataset):
         annotation = self.annotation_file(name)
         items = []
         for line in self.annotation_lines(annotation):
+            line = line.with_slashes()
             folder = line.rpartition("/")[0]
-            classname = " ".join(reversed(folder.split("/")[2:]))
             path = os.path.join(self.image_dir, *line.split("/")[1:])
-            items.append(make_item(path, look_up(labels, folder, annotation), classname))
-        check_images(items, annotation)
+            label = look_up(labels, folder, line.where)
+            items.append(make_item(path, label, class_name(folder)))
+        self.check_images(items, annotation)
         return items
+
+
+def class_name(folder):
+    """`outdoor apartment_building` of `/a/apartment_building/outdoor`."""
+    return " ".join(reversed(folder.split("/")[2:]))

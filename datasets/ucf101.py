@@ -7,7 +7,8 @@ import re
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import FewShotDataset, check_images, look_up, make_item
+from .annotations import ClassNames
+from .fewshot import FewShotDataset, look_up, make_item
 
 
 @DATASET_REGISTRY.register()
@@ -16,6 +17,7 @@ class UCF101(FewShotDataset):
 
     dataset_dir = "ucf101"
     image_dir = "UCF-101-midframes"
+    layout = "UCF-101-midframes/<Renamed_Class>/*.jpg"
     split_file = "split_zhou_UCF101.json"
 
     def read_annotations(self):
@@ -25,13 +27,30 @@ class UCF101(FewShotDataset):
     def _read_list(self, name):
         """Lines are `<action>/<video>.avi`, in the training list followed by the class id."""
         annotation = self.annotation_file("ucfTrainTestlist", name)
-        lines = self.annotation_lines("ucfTrainTestlist", "classInd.txt")
-        labels = {action: int(number) - 1 for number, action in map(str.split, lines)}
+        labels = self._read_labels()
         items = []
         for line in self.annotation_lines(annotation):
-            action, video = line.split()[0].split("/")
-            classname = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            action, slash, video = line.with_slashes().split()[0].partition("/")
+            if not slash:
+                raise line.wrong(f"reads {str(line)!r}, not <action>/<video>.avi")
+            label, classname = look_up(labels, action, line.where), class_name(action)
             path = os.path.join(self.image_dir, classname, video.replace(".avi", ".jpg"))
-            items.append(make_item(path, look_up(labels, action, annotation), classname))
-        check_images(items, annotation)
+            items.append(make_item(path, label, classname))
+        self.check_images(items, annotation)
         return items
+
+    def _read_labels(self):
+        """Lines are `<class id from 1> <action>`."""
+        labels, names = {}, ClassNames()
+        for line in self.annotation_lines("ucfTrainTestlist", "classInd.txt"):
+            number, action = line.fields("<class id from 1> <action>")[:2]
+            label = line.number(number) - 1
+            names.add(label, class_name(action), line.where)
+            if labels.setdefault(action, label) != label:
+                raise line.wrong(f"gives {action} a second class id")
+        return labels
+
+
+def class_name(action):
+    """`Apply_Eye_Makeup` of `ApplyEyeMakeup`."""
+    return "_".join(re.findall("[A-Z][^A-Z]*", action))

@@ -1,9 +1,10 @@
 """Features of the frozen CLIP on disk: of the teacher's templates, and of views that come again.
 
 A file's key names everything that its features follow from: the weights (SHA-256 of the state
-dict), the precision, the kind of device, the source of the encoders and transforms, the version of
-PyTorch, and the class names and templates, or the size of the batches and the recipe of the views
-(``dassl.data.views``). Change any of them, and another file is used.
+dict), the precision, the kind of device and its libraries, the source of the encoders, transforms
+and random draws, the version of PyTorch, and the class names and templates, or the size of the
+batches and the recipe of the views (``dassl.data.views``). Change any of them, and another file is
+used.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import clip
 import dassl.data
 from clip.download import cache_folder
 from clip.model import CLIP
-from dassl.utils import replacing, tools
+from dassl.utils import random_state, replacing, tools
 
 #: bytes that the name of a view takes, of which its first part names the file
 NAME_BYTES = 16
@@ -59,7 +60,7 @@ def source_fingerprint() -> str:
     """SHA-256 of the source files that decide on frozen features and on how they are kept."""
     here = Path(__file__).parent
     own = ("learner.py", "prompted_clip.py", "joint.py", "teacher_cache.py")
-    files = [Path(tools.__file__), *(here / name for name in own)]
+    files = [Path(tools.__file__), Path(random_state.__file__), *(here / name for name in own)]
     for package in (clip, dassl.data):
         files += sorted(Path(package.__file__).parent.rglob("*.py"))
     digest = hashlib.sha256()
@@ -263,6 +264,9 @@ class TeacherCache:
         kind = [device.type, torch.get_float32_matmul_precision()]
         if device.type == "cuda":
             kind += [torch.cuda.get_device_name(device), torch.backends.cudnn.allow_tf32]
+            kind += [torch.version.cuda, torch.backends.cudnn.version()]
+        elif device.type == "cpu":  # the folder may be shared by machines
+            kind.append(torch.backends.cpu.get_cpu_capability())
         return {
             "source": source_fingerprint(),
             "torch": str(torch.__version__),

@@ -2,11 +2,13 @@
 
 A file holds the images of one list in one form: as decoded, or after the fixed part of a test
 transform. Its name holds a fingerprint of the list (path, size and time of change of every image),
-the form, and the versions of the libraries that made it: whatever changes, another file is used.
+the form, the versions of the libraries that made it, and the source of the code that reads and
+crops: whatever changes, another file is used.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +25,7 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from dassl.utils import ImageError, read_image, replacing
+from dassl.utils import ImageError, read_image, replacing, tools
 
 __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
 
@@ -156,7 +158,18 @@ def open_cache(
 def _fingerprint(paths: Sequence[str], form: str) -> str:
     rows = [[p, s.st_size, s.st_mtime_ns] for p, s in ((p, os.stat(p)) for p in paths)]
     made = [1, form, PIL.__version__, version("torchvision")]  # 1: the layout of the file
+    made.append(source_fingerprint())
     return hashlib.sha256(json.dumps([made, rows]).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def source_fingerprint() -> str:
+    """SHA-256 of the source files that decide on the pixels of a file."""
+    files = [Path(tools.__file__), *sorted((Path(__file__).parent / "transforms").glob("*.py"))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _open(path: Path, count: int) -> PixelFile | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..whereabouts import elsewhere, explain
 from .sources import CONFIGS, Source
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
         state, lists = WILL_GENERATE, dataset.read_annotations()
     else:
         lists = dataset.read_split(split, dataset.image_dir)
-        state = GENERATED if _was_generated(dataset, lists) else READY
+        changed = dataset.generate_if_changed(split)
+        state = GENERATED if changed or _was_generated(dataset, lists) else READY
+        lists = changed or lists
     dataset.check_lists(lists[0], lists[2])
     return state, lists
 
@@ -117,9 +120,10 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
     folder = root / cls.dataset_dir
     absent = [path for file in source.files for path in file.place if not is_there(folder / path)]
     if len(absent) == sum(len(file.place) for file in source.files):
-        return Report(stem, MISSING)
+        return Report(stem, MISSING, _lies_elsewhere(cls, folder, absent[0]))
     if absent and not (folder / cls.image_dir).is_dir():
-        return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)}")
+        found = explain(str(folder), absent[0], cls.layout)
+        return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)} ({found})")
     try:
         # data sets tell what they read
         with contextlib.redirect_stdout(io.StringIO()):
@@ -135,6 +139,18 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
     )
     wrong = _implausible(classes, images, source)
     return Report(stem, INCOMPLETE if wrong else state, wrong, classes, images)
+
+
+def _lies_elsewhere(cls: type[FewShotDataset], folder: Path, wanted: str) -> str:
+    """What there is under other names, if it may be this data set; else nothing."""
+    if folder.is_dir():
+        if not is_there(folder):
+            return ""
+    elif elsewhere(str(folder), cls.image_dir):
+        wanted = cls.image_dir
+    else:
+        return ""
+    return explain(str(folder), wanted, cls.layout)
 
 
 def inspect_without_source(stem: str) -> Report:

@@ -25,7 +25,7 @@ from dassl.data.datasets import Datum
 from dassl.data.image_cache import DECODED, CacheError, PixelFile, cache_folder, open_cache
 from dassl.data.transforms import build_transform, split_fixed
 from dassl.data.transforms.pixels import ScaleShift, UnitRange
-from dassl.utils import ImageError, set_random_seed
+from dassl.utils import ImageError, set_random_seed, tools
 from tests.parity_files import PARITY_DIR
 
 SIZES = [(40, 36), (50, 30), (24, 70), (33, 32), (80, 60), (20, 20), (64, 48)]
@@ -187,6 +187,28 @@ def test_another_crop_has_a_file_of_its_own(items, folder):
     for pairs in ((), ("INPUT.SIZE", (16, 16)), ("INPUT.INTERPOLATION", "bilinear")):
         next(iter(make_loader(make_cfg("exact", *pairs), items, False)))
     assert len(list(folder.glob("*.pixels"))) == 3
+
+
+@pytest.fixture
+def other_source(monkeypatch, tmp_path):
+    """other_source(module): let a module's source have a further line."""
+
+    def change(module):
+        copy = tmp_path / "changed.py"
+        copy.write_text(Path(module.__file__).read_text() + "# another way to read\n")
+        monkeypatch.setattr(module, "__file__", str(copy))
+        image_cache.source_fingerprint.cache_clear()
+
+    yield change
+    monkeypatch.undo()
+    image_cache.source_fingerprint.cache_clear()
+
+
+def test_other_code_that_reads_images_has_a_file_of_its_own(items, folder, other_source):
+    next(iter(make_loader(make_cfg(), items, True)))
+    other_source(tools)
+    next(iter(make_loader(make_cfg(), items, True)))
+    assert len(list(folder.glob("*.pixels"))) == 2
 
 
 @pytest.mark.parametrize("is_train", [True, False])

@@ -369,7 +369,10 @@ def test_a_backslash_in_a_file_name_stays(own, tmp_path):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["no column path and no column label", "own.csv"]),
+        ("", ["own.csv is empty"]),
+        ("\n", ["own.csv is empty"]),
+        ("<!doctype html>\n<html></html>", ["own.csv is a web page"]),
+        ("files\n", ["no column path and no column label"]),
         ("path,label\n", ["lists no image"]),
         ("file,label\na.png,cat\n", ["no column path", "'file,label'"]),
         (CSV + "fotos é/cat0.png,\n", ["line 14: label is empty"]),
@@ -453,7 +456,13 @@ def test_names_from_a_file(own, tmp_path, name, text):
     ("name", "text", "parts"),
     [
         ("n.txt", "a\nb\nc\n", ["3 names for 2 classes (n1, n2)"]),
-        ("n.txt", "n1\ta\nb\n", ["class<TAB>name, but not 'b'"]),
+        ("n.txt", "n1\ta\nb\n", ["line 2", "class<TAB>name, but not 'b'"]),
+        ("n.txt", "n1\ta\n\nn2\t_\n", ["line 3", "class name '_' is empty"]),
+        ("n.txt", "a\n__\n", ["line 2", "class name '__' is empty"]),
+        ("n.txt", "n1\ta\nn2\tb\nn1\tc\n", ["line 3", "'n1' a second name"]),
+        ("n.txt", " \n", ["is empty"]),
+        ("n.json", '{"n1": "a", "n2": "b", "n1": "c"}', ["'n1' twice"]),
+        ("n.json", '{"n1": "a", "n2": "_"}', ["no name for the class 'n2'"]),
         ("n.txt", "n1\ta\nN2\tb\n", ["no name for the class 'n2'"]),
         ("n.txt", "n1\ta\nn02\tb\n", ["no name for the class 'n2'; it names 'n02'"]),
         ("n.json", '{"n1": "a", "n2": " "}', ["no name for the class 'n2'"]),

@@ -15,8 +15,14 @@ from safetensors.torch import load_file
 
 from clip.model import CLIP
 from dassl.engine import build_trainer
+from dassl.utils import random_state, tools
 from tests.parity_files import recorded_clip, relative_error
-from trainers.teacher_cache import FeatureFiles, TeacherCache, weights_fingerprint
+from trainers.teacher_cache import (
+    FeatureFiles,
+    TeacherCache,
+    source_fingerprint,
+    weights_fingerprint,
+)
 
 FIXED = ("INPUT.TRANSFORMS", ("normalize",))
 SEEDED = ("INPUT.SEEDED_VIEWS", True)
@@ -188,6 +194,20 @@ def test_other_weights_miss(make_cfg, tmp_path):
     torch.save(weights, tmp_path / "other.pt")
     backbone = ("MODEL.BACKBONE.NAME", str(tmp_path / "other.pt"))
     assert ask(make_cfg, *FIXED, *backbone)[1:] == ([10], [5])
+
+
+@pytest.mark.parametrize("module", [tools, random_state])
+def test_other_code_that_reads_or_draws_misses(module, monkeypatch, tmp_path):
+    before = source_fingerprint()
+    copy = tmp_path / "changed.py"
+    copy.write_text(Path(module.__file__).read_text() + "# another way\n")
+    monkeypatch.setattr(module, "__file__", str(copy))
+    try:
+        source_fingerprint.cache_clear()
+        assert source_fingerprint() != before
+    finally:
+        monkeypatch.undo()
+        source_fingerprint.cache_clear()
 
 
 def test_a_changed_image_misses(make_cfg, tmp_path, data_root):
