@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .rows import Row, in_order
-from .runs import ELEVEN, TITLES, VARIANTS
+from .runs import ELEVEN, TITLES, VARIANTS, shots_name
 from .tables import Table, cell, print_records
 
 PUBLISHED = Path(__file__).parents[1] / "benchmarks" / "published" / "published_results.csv"
@@ -92,7 +92,7 @@ def mismatch(row: Row, figure: Figure) -> tuple[int, str]:
         ),
         (
             figure.shots in (None, row.method.shots),
-            f"{row.method.shots} shots, published {figure.shots}",
+            f"{shots_name(row.method.shots)} shots, published {figure.shots}",
         ),
         (
             row.method.source in ("", "imagenet"),
@@ -206,7 +206,8 @@ def comparison_records(comparisons: list[Comparison]) -> list[dict]:
     for c in comparisons:
         method = c.row.method
         record = {"protocol": c.row.protocol, "dataset": c.row.dataset, "trainer": method.trainer}
-        record |= {"config": method.config, "shots": method.shots, "seeds": len(c.row.seeds)}
+        record |= {"config": method.config, "shots": shots_name(method.shots)}
+        record |= {"seeds": len(c.row.seeds)}
         record |= {"backbone": c.row.backbone, "metric": c.metric}
         record["ours"] = round(c.row.mean[c.metric], 4)
         if c.figure:
