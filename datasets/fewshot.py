@@ -80,12 +80,13 @@ class FewShotDataset(DatasetBase):
         self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        parts = {"train_x": train, "val": val, "test": test}
+        parts = {name: items for name, items in parts.items() if items is not None}
+        halves = self.subsample_classes(*parts.values(), subsample=subsample)
+        parts = dict(zip(parts, halves, strict=True))
         if val is None:
-            train, test = self.subsample_classes(train, test, subsample=subsample)
-            val = test
-        else:
-            train, val, test = self.subsample_classes(train, val, test, subsample=subsample)
-        super().__init__(train_x=train, val=val, test=test)
+            parts["val"] = parts.get("test")
+        super().__init__(**parts)
 
     # --- what a data set supplies -------------------------------------------------------------
 
@@ -153,10 +154,11 @@ class FewShotDataset(DatasetBase):
 
     # --- the lists of all classes -------------------------------------------------------------
 
-    def read_data(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+    def read_data(self) -> tuple[list[Datum], list[Datum] | None, list[Datum] | None]:
         """Read (train, val, test) from the split file, which is made first if it is missing.
 
         A split that was generated here is made anew when what it was generated from has changed.
+        A data set may override it with test None: there is nothing to test on.
         """
         if self.split_file is None:
             return self.read_annotations()
@@ -389,18 +391,16 @@ class FewShotDataset(DatasetBase):
 
         The draw uses Python's global generator, which the caller has seeded, and is kept in
         `split_fewshot/shot_<shots>-seed_<seed>.json`. The generator is left in the same state
-        whether the images were drawn or read. Classes with fewer images keep all of them.
+        whether the images were drawn or read. Classes with fewer images keep all of them, which a
+        note says.
 
         Args:
             train, val: lists of all classes; val None if the test list serves as validation.
             shots: images per class, 1 or more.
             seed: run seed, part of the cache's name only.
-
-        Raises:
-            ValueError: no class has `shots` training images.
         """
         counts = _count_labels(train)
-        self._check_shots(counts, shots)
+        _note_short(counts, shots)
         key = {
             "dataset": self.name,
             "shots": shots,
@@ -432,19 +432,6 @@ class FewShotDataset(DatasetBase):
             digest.update(lines.encode(errors="surrogateescape"))
             digest.update(b"\0")
         return digest.hexdigest()
-
-    def _check_shots(self, counts: Mapping[int, int], shots: int) -> None:
-        short = [count for count in counts.values() if count < shots]
-        if len(short) == len(counts):
-            raise ValueError(
-                f"DATASET.NUM_SHOTS {shots}: no class of {self.name} has that many training "
-                f"images (largest class: {max(short)})"
-            )
-        if short:
-            print(
-                f"Note: {len(short)} of {len(counts)} classes have fewer than {shots} training "
-                f"images (smallest: {min(short)}); they keep all they have"
-            )
 
     def _load_shots(
         self, path: str, key: dict, train: list[Datum], val: list[Datum] | None
@@ -761,6 +748,20 @@ def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
 def _count_labels(items: Iterable[Datum]) -> Counter[int]:
     """Images per label; labels in the order of their first image."""
     return Counter([item.label for item in items])
+
+
+def _note_short(counts: Mapping[int, int], shots: int) -> None:
+    """Say where classes have fewer images than shots; results/logs.py reads the first form."""
+    short = [count for count in counts.values() if count < shots]
+    if len(short) == len(counts):
+        least, most = min(short), max(short)
+        each = f"{most}" if least == most else f"{least} to {most}"
+        print(f"Note: no class has {shots} training images: all are used, {each} per class")
+    elif short:
+        print(
+            f"Note: {len(short)} of {len(counts)} classes have fewer than {shots} training "
+            f"images (smallest: {min(short)}); they keep all they have"
+        )
 
 
 def _skip_draws(counts: Mapping[int, int], shots: int) -> None:

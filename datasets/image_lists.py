@@ -17,6 +17,8 @@ from typing import NamedTuple
 from .annotations import Line, as_read, check_name, read_json, read_text, with_slashes
 
 PARTS = ("train", "val", "test")
+#: other names of a part, as a folder and in a list
+OTHER_NAMES = {"valid": "val", "validation": "val"}
 COLUMNS = ("path", "label")
 
 
@@ -34,8 +36,16 @@ def clean(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
+def part_of(name: object) -> str | None:
+    """The part of PARTS that a folder's name or a list's word means, in any letter case."""
+    if not isinstance(name, str):
+        return None
+    name = name.strip().lower()
+    return name if name in PARTS else OTHER_NAMES.get(name)
+
+
 def read_image_list(path: str, folders: Sequence[str]) -> list[Row]:
-    """Read a list with columns path, label and, optionally, split (train, val or test).
+    """Read a list with columns path, label and, optionally, split (see `part_of`).
 
     Args:
         path: a file ending in .csv, .tsv or .txt (separated by commas, semicolons or tabs, the
@@ -106,9 +116,8 @@ def _checked(path: str, line: int, fields: dict) -> Row:
             raise ValueError(f"{where}: {name} is {'empty' if not value else repr(value)}")
     part = None
     if "split" in fields:
-        part = fields["split"]
-        part = part.strip().lower() if isinstance(part, str) else part
-        if part not in PARTS:
+        part = part_of(fields["split"])
+        if part is None:
             raise ValueError(f"{where}: split is {fields['split']!r}, not train, val or test")
     return Row(line, os.path.normpath(fields["path"].strip()), clean(fields["label"]), part)
 

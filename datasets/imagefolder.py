@@ -12,11 +12,14 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
 
 from .fewshot import FewShotDataset, check_images, list_folders, make_item
-from .image_lists import PARTS, clean, read_class_names, read_image_list
+from .image_lists import PARTS, clean, part_of, read_class_names, read_image_list
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif")
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", *decodable(PHOTO_SUFFIXES))
+#: endings of photos for which a decoder is missing
+UNDECODED = tuple(suffix for suffix in PHOTO_SUFFIXES if suffix not in EXTENSIONS)
 # folders of a data set that are no classes: the shots' cache, and what macOS adds to archives
 NO_CLASSES = ("split_fewshot", "__MACOSX")
 
@@ -31,6 +34,7 @@ class ImageFolder(FewShotDataset):
     What has no val or no test part gets one from its training images, the same for every seed and
     on every machine. With test images alone the data set is for evaluation: the list is also given
     as training list, which class names are taken from, and no shots are drawn.
+    With TEST_FRACTION 0 and no test images there is no test list, and nothing is tested.
     docs/own_images.md describes the layouts and files.
     """
 
@@ -49,16 +53,17 @@ class ImageFolder(FewShotDataset):
         node.CLASSNAMES = ""
         #: share of each class for validation, where there is no val part (0: the test images serve)
         node.VAL_FRACTION = 0.2
-        #: share of each class for the test, where there is no test part (1: evaluation only)
+        #: share of each class for the test, where there is no test part (1: evaluation only, 0: no
+        #: test)
         node.TEST_FRACTION = 0.3
 
     def __init__(self, cfg):
         self.options = options = cfg.DATASET.IMAGEFOLDER
         p_val, p_test = options.VAL_FRACTION, options.TEST_FRACTION
-        if p_test != 1 and not (p_val >= 0 and p_test > 0 and p_val + p_test < 1):
+        if p_test != 1 and not (p_val >= 0 and p_test >= 0 and p_val + p_test < 1):
             raise ValueError(
                 f"DATASET.IMAGEFOLDER.VAL_FRACTION {p_val} and TEST_FRACTION {p_test} must leave "
-                "training images: 0 <= VAL_FRACTION, 0 < TEST_FRACTION, and a sum below 1 "
+                "training images: 0 <= VAL_FRACTION, 0 <= TEST_FRACTION, and a sum below 1 "
                 "(or TEST_FRACTION 1 for evaluation only)"
             )
         if not (cfg.DATASET.ROOT or options.FOLDER):
@@ -92,10 +97,12 @@ class ImageFolder(FewShotDataset):
             for part in PARTS
             if part in lists
         ]
+        if "test" not in lists:
+            sizes.append("no test (TEST_FRACTION 0)")
         print(f"Images of {source}: {', '.join(sizes)}")
         if self.options.LIST:
             check_images((item for items in lists.values() for item in items), source, self.guide)
-        return lists["train"], lists.get("val"), lists["test"]
+        return lists["train"], lists.get("val"), lists.get("test")
 
     def sample_shots(self, train, val, shots, seed):
         if self.test_only:
@@ -107,18 +114,30 @@ class ImageFolder(FewShotDataset):
     def _read_folders(self) -> Listing:
         root = self.dataset_dir
         folders = [name for name in list_folders(root) if name not in NO_CLASSES]
-        parts = [part for part in PARTS if part in folders and list_folders(f"{root}/{part}")]
+        parts: dict[str, str] = {}
+        for name in folders:
+            part = part_of(name)
+            if part and list_folders(f"{root}/{name}"):
+                if part in parts:
+                    raise ValueError(
+                        f"{root} holds {parts[part]} and {name}, which both mean {part}: keep one"
+                    )
+                parts[part] = name
         if not {"train", "test"} & set(parts):
-            if set(folders) <= set(PARTS):
+            if all(map(part_of, folders)):
                 what = f"{', '.join(folders)} without class folders in them" if folders else "none"
                 raise ValueError(
                     f"{root} must hold a folder per class, or train/<class>/; its folders: {what} "
                     f"({self.guide})"
                 )
             return {"train": self._read_classes("", folders)}
-        if others := [name for name in folders if name not in parts]:
-            print(f"Note: in {root} only {', '.join(parts)} are read, not {', '.join(others)}")
-        return {part: self._read_classes(part, list_folders(f"{root}/{part}")) for part in parts}
+        read = [parts[part] for part in PARTS if part in parts]
+        if others := [name for name in folders if name not in read]:
+            print(f"Note: in {root} only {', '.join(read)} are read, not {', '.join(others)}")
+        return {
+            part: self._read_classes(name, list_folders(f"{root}/{name}"))
+            for part, name in parts.items()
+        }
 
     def _read_classes(self, part: str, folders: Iterable[str]) -> dict[str, list[str]]:
         """{class: sorted paths relative to the data set folder} of a folder of class folders."""
@@ -132,9 +151,10 @@ class ImageFolder(FewShotDataset):
             others = [name for name in entries if not name.lower().endswith(EXTENSIONS)]
             if not images:
                 found = f"; it holds {len(others)} others, such as {others[0]}" if others else ""
+                wanted = undecoded_photos(others) or "add images to it or remove it"
                 raise ValueError(
                     f"class folder {os.path.join(self.dataset_dir, path)} has no image "
-                    f"({' '.join(EXTENSIONS)}){found}: add images to it or remove it"
+                    f"({' '.join(EXTENSIONS)}){found}: {wanted}"
                 )
             if clean(folder) in classes:
                 raise ValueError(
@@ -143,6 +163,9 @@ class ImageFolder(FewShotDataset):
                 )
             classes[clean(folder)] = images
             skipped += others
+        if photos := undecoded_photos([os.path.join(self.dataset_dir, name) for name in skipped]):
+            print(f"Note: {photos}")
+        skipped = [name for name in skipped if not name.lower().endswith(UNDECODED)]
         if skipped:
             print(
                 f"Note: {len(skipped)} files or folders in class folders are no images and not "
@@ -183,6 +206,11 @@ class ImageFolder(FewShotDataset):
                 for part, piece in zip(PARTS, pieces, strict=True):
                     if piece:
                         listing[part][name] = piece
+        if p_test and "train" in listing and not listing["test"]:
+            raise ValueError(
+                f"{source}: no class has two images, of which one could be for the test: add "
+                "images, or set DATASET.IMAGEFOLDER.TEST_FRACTION 0 to train without a test"
+            )
         if "train" not in listing:
             if "test" not in listing:
                 raise ValueError(f"{source} has neither train nor test images")
@@ -223,6 +251,15 @@ class ImageFolder(FewShotDataset):
                     f"Note: {len(missing)} of {len(classes)} classes have no {part} image "
                     f"(first: {missing[0]!r})"
                 )
+
+
+def undecoded_photos(paths: Iterable[str]) -> str:
+    """What to say of the photos among some files that cannot be decoded; empty without any."""
+    photos = [path for path in paths if path.lower().endswith(UNDECODED)]
+    if not photos:
+        return ""
+    endings = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in photos}))
+    return f"{len(photos)} {endings} files are not read (first: {photos[0]}): {HOW_TO_DECODE}"
 
 
 def split_by_fraction(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 TRAIN_END = re.compile(r"Finish(ed)? training")
 TEST_END = re.compile(r"=> result")
+# Ends a training whose result was not asked for, or that has no images for one.
+NOT_TESTED = "Not tested: "
 # Opens every start of a run.
 START = "** Arguments **"
 # Written with the arguments of a run that only tests, so that its log has no end of a training.
@@ -22,6 +24,8 @@ EVAL_ONLY = "eval_only: True"
 SETTING = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?")
 CONFIG_END = "Collecting env info"
 PARAMETERS = re.compile(r"Trainable parameters: ([\d,]+)")
+# Written where a data set has no class of as many training images as shots.
+FEW_IMAGES = re.compile(r"Note: no class has \d+ training images: all are used, (.+) per class")
 
 
 class BadLog(Exception):
@@ -42,9 +46,10 @@ def read_facts(path: Path) -> dict[str, str]:
         path: the log; of several starts in it only the last is read.
 
     Returns:
-        The arguments (``eval_only``), the configuration (``MODEL.BACKBONE.NAME``) and
-        ``parameters``, the number of trainable ones, each as far as the log shows it. A run that
-        only tests, with no weights to load, is zero-shot and trains 0 parameters.
+        The arguments (``eval_only``), the configuration (``MODEL.BACKBONE.NAME``),
+        ``parameters``, the number of trainable ones, and ``images_per_class``, where there were
+        fewer than shots (``4 to 6``), each as far as the log shows it. A run that only tests, with
+        no weights to load, is zero-shot and trains 0 parameters.
     """
     facts: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
@@ -63,6 +68,8 @@ def read_facts(path: Path) -> dict[str, str]:
         facts["parameters"] = counts[-1].replace(",", "")
     elif facts.get("eval_only") == "True" and facts.get("model_dir") == "":
         facts["parameters"] = "0"
+    if few := [match[1] for line in lines if (match := FEW_IMAGES.fullmatch(line.strip()))]:
+        facts["images_per_class"] = few[-1]
     return facts
 
 
@@ -87,7 +94,9 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
     pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+|nan|inf)%")
     values = [match[1] for line in lines[ends[0] :] if (match := pattern.search(line))]
     if not values:
-        raise BadLog(f"{path}: no {keyword} after its end line")
+        untested = [line for line in lines[ends[0] :] if line.startswith(NOT_TESTED)]
+        reason = untested[0] if untested else f"no {keyword} after its end line"
+        raise BadLog(f"{path}: {reason}")
     try:
         value = float(values[-1])
     except ValueError:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .rows import Row, in_order
-from .runs import Method
+from .runs import Method, shots_name
 
 # Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness.
 PALETTE = (
@@ -57,7 +57,7 @@ def labels(lines: Iterable[Method]) -> dict[Method, str]:
         if len({other.config for other in others}) > 1:
             name += f" {line.config}"
         if len({other.shots for other in others}) > 1:
-            name += f", {line.shots} shots"
+            name += f", {shots_name(line.shots)} shots"
         names[line] = name
     return names
 
@@ -171,23 +171,29 @@ def deviation(row: Row, metric: str) -> float:
 
 
 def few_shot(rows: list[Row]) -> Figure | None:
-    """Return accuracy against shots, a curve per method; zero-shot models are points at 0."""
+    """Return accuracy against shots, a curve per method; zero-shot models are points at 0.
+
+    Trainings on all images stand at the right end, beyond the largest number of shots.
+    """
     chosen = [row for row in rows if row.protocol == "fewshot"]
     if not chosen:
         return None
     panels = Panels(chosen, rows, "shots per class", "accuracy (%)", curves=True, share_x=True)
     ticks = sorted({0} | {row.method.shots for row in chosen})
+    largest = max(shots for shots in ticks if math.isfinite(shots))
+    places = [min(shots, 1.25 * largest + 1) for shots in ticks]
+    place = dict(zip(ticks, places, strict=True))
     for dataset, axes in panels.axes.items():
         for key, mine in panels.of(dataset).items():
             panels.draw(
                 axes,
                 key,
                 mine,
-                [row.method.shots for row in mine],
+                [place[row.method.shots] for row in mine],
                 [row.mean["accuracy"] for row in mine],
                 yerr=[deviation(row, "accuracy") for row in mine],
             )
-        axes.set_xticks(ticks)
+        axes.set_xticks(places, [str(shots_name(shots)) for shots in ticks])
     return panels.finish()
 
 

@@ -66,6 +66,11 @@ class Row:
         counts = self.facts.get("parameters", set())
         return int(*counts) if len(counts) == 1 else None
 
+    @property
+    def few_images(self) -> str:
+        """Training images per class where a data set has fewer than shots, as ``4 to 6``."""
+        return "" if self.covered else ", ".join(sorted(self.facts.get("images_per_class", ())))
+
 
 # Ways to write a backbone: its own name, the file of its weights, the start of a config's name.
 BACKBONES = {

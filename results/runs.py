@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,11 +30,11 @@ VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 # Run folders below the output folder; the first that fits counts.
 LAYOUTS = {
     "base2new": r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
-    r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
-    "evaluation": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+)shots"
+    r"/shots_(?P<shots>\d+|all)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
+    "evaluation": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+|all)shots"
     r"(?P<extra>(/[^/]+)*?)(/from_(?P<source>[^/]+))?/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
     "training": r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)"
-    r"_(?P<shots>\d+)shots(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
+    r"_(?P<shots>\d+|all)shots(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
     "zeroshot": r"(?P<trainer>ZeroshotCLIP2?)/(?P<config>[^/]+)/(?P<dataset>[^/]+)",
 }
 # Protocols, in the order of the tables.
@@ -53,17 +54,27 @@ class Method:
     """A row of a table: one trainer in one configuration.
 
     ``shots`` is 0 for zero-shot models outside base-to-new, where their folders do not depend on
-    it; ``source`` is the data set of the training where the test is on another one, else empty.
+    it, and infinite for a training on all images; ``source`` is the data set of the training where
+    the test is on another one, else empty.
     """
 
     trainer: str
     config: str
-    shots: int
+    shots: float
     source: str = ""
 
     def __str__(self) -> str:
-        shots = f"{self.shots} shot{'' if self.shots == 1 else 's'}" if self.shots else "zero-shot"
-        return f"{self.trainer} {self.config} ({shots})"
+        return f"{self.trainer} {self.config} ({shots_phrase(self.shots)})"
+
+
+def shots_name(shots: float) -> int | str:
+    """Return a number of shots as scripts and folders have it: 16, or ``all``."""
+    return "all" if shots == math.inf else int(shots)
+
+
+def shots_phrase(shots: float) -> str:
+    """Return a number of shots in words: ``zero-shot``, ``1 shot``, ``all shots``."""
+    return f"{shots_name(shots)} shot{'' if shots == 1 else 's'}" if shots else "zero-shot"
 
 
 @dataclass
@@ -112,7 +123,8 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             note(f"skipped: {reason}")
             continue
         facts = read_facts(path)
-        protocol, source, shots = "base2new", "", int(place.get("shots", 0))
+        protocol, source, shots = "base2new", "", place.get("shots", 0)
+        shots = math.inf if shots == "all" else int(shots)
         if layout != "base2new":
             zero_shot = layout == "zeroshot" or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots

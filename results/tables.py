@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tabulate import tabulate
 
 from .rows import Row, in_order, listing
-from .runs import TITLES
+from .runs import TITLES, shots_name, shots_phrase
 
 # Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
 MAX_WIDTH = 120
@@ -59,9 +59,17 @@ def cell(row: Row | None, metric: str) -> str:
 
 
 def gaps(rows: Iterable[Row]) -> list[str]:
-    """Return a line for every average that lacks data sets, naming the lacking or the others."""
+    """Return a line for every row that lacks something.
+
+    An average that lacks data sets names them or the others; a data set that lacks images for the
+    shots says how many there were.
+    """
     lines = []
     for row in rows:
+        if row.few_images:
+            lines.append(
+                f"{row.method}: {row.dataset} has fewer training images, {row.few_images} per class"
+            )
         if row.missing:
             few = len(row.missing) > len(row.covered)
             names = ", ".join(row.covered if few else row.missing)
@@ -77,7 +85,8 @@ def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
         mine = [row for row in rows if row.dataset == dataset]
         notes = gaps(mine)
         lines = [
-            [row.method.trainer, row.method.config, str(row.method.shots), str(len(row.seeds))]
+            [row.method.trainer, row.method.config]
+            + [str(shots_name(row.method.shots)), str(len(row.seeds))]
             + [cell(row, metric) for metric in ("base", "new", "H")]
             for row in mine
         ]
@@ -112,8 +121,7 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
             title = TITLES[protocol]
             if source:
                 title += f" from {source}"
-            title += ", zero-shot" if shots == 0 else f", {shots} shot{'s' if shots > 1 else ''}"
-            title += f" ({keyword}, %)"
+            title += f", {shots_phrase(shots)} ({keyword}, %)"
             columns = column_order(chosen)
             names = [f"{c} (source)" if c == source else c for c in columns]
             by_line = {
@@ -175,11 +183,13 @@ def records(rows: list[Row]) -> list[dict]:
         if row.method.source:
             record["source"] = row.method.source
         record |= {"trainer": row.method.trainer, "config": row.method.config}
-        record |= {"shots": row.method.shots, "seeds": len(row.seeds)}
+        record |= {"shots": shots_name(row.method.shots), "seeds": len(row.seeds)}
         if row.backbone:
             record["backbone"] = row.backbone
         if row.parameters is not None:
             record["parameters"] = row.parameters
+        if row.few_images:
+            record["images_per_class"] = row.few_images
         if row.covered:
             record |= {"averaged": row.coverage, "missing": " ".join(row.missing)}
         for metric, value in row.mean.items():

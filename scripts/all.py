@@ -8,7 +8,7 @@ fails is named at the end with its log, and the others go on.
 
 From the environment, besides what run.sh reads:
   PROTOCOL  base2new (default), fewshot, xd (cross-dataset) or dg (domain generalisation)
-  SHOTS     fewshot takes several (default: 1 2 4 8 16)
+  SHOTS     fewshot takes several, all among them (default: 1 2 4 8 16)
   JOBS      runs at once (default: 1)
   TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
 
@@ -75,15 +75,16 @@ def known(name: str, names: Iterable[str], kind: str) -> str:
     return name
 
 
-def numbers(text: str, kind: str) -> list[str]:
-    """Return the words of a list of whole numbers.
+def numbers(text: str, kind: str, besides: str = "") -> list[str]:
+    """Return the words of a list of whole numbers, or of the word ``besides``.
 
     Raises:
         ValueError: for other words.
     """
     for word in words(text):
-        if not re.fullmatch("[0-9]+", word):
-            raise ValueError(f"{kind} must be whole numbers, not {word!r}")
+        if word != besides and not re.fullmatch("[0-9]+", word):
+            also = f" or {besides!r}" if besides else ""
+            raise ValueError(f"{kind} must be whole numbers{also}, not {word!r}")
     return words(text)
 
 
@@ -126,7 +127,7 @@ def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
                     chains.append(Chain(train, [(method, "base2new_test", *rest)]))
         elif protocol == "fewshot":
             for dataset in datasets:
-                for shots in numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS"):
+                for shots in numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS", "all"):
                     for seed in seeds:
                         chains.append(Chain((method, "fewshot", dataset, shots, seed, *args.opts)))
         else:

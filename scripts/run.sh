@@ -18,7 +18,8 @@
 #   DATA     folder that holds the data sets (default: data/); docs/datasets.md has their layout,
 #            docs/own_images.md that of your own images
 #   OUTPUT   results (default: output/)
-#   SHOTS    images per class of all but fewshot.sh (default: 16)
+#   SHOTS    images per class of all but fewshot.sh (default: 16); all for every training image,
+#            as SHOTS of fewshot.sh may be
 #   SOURCE   data set that xd_*.sh and dg_test.sh train on (default: imagenet)
 #   CFG      another file of configs/trainers/<Trainer>/, without .yaml, or upstream's name of it
 #   TAG      names the results of KEY VALUE pairs (default: the pairs; empty: no folder of their own)
@@ -64,6 +65,11 @@ positive() { # NAME VALUE
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 must be a whole number from 1 on, not '$2'"
 }
 
+shots_given() { # VALUE
+    [ "$1" = all ] || [[ $1 =~ ^[1-9][0-9]*$ ]] ||
+        fail "SHOTS must be a whole number from 1 on, or all for every training image, not '$1'"
+}
+
 among() { # WORD LIST
     case " $2 " in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
@@ -81,7 +87,7 @@ seeds=() epochs=""
 case $protocol in
 base2new_train | base2new_test | xd_train | xd_test | dg_test | zeroshot)
     shots=${SHOTS:-16}
-    positive SHOTS "$shots"
+    shots_given "$shots"
     [[ $1 =~ $list ]] ||
         fail "SEED must be a whole number from 0 on, or several with commas, not '$1'"
     seeds=("$1")
@@ -94,7 +100,7 @@ base2new_train | base2new_test | xd_train | xd_test | dg_test | zeroshot)
     ;;
 fewshot)
     shots=$1
-    positive SHOTS "$shots"
+    shots_given "$shots"
     shift
     while [[ ${1:-} =~ $list ]]; do
         seeds+=("$1")
@@ -193,8 +199,8 @@ max_epoch() { # of this run: the last OPTIM.MAX_EPOCH of the pairs, else that of
 # --- runs -----------------------------------------------------------------------------------------
 
 # Whether the last start of a run finished: it logged a result, after the end of the training if it
-# trains, and not before the weights it tests were written, nor of others. parse_test_res.py goes by
-# the same rule.
+# trains (or that there is nothing to test on), and not before the weights it tests were written, nor
+# of others. parse_test_res.py goes by the same rule.
 finished() { # FOLDER trains|tests [WEIGHTS MODEL_DIR]
     local log root newest="" gate='Finish(ed)? training'
     for log in "$1"/log.txt*; do
@@ -214,7 +220,7 @@ finished() { # FOLDER trains|tests [WEIGHTS MODEL_DIR]
         /^[ \t]*\*\* Arguments \*\*[ \t]*$/ { ended = found = other = 0 }
         model && /^model_dir: / { other = substr($0, length($0) - length(model) + 1) != model }
         $0 ~ gate { ended = 1 }
-        ended && /^[ \t]*\* accuracy: [0-9.]+%/ { found = 1 }
+        ended && /^[ \t]*(\* accuracy: [0-9.]+%|Not tested: )/ { found = 1 }
         END { exit !found || other }' "$newest"
 }
 
@@ -274,7 +280,7 @@ if [ "$TRAINS" != yes ]; then
     case $protocol in *_train) echo "note: $TRAINER has nothing to train; it is tested" >&2 ;; esac
 fi
 run=$TRAINER/${label}_${shots}shots${SUBFOLDER:+/$SUBFOLDER}
-few="DATASET.NUM_SHOTS $shots"
+few="DATASET.NUM_SHOTS ${shots/all/-1}"
 
 case $kind/$protocol/${WEIGHTS:-} in
 trains/*_train/ | trains/fewshot/) ;;

@@ -149,7 +149,7 @@ def seen(predictor: Predictor, path: str) -> Image.Image:
 
     from dassl.utils import read_image
 
-    image = read_image(path)
+    image = read_image(path, upright=True)
     for step in predictor.transform.transforms:
         after = step(image)
         if not isinstance(after, Image.Image):

@@ -72,19 +72,23 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of the images of a folder and its folders, sorted; hidden ones are left out."""
-    from datasets.imagefolder import EXTENSIONS
+    """Paths of the images of a folder and its folders, sorted; hidden ones are left out.
+
+    Photos that cannot be decoded here are left out with a note on stderr.
+    """
+    from datasets.imagefolder import EXTENSIONS, undecoded_photos
 
     def hidden(path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
-    images = sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden(path)
-    )
+    files = sorted(str(p) for p in folder.rglob("*") if p.is_file() and not hidden(p))
+    images = [path for path in files if Path(path).suffix.lower() in EXTENSIONS]
+    photos = undecoded_photos(files)
     if not images:
-        raise FileNotFoundError(f"the folder {folder} has no images ({', '.join(EXTENSIONS)})")
+        reason = photos or ", ".join(EXTENSIONS)
+        raise FileNotFoundError(f"the folder {folder} has no images ({reason})")
+    if photos:
+        print(f"Note: {photos}", file=sys.stderr)
     return images
 
 

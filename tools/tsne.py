@@ -77,10 +77,11 @@ def features(
     from tqdm import tqdm
 
     frozen, prompted = [], []
+    upright = predictor.cfg.INPUT.EXIF
     with torch.no_grad():
         for start in tqdm(range(0, len(items), batch_size), desc="features", disable=None):
             part = items[start : start + batch_size]
-            batch = torch.stack([predictor.read(item.impath) for item in part])
+            batch = torch.stack([predictor.read(item.impath, upright) for item in part])
             batch = batch.to(predictor.device)
             frozen.append(predictor.model.frozen_image_features(batch).cpu())
             prompted.append(predictor.model.image_features(batch).cpu())

@@ -242,7 +242,7 @@ class LoRVP(PromptTrainer):
             self.cfg,
             data_source=self.dm.dataset.train_x,
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.test_loader.dataset.transform,
+            tfm=self.dm.tfm_test,
             is_train=False,
         )
         taken, labels = [], []

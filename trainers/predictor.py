@@ -15,7 +15,7 @@ from clip.model import build_model
 from dassl.config import CfgNode, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import check_availability, load_checkpoint, read_image
-from dassl.utils.tools import to_rgb
+from dassl.utils.tools import to_rgb, turned_upright
 
 from .base import PromptTrainer, check_backbone, load_clip
 from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
@@ -147,19 +147,20 @@ class Predictor:
         model = method.build_classifier(cfg, clip.to(chosen), classnames)
         return cls(model, cfg, classnames, chosen)
 
-    def read(self, image: Picture) -> Tensor:
+    def read(self, image: Picture, upright: bool = True) -> Tensor:
         """An image, transformed: ``(3, side, side)``.
 
         Args:
             image: path, or PIL image.
+            upright: turn a photo as its EXIF orientation says.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: not an image; names the file.
         """
         if isinstance(image, Image.Image):
-            return self.transform(to_rgb(image))
-        return self.transform(read_image(str(image)))
+            return self.transform(to_rgb(turned_upright(image) if upright else image))
+        return self.transform(read_image(str(image), upright=upright))
 
     @torch.no_grad()
     def probabilities(self, batch: Tensor) -> Tensor:

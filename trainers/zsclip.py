@@ -64,7 +64,17 @@ class ZeroshotClassifier(nn.Module):
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
-    """One template per data set: the first of DATASET.TEMPLATES, else its own."""
+    """One template per data set: the first of DATASET.TEMPLATES, else its own.
+
+    No shots are drawn, whatever DATASET.NUM_SHOTS says.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASET.NUM_SHOTS = -1
+        cfg.freeze()
+        super().__init__(cfg)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         check_backbone(cfg)

@@ -1,6 +1,6 @@
 """Default configuration tree: keys and values as in Dassl 0.6.3, and a few more.
 
-More are INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE.
+More are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _C.INPUT.TRANSFORMS = ()
 _C.INPUT.NO_TRANSFORM = False
 # True: a training image's view follows from SEED, epoch and image alone (docs/performance.md).
 _C.INPUT.SEEDED_VIEWS = False
+# True: photos are turned upright as their EXIF orientation says, before any transform.
+_C.INPUT.EXIF = False
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
 _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
 _C.INPUT.CROP_PADDING = 4

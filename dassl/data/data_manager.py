@@ -172,7 +172,8 @@ class DataManager:
         self.train_loader_x = train_loader(settings_x, dataset.train_x)
         self.train_loader_u = train_loader(settings_u, dataset.train_u) if dataset.train_u else None
         self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        self.test_loader = None if dataset.test is None else test_loader(dataset.test)
+        self.tfm_test = tfm_test
 
         self._num_classes = dataset.num_classes
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
@@ -206,7 +207,7 @@ class DataManager:
             table.append(["# train_u", f"{len(self.dataset.train_u):,}"])
         if self.dataset.val:
             table.append(["# val", f"{len(self.dataset.val):,}"])
-        table.append(["# test", f"{len(self.dataset.test):,}"])
+        table.append(["# test", f"{len(self.dataset.test or ()):,}"])
         print(tabulate(table, disable_numparse=True))
 
 
@@ -297,6 +298,7 @@ class DatasetWrapper(TorchDataset):
             load,
             form,
             dataset=self.cfg.DATASET.NAME,
+            upright=self.cfg.INPUT.EXIF,
             limit=settings.CACHE_MB * 10**6,
             threads=max(1, settings.NUM_WORKERS),
         )
@@ -310,13 +312,16 @@ class DatasetWrapper(TorchDataset):
         fixed, rest = parts
 
         def load(path: str) -> np.ndarray:
-            image = fixed(read_image(path, self.cfg.DATASET.NAME))
+            image = fixed(self._read_file(path))
             return np.asarray(image).transpose(2, 0, 1)
 
         return _Crops(self.transform, rest, self._open(repr(fixed), load))
 
     def _decode(self, path: str) -> np.ndarray:
-        return np.asarray(read_image(path, self.cfg.DATASET.NAME))
+        return np.asarray(self._read_file(path))
+
+    def _read_file(self, path: str) -> Image.Image:
+        return read_image(path, self.cfg.DATASET.NAME, self.cfg.INPUT.EXIF)
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -359,7 +364,7 @@ class DatasetWrapper(TorchDataset):
     def _read(self, idx: int) -> Image.Image | np.ndarray:
         """The image, or if the transform takes them, its cached pixels ``(H, W, 3)``."""
         if self._decoded is None:
-            return read_image(self.data_source[idx].impath, self.cfg.DATASET.NAME)
+            return self._read_file(self.data_source[idx].impath)
         from .transforms import PixelCompose
 
         pixels = self._decoded[idx]

@@ -2,8 +2,8 @@
 
 A file holds the images of one list in one form: as decoded, or after the fixed part of a test
 transform. Its name holds a fingerprint of the list (path, size and time of change of every image),
-the form, the versions of the libraries that made it, and the source of the code that reads and
-crops: whatever changes, another file is used.
+the form, whether images were turned upright, the versions of the libraries that made it, and the
+source of the code that reads and crops: whatever changes, another file is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import PIL
 from PIL import Image
 from tqdm import tqdm
 
@@ -108,6 +107,7 @@ def open_cache(
     dataset: str,
     limit: int,
     threads: int = 1,
+    upright: bool = False,
 ) -> PixelFile:
     """Open the file that holds some images, which is made first if it is missing.
 
@@ -120,6 +120,7 @@ def open_cache(
         dataset: name for the file and for messages.
         limit: bytes that all files of the cache may take.
         threads: images read at the same time.
+        upright: whether `load` applies the EXIF orientation.
 
     Raises:
         CacheError: if the images do not fit or the folder cannot be used.
@@ -129,7 +130,7 @@ def open_cache(
         if form == DECODED:
             # no more than what is decoded, and spares the look into each of a million files
             _total((os.path.getsize(path) for path in paths), limit)
-        path = cache_folder() / f"{dataset}-{_fingerprint(paths, form)}{SUFFIX}"
+        path = cache_folder() / f"{dataset}-{_fingerprint(paths, form, upright)}{SUFFIX}"
         found = _open(path, len(paths))
         if found is not None:
             return found
@@ -155,10 +156,11 @@ def open_cache(
         raise CacheError(str(error)) from error
 
 
-def _fingerprint(paths: Sequence[str], form: str) -> str:
+def _fingerprint(paths: Sequence[str], form: str, upright: bool) -> str:
     rows = [[p, s.st_size, s.st_mtime_ns] for p, s in ((p, os.stat(p)) for p in paths)]
-    made = [1, form, PIL.__version__, version("torchvision")]  # 1: the layout of the file
+    made = [1, form, *tools.image_decoders(), version("torchvision")]  # 1: the layout of the file
     made.append(source_fingerprint())
+    made += ["upright"] if upright else []
     return hashlib.sha256(json.dumps([made, rows]).encode()).hexdigest()[:32]
 
 

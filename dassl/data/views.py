@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import PIL
 import torch
 
 from dassl.utils.random_state import seeded_generators
+from dassl.utils.tools import image_decoders
 
 __all__ = ["Views"]
 
@@ -40,7 +40,7 @@ class Views:
             )
         #: index of the epoch, from 0; trainers set it
         self.epoch = 0
-        self.dataset = cfg.DATASET.NAME
+        self.dataset, self.upright = cfg.DATASET.NAME, cfg.INPUT.EXIF
         self.root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
         self._recipe: tuple[Callable | None, int, str | None] = (None, -1, None)
 
@@ -54,8 +54,8 @@ class Views:
     def name(self, transform: Callable, impath: str) -> str | None:
         """Name of the view that ``transform`` gives in this epoch: the same name, the same pixels.
 
-        It has two parts with a slash between them: one for the data set, the transform, seed and
-        epoch where it is random, and the libraries; one for path, size and time of change of the
+        It has two parts with a slash between them: one for the data set, how its files are read,
+        the transform, seed and epoch where it is random, and the libraries; one for path, size and time of change of the
         file.
 
         Args:
@@ -86,8 +86,8 @@ class Views:
             if not self.seeded:
                 return None
             drawn = (self.seed, self.epoch)
-        versions = (PIL.__version__, torch.__version__, torchvision.__version__)
-        return _digest(self.dataset, parameters, drawn, versions)
+        versions = (*image_decoders(), torch.__version__, torchvision.__version__)
+        return _digest(self.dataset, self.upright, parameters, drawn, versions)
 
     def _path(self, impath: str) -> str:
         return os.path.relpath(impath, self.root).replace(os.sep, "/")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dassl.data import DataManager
@@ -169,7 +170,7 @@ class SimpleTrainer(TrainerBase):
         self.time_start = time.time()
 
     def after_train(self) -> None:
-        """Test the final model, report the time, close the writer."""
+        """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -177,6 +178,12 @@ class SimpleTrainer(TrainerBase):
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")
+        # scripts/run.sh and results/logs.py know by this line that no result is to come
+        if self.cfg.TEST.NO_TEST:
+            print("Not tested: TEST.NO_TEST")
+        elif self.loader_of(self.cfg.TEST.SPLIT)[1] is None:
+            print("Not tested: no test images")
+        else:
             self.test()
         elapsed = round(time.time() - self.time_start)
         print(f"Elapsed: {datetime.timedelta(seconds=elapsed)}")
@@ -207,25 +214,37 @@ class SimpleTrainer(TrainerBase):
         super().load_trainer_state(state)
         self.best_result = state["best_result"]
 
+    def loader_of(self, split: str) -> tuple[str, DataLoader | None]:
+        """The split that is evaluated for "val" or "test", and its loader.
+
+        "val" falls back to "test" when there are no validation images; the loader is None when
+        there are no test images either.
+        """
+        if split == "val" and self.val_loader is not None:
+            return split, self.val_loader
+        return "test", self.test_loader
+
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
         """Evaluate on a split.
 
         Args:
-            split: "val" or "test"; None means ``TEST.SPLIT``. "val" falls back to "test" when
-                there are no validation images.
+            split: "val" or "test"; None means ``TEST.SPLIT``. See :meth:`loader_of`.
 
         Returns:
             The first result of the evaluator (accuracy in percent).
+
+        Raises:
+            SettingError: there are no such images.
         """
+        split, data_loader = self.loader_of(self.cfg.TEST.SPLIT if split is None else split)
+        if data_loader is None:
+            raise SettingError(
+                f"data set {self.cfg.DATASET.NAME} has no {split} images to evaluate on: its "
+                "settings (DATASET.*) or folders leave none"
+            )
         self.set_model_mode("eval")
         self.evaluator.reset()
-        split = self.cfg.TEST.SPLIT if split is None else split
-        if split == "val" and self.val_loader is not None:
-            data_loader = self.val_loader
-        else:
-            split = "test"
-            data_loader = self.test_loader
         print(f"Evaluate on the *{split}* set")
         for batch in tqdm(data_loader):
             input, label = self.parse_batch_test(batch)

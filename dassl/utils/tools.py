@@ -9,14 +9,14 @@ import os.path as osp
 import random
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 __all__ = [
@@ -34,6 +34,23 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+
+#: EXIF orientation -> what brings it to 1
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: endings of photos that Pillow reads with a decoder which not every installation has
+PHOTO_SUFFIXES = (".heic", ".heif", ".avif")
+HOW_TO_DECODE = (
+    "install pillow-heif (for .heic) or a newer Pillow (for .avif), or save them as .jpg"
+)
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -150,16 +167,35 @@ class MissingImageError(ImageError, FileNotFoundError):
     """An image file that does not exist."""
 
 
-def read_image(path: str, dataset: str = "") -> Image.Image:
+@functools.cache
+def image_decoders() -> tuple[str, ...]:
+    """Versions of the libraries that decode images; Pillow uses pillow-heif from then on."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return (PIL.__version__,)
+    pillow_heif.register_heif_opener()
+    return PIL.__version__, f"pillow-heif {pillow_heif.__version__}"
+
+
+def decodable(suffixes: Iterable[str]) -> tuple[str, ...]:
+    """Those endings of files that Pillow has a decoder for here."""
+    image_decoders()
+    known = Image.registered_extensions()
+    return tuple(suffix for suffix in suffixes if suffix in known)
+
+
+def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Image:
     """Read an image file as RGB; the file is closed on return.
 
     What Pillow's ``convert("RGB")`` gives, with two exceptions: 16-bit grey values are scaled to 8
     bits (there: cut off at 255), and transparent pixels show white (there: whatever colour the file
-    holds below them). Of an animation the first frame is read; an EXIF orientation is not applied.
+    holds below them). Of an animation the first frame is read.
 
     Args:
         path: image file.
         dataset: name of the data set it belongs to, used in error texts.
+        upright: apply the EXIF orientation, as in :func:`turned_upright`.
 
     Raises:
         MissingImageError: if there is no such file (also a ``FileNotFoundError``).
@@ -171,12 +207,31 @@ def read_image(path: str, dataset: str = "") -> Image.Image:
             f'no image file at "{path}"{owner}: it was moved or deleted, or the list that names it '
             "is out of date"
         )
+    image_decoders()
     try:
         with Image.open(path) as image:
-            return to_rgb(image)
+            return to_rgb(turned_upright(image) if upright else image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError and struct.error for damaged files.
     except Exception as error:
         raise ImageError(f'cannot read image "{path}"{owner}: {_why(path, error)}') from error
+
+
+def turned_upright(image: Image.Image) -> Image.Image:
+    """An opened image, turned as its EXIF orientation says; as it is where that is damaged.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the image cannot be decoded.
+    """
+    image.load()
+    # ImageOps.exif_transpose writes the EXIF block anew, which fails where others of its values are
+    # damaged; reading it may fail as well, with nearly anything, and the pixels are sound
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return image
+    # Pillow turns a TIFF itself, and some of its versions leave the orientation as it was
+    turn = None if image.format == "TIFF" else TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -207,11 +262,19 @@ def _why(path: str, error: Exception) -> str:
         return f"{error} Make it smaller"
     if osp.getsize(path) == 0:
         return "the file is empty; fetch or extract it again"
+    if isinstance(error, UnidentifiedImageError) and _is_photo(path):
+        return f"it is a HEIC or AVIF photo, which cannot be decoded here: {HOW_TO_DECODE}"
     if isinstance(error, UnidentifiedImageError):
         return "the file is damaged, not an image, or of a kind that Pillow does not know"
     if isinstance(error, ValueError):  # pixels that cannot be converted
         return str(error)
     return f"{error}; the file is damaged: fetch or extract it again"
+
+
+def _is_photo(path: str) -> bool:
+    """Whether a file starts as HEIC and AVIF files do, whatever its ending."""
+    with open(path, "rb") as file:
+        return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
 
 def tolist_if_not(x: Any) -> list:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from itertools import groupby
 
 from ..rows import Row, in_order
+from ..runs import shots_name
 from ..tables import Table, cell, print_records
 from .figures import PROTOCOLS, read_published
 from .matching import Comparison, compare
@@ -43,7 +44,7 @@ def comparison_lines(comparisons: list[Comparison], sources: dict[str, int]) -> 
                 numbers.append(sources.setdefault("; ".join(details), len(sources) + 1))
             row = first.row
             lines.append(
-                [row.line.trainer, row.line.config, str(row.method.shots), row.dataset]
+                [row.line.trainer, row.line.config, str(shots_name(row.method.shots)), row.dataset]
                 + [first.figure.method, first.metric, cell(row, first.metric), first.figure.value]
                 + [f"{first.difference:+.2f}", in_deviations(first)]
                 + [" ".join(f"[{number}]" for number in numbers)]
@@ -87,7 +88,8 @@ def comparison_records(comparisons: list[Comparison]) -> list[dict]:
     for c in comparisons:
         method = c.row.method
         record = {"protocol": c.protocol, "dataset": c.row.dataset, "trainer": method.trainer}
-        record |= {"config": method.config, "shots": method.shots, "seeds": len(c.row.seeds)}
+        record |= {"config": method.config, "shots": shots_name(method.shots)}
+        record |= {"seeds": len(c.row.seeds)}
         record |= {"backbone": c.row.backbone, "metric": c.metric}
         record["ours"] = round(c.row.mean[c.metric], 4)
         if c.metric in c.row.std:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..rows import Row, average_row
-from ..runs import METRICS
+from ..runs import METRICS, shots_name
 from .figures import AVERAGE, Figure
 
 # What is checked, in this order; where nothing fits, the figure that fails latest is the nearest.
@@ -27,7 +27,8 @@ def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
         reasons.append((BACKBONE, f"backbone {ours}, published {figure.backbone}"))
     if figure.shots not in (None, row.method.shots):
         plural = "" if row.method.shots == 1 else "s"
-        reasons.append((SHOTS, f"{row.method.shots} shot{plural}, published {figure.shots}"))
+        ours = shots_name(row.method.shots)
+        reasons.append((SHOTS, f"{ours} shot{plural}, published {figure.shots}"))
     if row.method.source not in ("", "imagenet"):
         reasons.append((SOURCE, f"trained on {row.method.source}, published imagenet"))
     for key, values in figure.settings:

@@ -75,6 +75,7 @@ def test_defaults():
     # what this engine has beyond upstream's
     beyond = {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"}
     assert {key: found["DATALOADER"].pop(key) for key in beyond} == beyond
+    assert found["INPUT"].pop("EXIF") is False
     assert found == expected
 
 

@@ -156,6 +156,28 @@ def test_transforms_of_ones_own(items, folder):
     assert [loader.dataset[n]["img"].tolist() for n in range(2)] == [[40, 36], [50, 30]]
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("cache", ["exact", "fast"])
+def test_upright_images_have_files_of_their_own(items, folder, cache, is_train):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for item in items:
+        with Image.open(item.impath) as image:
+            image.save(item.impath, exif=exif)
+    pairs = ("INPUT.TRANSFORMS", ["normalize"], "INPUT.EXIF")
+    read = {}
+    for upright in (False, True):
+        for kind in ("none", cache, cache):  # made, then found
+            read[kind], _ = epochs(make_loader(make_cfg(kind, *pairs, upright), items, is_train), 1)
+            tolerance = 0.02 if kind == "fast" else 0
+            for found, expected in zip(read[kind], read["none"], strict=True):
+                torch.testing.assert_close(found["img"], expected["img"], rtol=0, atol=tolerance)
+        assert len(list(folder.glob("*.pixels"))) == 1 + upright
+        read[upright] = read["none"]
+    both = zip(read[False], read[True], strict=True)
+    assert not any(torch.equal(stored["img"], turned["img"]) for stored, turned in both)
+
+
 def test_a_wrapper_of_ones_own_reads_its_images(items, folder):
     class Wrapper(DatasetWrapper):
         pass

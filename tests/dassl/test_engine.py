@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import dassl.engine.trainer as trainer_module
+from dassl.data.datasets import DatasetBase
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, build_trainer
-from dassl.utils import set_random_seed, setup_logger
+from dassl.utils import SettingError, set_random_seed, setup_logger
 from tests.dassl import toy
 
 LINE = re.compile(
@@ -272,6 +273,36 @@ def test_no_test(cfg, capsys):
     trained(cfg)
     out = capsys.readouterr().out
     assert "Finish training" in out and "Elapsed" in out and "=> result" not in out
+    assert "Not tested: TEST.NO_TEST\n" in out
+
+
+@pytest.fixture
+def without_test(cfg, monkeypatch):
+    """The toy data without a test part."""
+    build = DatasetBase.__init__
+    monkeypatch.setattr(
+        DatasetBase, "__init__", lambda self, **parts: build(self, **parts | {"test": None})
+    )
+    return cfg
+
+
+def test_without_test_images(without_test, capsys):
+    trainer = trained(without_test)
+    out = capsys.readouterr().out
+    order = ["# test     0", f"Checkpoint saved to {without_test.OUTPUT_DIR}", "Finish training"]
+    order += ["Not tested: no test images\n", "Elapsed"]
+    assert [out.index(text) for text in order] == sorted(out.index(text) for text in order)
+    assert "=> result" not in out and "accuracy" not in out
+    with pytest.raises(SettingError, match="ToyColours has no test images to evaluate on"):
+        trainer.test()
+    trainer.test(split="val")
+    assert "* total: 3" in capsys.readouterr().out
+
+
+def test_without_test_images_validation_can_be_the_result(without_test, capsys):
+    without_test.TEST.SPLIT = "val"
+    trained(without_test)
+    assert "*val* set\n=> result\n* total: 3" in capsys.readouterr().out
 
 
 def test_load_model(cfg, capsys):

@@ -17,6 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dassl.utils import ImageError, MissingImageError, read_image
+from dassl.utils.tools import decodable
 
 ROOT = Path(__file__).parents[2]
 GREY_16 = np.array([[0, 1, 128, 129], [257, 32768, 65407, 65535]], dtype=np.uint16)
@@ -139,11 +140,91 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     assert read_image(str(path)).getpixel((4, 4)) == (255, 0, 0)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
+# EXIF orientation -> what the stored pixels (height, width, ...) look like to a viewer
+SEEN = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def oriented(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("name", ["RGB.jpg", "RGB.png", "RGB.webp", "L.png", "P.png", "RGB.avif"])
+def test_exif_orientation_is_applied_on_request_only(tmp_path, name):
+    if name.endswith("avif") and not decodable([".avif"]):
+        pytest.skip("this Pillow reads no AVIF")
+    plain = np.asarray(read_image(str(write_ordinary(tmp_path, name))))
+    for orientation, seen in SEEN.items():
+        path = tmp_path / f"{orientation}.{name}"
+        image = Image.open(tmp_path / name)
+        image.save(path, exif=oriented(orientation), quality=90)
+        stored = np.asarray(read_image(str(path)))
+        assert stored.shape == plain.shape
+        assert np.array_equal(np.asarray(read_image(str(path), upright=True)), seen(stored))
+
+
+def test_a_tiff_is_turned_once(tmp_path):
+    """Pillow turns these by itself."""
+    pixels = noise(8, 16, 3)
+    for orientation, seen in SEEN.items():
+        path = tmp_path / f"{orientation}.tif"
+        Image.fromarray(pixels).save(path, exif=oriented(orientation))
+        for upright in (False, True):
+            assert np.array_equal(np.asarray(read_image(str(path), upright=upright)), seen(pixels))
+
+
+def test_turned_images_of_other_kinds(tmp_path):
+    Image.fromarray(GREY_16).save(tmp_path / "grey.png", exif=oriented(6))
+    pixels = np.asarray(read_image(str(tmp_path / "grey.png"), upright=True))
+    assert pixels[..., 0].tolist() == SEEN[6](GREY_8).tolist()
+    transparent("P").save(tmp_path / "p.png", transparency=0, exif=oriented(6))
+    image = read_image(str(tmp_path / "p.png"), upright=True)
+    assert [image.getpixel((0, y)) for y in (0, 1)] == [(255, 255, 255), (40, 50, 60)]
+
+
+def exif_block(*entries):
+    """EXIF with these (tag, type, count, value) entries, values as they are."""
+    fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + fields + struct.pack("<I", 0)
+
+
+ORIENTATION = (0x0112, 3, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("exif", "size"),
+    [
+        (exif_block(ORIENTATION), (8, 16)),
+        (exif_block(ORIENTATION, (0x8825, 4, 1, 99999), (0x8769, 4, 1, 99999)), (8, 16)),
+        (exif_block(ORIENTATION, (0x010F, 3, 1, 7)), (8, 16)),  # the maker's name is a number
+        (exif_block((0x0112, 3, 1, 77)), (16, 8)),
+        (exif_block(ORIENTATION)[:20], (16, 8)),
+        (b"Exif\0\0nothing of the kind", (16, 8)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_does_no_harm(tmp_path, exif, size):
     Image.fromarray(noise(8, 16, 3)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(str(tmp_path / "x.jpg")).size == (16, 8)
+    assert read_image(str(tmp_path / "x.jpg"), upright=True).size == size
+
+
+def test_a_heic_photo_is_read_where_pillow_heif_is_installed(tmp_path):
+    if not decodable([".heic"]):
+        pytest.skip("pillow-heif is not installed")
+    Image.new("RGB", (64, 32), (200, 30, 30)).save(tmp_path / "x.heic")
+    image = read_image(str(tmp_path / "x.heic"), upright=True)
+    assert image.size == (64, 32) and image.getpixel((9, 9))[0] > 150
 
 
 def test_paths_in_any_script(tmp_path):
@@ -166,6 +247,15 @@ def damage(path, kind):
         path.write_bytes(b"<html>not found</html>")
     elif kind == "empty":
         path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"avif"])
+@pytest.mark.parametrize("suffix", ["heic", "jpg"])
+def test_a_photo_without_a_decoder_is_called_so(tmp_path, brand, suffix):
+    """Also under the name of another format, as phones and chat programs hand them on."""
+    (tmp_path / f"x.{suffix}").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(40))
+    with pytest.raises(ImageError, match=r"HEIC or AVIF photo.* install pillow-heif"):
+        read_image(str(tmp_path / f"x.{suffix}"))
 
 
 SAYS = {"half": "damaged", "text": "not an image", "empty": "is empty", "gone": "no image file"}

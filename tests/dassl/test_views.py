@@ -100,6 +100,12 @@ def test_cached_images_have_the_names_of_their_pixels(cfg):
     assert names["exact"] == names["none"] and not names["exact"] & names["fast"]
 
 
+def test_upright_images_have_names_of_their_own(cfg):
+    stored = set(views_of(cfg)[1].values())
+    cfg.INPUT.EXIF = True
+    assert not stored & set(views_of(cfg)[1].values())
+
+
 def test_images_have_views_of_their_own(cfg):
     """Noise alone, so that the same draws would give the same change."""
     cfg.INPUT.TRANSFORMS = ("gaussian_noise",)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
 from datasets.fewshot import FewShotDataset, list_images, make_item, write_json_atomically
+from results.logs import read_facts
 from tests.datasets.miniatures import BY_STEM
 
 
@@ -213,10 +214,26 @@ def test_classes_with_fewer_images_keep_all(tree, build, capsys):
     assert [item.label for item in dataset.train_x] == [0] * 2 + [1] * 4 + [2] * 4 + [3] * 4
 
 
-def test_more_shots_than_any_class_has(tree, build):
-    tree("dtd")
-    with pytest.raises(ValueError, match=r"NUM_SHOTS 6: no class of DescribableTextures.*: 5"):
-        shots(build, k=6)
+@pytest.mark.parametrize(("left", "each"), [(5, "5"), (2, "2 to 5")])
+def test_more_shots_than_any_class_has(tree, build, capsys, tmp_path, left, each):
+    folder = tree("dtd")
+    everything = build("dtd")
+    split_path = folder / BY_STEM["dtd"].split_file
+    split = json.loads(split_path.read_text())
+    banded = [row for row in split["train"] if row[2] == "banded"]
+    for row in banded[left:]:
+        split["train"].remove(row)
+    split_path.write_text(json.dumps(split))
+    capsys.readouterr()
+    dataset = shots(build, k=6)
+    said = capsys.readouterr().out
+    assert f"no class has 6 training images: all are used, {each} per class\n" in said
+    gone = {str(folder / "images" / path) for path, *_ in banded[left:]}
+    expected = {item.impath for item in everything.train_x} - gone
+    assert {item.impath for item in dataset.train_x} == expected
+    # which the tables of results know by that line
+    (tmp_path / "log.txt").write_text(said)
+    assert read_facts(tmp_path / "log.txt")["images_per_class"] == each
 
 
 # --- caches made by upstream ------------------------------------------------------------------

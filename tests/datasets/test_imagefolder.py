@@ -17,9 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import train
+from dassl.data import DatasetWrapper
+from dassl.data.datasets import build_dataset
+from dassl.engine import build_trainer
+from dassl.utils import SettingError
+from dassl.utils.tools import PHOTO_SUFFIXES, decodable
+from datasets import imagefolder
 from datasets.image_lists import read_class_names, read_image_list
 from datasets.imagefolder import split_by_fraction
 from tests.datasets.miniatures import write_image
+from trainers import Predictor
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +120,43 @@ def test_fractions_are_options(own, tmp_path):
     assert dataset.val == dataset.test
 
 
-@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.3), (0.2, 0.0), (0.0, 1.5)])
+@pytest.mark.parametrize("shots", [-1, 16])
+def test_all_images_are_for_training(own, tmp_path, capsys, shots):
+    for name in "ab":
+        fill(tmp_path / name, 6)
+    dataset = own("DATASET.NUM_SHOTS", shots, VAL_FRACTION=0, TEST_FRACTION=0)
+    assert paths(dataset.train_x) == {str(path) for path in tmp_path.rglob("*.png")}
+    assert dataset.val is None and dataset.test is None
+    out = capsys.readouterr().out
+    assert f"Images of {tmp_path}: train 12, no test (TEST_FRACTION 0)\n" in out
+    assert ("no class has 16 training images: all are used, 6 per class" in out) == (shots == 16)
+    new = own("DATASET.SUBSAMPLE_CLASSES", "new", VAL_FRACTION=0, TEST_FRACTION=0)
+    assert new.classnames == ["b"] and len(new.train_x) == 6 and new.test is None
+
+
+def test_no_test_may_leave_validation_images(own, tmp_path):
+    fill(tmp_path / "a", 10)
+    dataset = own(TEST_FRACTION=0)
+    assert (len(dataset.train_x), len(dataset.val), dataset.test) == (8, 2, None)
+
+
+def test_given_parts_keep_all_training_images(own, tmp_path):
+    write_parts(tmp_path, val=0)
+    dataset = own(VAL_FRACTION=0)
+    assert paths(dataset.train_x) == {str(p) for p in (tmp_path / "train").rglob("*.png")}
+    assert paths(dataset.test) == {str(p) for p in (tmp_path / "test").rglob("*.png")}
+
+
+def test_one_image_per_class_leaves_no_test(own, tmp_path):
+    for name in "ab":
+        fill(tmp_path / name, 1)
+    with pytest.raises(ValueError, match=r"no class has two images.*TEST_FRACTION 0") as caught:
+        own()
+    assert str(tmp_path) in str(caught.value)
+    assert len(own(TEST_FRACTION=0).train_x) == 2
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.3), (0.2, -0.1), (0.0, 1.5)])
 def test_fractions_that_leave_no_images(own, tmp_path, val, test):
     fill(tmp_path / "a", 10)
     with pytest.raises(ValueError, match=r"VAL_FRACTION .* TEST_FRACTION .* sum below 1"):
@@ -139,6 +183,31 @@ def test_parts_are_what_the_folders_say(own, tmp_path, capsys):
         for item in items:
             assert Path(item.impath).parent.name == item.classname
     assert "train 15, val 6, test 9\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["valid", "Validation", "VAL"])
+def test_validation_has_other_names_in_folders_and_in_lists(own, tmp_path, word, capsys):
+    write_parts(tmp_path)
+    expected = lists(own())
+    rows = [f"{p.relative_to(tmp_path)},{p.parent.name}" for p in tmp_path.rglob("*.png")]
+    rows = [f"{row},{row.partition('/')[0].replace('val', word)}" for row in sorted(rows)]
+    (tmp_path / "own.csv").write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
+    assert lists(own(LIST="own.csv")) == expected
+    (tmp_path / "val").rename(tmp_path / word)
+    capsys.readouterr()
+    renamed = [(path.replace(f"/{word}/", "/val/"), *rest) for path, *rest in lists(own())[1]]
+    assert renamed == expected[1]
+    assert "train 15, val 6, test 9\n" in capsys.readouterr().out
+    fill(tmp_path / "dev-val" / "x", 1)
+    own()
+    assert f"only train, {word}, test are read, not dev-val" in capsys.readouterr().out
+
+
+def test_two_folders_of_one_part(own, tmp_path):
+    write_parts(tmp_path)
+    fill(tmp_path / "valid" / "猫", 1)
+    with pytest.raises(ValueError, match="val and valid, which both mean val: keep one"):
+        own()
 
 
 def test_missing_parts_come_from_the_training_images(own, tmp_path, capsys):
@@ -219,6 +288,49 @@ def test_what_is_not_read_is_noted(own, tmp_path, capsys):
         f"1 files or folders in class folders are no images and not read (first: {tmp_path}" in out
     )
     assert "notes.txt" in out and "MACOSX" not in out
+
+
+@pytest.fixture
+def no_photo_decoders(monkeypatch):
+    """As where neither pillow-heif is installed nor Pillow has libavif."""
+    kept = [suffix for suffix in imagefolder.EXTENSIONS if suffix not in PHOTO_SUFFIXES]
+    monkeypatch.setattr(imagefolder, "EXTENSIONS", tuple(kept))
+    monkeypatch.setattr(imagefolder, "UNDECODED", PHOTO_SUFFIXES)
+
+
+def test_photos_that_cannot_be_decoded_are_named(own, tmp_path, capsys, no_photo_decoders):
+    write_parts(tmp_path)
+    for name in ("IMG_1.HEIC", "IMG_2.avif", "notes.txt"):
+        (tmp_path / "train" / "猫" / name).touch()
+    assert len(own().train_x) == 15
+    out = capsys.readouterr().out
+    first = tmp_path / "train" / "猫" / "IMG_1.HEIC"
+    assert f"Note: 2 .avif, .heic files are not read (first: {first}): install pillow-heif" in out
+    assert "Note: 1 files or folders in class folders are no images" in out
+    for image in (tmp_path / "train" / "猫").glob("*.png"):
+        image.unlink()
+    with pytest.raises(ValueError, match=r"has no image.*\.heic files .*install pillow-heif"):
+        own()
+
+
+@pytest.mark.skipif(not decodable([".avif"]), reason="this Pillow reads no AVIF")
+def test_photos_are_read_where_pillow_can(own, tmp_path):
+    for number in range(4):
+        write_image(tmp_path / "a" / f"{number}.avif")
+    assert sum(map(len, lists(own()))) == 4
+
+
+def test_photos_from_phones_are_turned_upright(dataset_cfg, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a").mkdir()
+    for number in range(4):
+        Image.new("RGB", (60, 40)).save(tmp_path / "a" / f"{number}.jpg", exif=exif)
+    for pairs, size in (([], (40, 60)), (["INPUT.EXIF", False], (60, 40))):
+        cfg = dataset_cfg("imagefolder", *pairs)
+        images = DatasetWrapper(cfg, build_dataset(cfg).train_x)
+        assert {images[n]["img"].size for n in range(len(images))} == {size}
+    assert not dataset_cfg("food101").INPUT.EXIF
 
 
 @pytest.mark.parametrize("suffix", ["gif", "JPG", "webp", "bmp", "tiff", "jfif"])
@@ -508,6 +620,32 @@ def animals(tmp_path_factory):
             file = root / name / f"Bild Nº {number}.jpg"
             Image.fromarray(pixels.astype(np.uint8)).save(file)
     return root
+
+
+def test_a_run_without_a_test_predicts(animals, tmp_path, capsys):
+    words = ["--root", str(animals), "--trainer", "MMLoP", "--seed", "1"]
+    words += ["--dataset-config-file", str(ROOT / "configs/datasets/imagefolder.yaml")]
+    words += ["--config-file", str(ROOT / "configs/trainers/MMLoP/tiny.yaml")]
+    words += ["--output-dir", str(tmp_path / "run"), "USE_CUDA", "False", "OPTIM.MAX_EPOCH", "1"]
+    words += ["DATASET.IMAGEFOLDER.VAL_FRACTION", "0", "DATASET.IMAGEFOLDER.TEST_FRACTION", "0"]
+    cfg = train.setup_cfg(train.build_parser().parse_args(words))
+    trainer = build_trainer(cfg)
+    trainer.train()
+    out = capsys.readouterr().out
+    assert "train 40, no test (TEST_FRACTION 0)" in out
+    assert "Not tested: no test images" in out and "accuracy" not in out
+    (labels,) = Predictor.load(tmp_path / "run").predict([animals / "猫" / "Bild Nº 0.jpg"])
+    assert {name for name, _ in labels} == set(trainer.dm.dataset.classnames)
+    for wrong in (trainer.test, build_trainer(_zero_shot(cfg)).train):
+        with pytest.raises(SettingError, match="ImageFolder has no test images to evaluate on"):
+            wrong()
+
+
+def _zero_shot(cfg):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TRAINER.NAME = "ZeroshotCLIP"
+    return cfg
 
 
 def test_from_the_images_to_base_and_new_accuracy(animals, tmp_path):

@@ -82,6 +82,17 @@ def test_few_shot_curves_are_the_table(output, rows, capsys):
         assert [x for x, _ in curves["ZeroshotCLIP"]] == [0]
 
 
+def test_all_images_are_a_place_behind_the_shots(tmp_path):
+    for shots, accuracy in ((1, 60.0), (16, 70.0), ("all", 75.0)):
+        few_shot(tmp_path, "dtd", "CoOp", shots, {1: accuracy})
+    found = make_rows(collect(tmp_path, "accuracy", print), False, print)
+    (axes,) = plots.few_shot(found).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "16", "all"]
+    (points,) = drawn(axes).values()
+    assert points[:2] == [(1, 60), (16, 70)]
+    assert points[2] == (axes.get_xticks()[3], 75) and points[2][0] > 16
+
+
 def test_base_to_new_points_are_the_table(output, rows, capsys):
     records = [r for r in table(output, capsys) if r["protocol"] == "base2new"]
     axes = panels(plots.base_to_new(rows))

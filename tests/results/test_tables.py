@@ -119,6 +119,53 @@ def test_zero_shot_stands_in_every_table_of_shots(tmp_path, capsys):
     assert one(found, protocol="dg", dataset="imagenet")["accuracy"] == 66.0
 
 
+def test_trainings_on_all_images(tmp_path, capsys):
+    for shots in (2, "all"):
+        few_shot(tmp_path, "dtd", "CoOp", shots, {1: 60.0, 2: 64.0})
+    run_of = {"config": "vit_b16_xd", "shots": "all"}
+    base2new(tmp_path, "dtd", "CoOp", {1: (80.0, 60.0)}, **run_of)
+    few_shot(tmp_path, "imagenet", "MMLoP", "all", {1: 70.0}, config="vit_b16_xd")
+    transfer(tmp_path, "dtd", "MMLoP", {1: 50.0}, **run_of)
+    out, err = run(capsys, tmp_path)
+    assert err == ""
+    (line,) = (x for x in section(out, "Base-to-new, dtd").splitlines() if "CoOp" in x)
+    assert cells(line)[2:4] == ["all", "1"]
+    titles = [line for line in out.splitlines() if line.startswith("###")]
+    assert titles[1:] == [
+        "### Few-shot, 2 shots (accuracy, %)",
+        "### Few-shot, all shots (accuracy, %)",
+        "### Cross-dataset from imagenet, all shots (accuracy, %)",
+    ]
+    found = records(capsys, tmp_path)
+    assert one(found, protocol="fewshot", dataset="dtd", shots="all")["accuracy"] == 62
+    assert one(found, protocol="cross", dataset="dtd", shots="all")["accuracy"] == 50
+    compared, _ = run(capsys, tmp_path, "--compare")
+    assert "all shots, published 16" in compared
+
+
+def test_fewer_images_than_shots_are_told(tmp_path, capsys):
+    few_shot(tmp_path, "dtd", "CoOp", 16, {1: 60.0})
+    few_shot(tmp_path, "eurosat", "CoOp", 16, {1: 60.0})
+    log = tmp_path / "dtd/CoOp/vit_b16_16shots/seed1/log.txt"
+    said = "Note: no class has 16 training images: all are used, 4 to 6 per class\n"
+    log.write_text(log.read_text().replace("Loading CLIP", said + "Loading CLIP"))
+    out, _ = run(capsys, tmp_path)
+    line = "- CoOp vit_b16 (16 shots): dtd has fewer training images, 4 to 6 per class\n"
+    assert out.count("fewer training images") == 1 and line in out
+    found = records(capsys, tmp_path)
+    assert one(found, dataset="dtd")["images_per_class"] == "4 to 6"
+    assert "images_per_class" not in one(found, dataset="eurosat")
+
+
+def test_trainings_without_a_test_are_named(tmp_path, capsys):
+    few_shot(tmp_path, "dtd", "CoOp", 16, {1: 60.0, 2: 60.0})
+    log = tmp_path / "dtd/CoOp/vit_b16_16shots/seed2/log.txt"
+    trained = log.read_text().partition("Evaluate on")[0]
+    log.write_text(trained + "Not tested: no test images\nElapsed: 0:00:16\n")
+    _, err = run(capsys, tmp_path)
+    assert err == f"skipped: {log}: Not tested: no test images\n"
+
+
 def test_wide_tables_have_a_line_per_data_set(tmp_path, capsys):
     for number, dataset in enumerate(ELEVEN):
         few_shot(tmp_path, dataset, "CoOp", 16, {1: 60.0 + number, 2: 62.0 + number})

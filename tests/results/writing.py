@@ -149,9 +149,9 @@ def base2new(
     output: Path, dataset: str, trainer: str, seeds: dict[int, tuple[float, float]], **run
 ) -> None:
     """Write base-to-new runs, {seed: (base, new)}; further arguments as for ``write_run``."""
-    config = run.get("config", "vit_b16")
+    config, shots = run.get("config", "vit_b16"), run.pop("shots", 16)
     for seed, (base, new) in seeds.items():
-        tail = f"{dataset}/shots_16/{trainer}/{config}/seed{seed}"
+        tail = f"{dataset}/shots_{shots}/{trainer}/{config}/seed{seed}"
         trained = output / "base2new/train_base" / tail
         write_run(trained, base, trainer, dataset, **run)
         weights = "" if trainer == "ZeroshotCLIP" else str(trained)
@@ -160,7 +160,7 @@ def base2new(
 
 
 def few_shot(
-    output: Path, dataset: str, trainer: str, shots: int, accuracies: dict[int, float], **run
+    output: Path, dataset: str, trainer: str, shots: int | str, accuracies: dict[int, float], **run
 ) -> None:
     """Write few-shot runs, {seed: accuracy}; on ImageNet also those that transfer starts from."""
     config = run.get("config", "vit_b16")
@@ -177,8 +177,8 @@ def transfer(
     source: str = "imagenet",
     **run,
 ) -> None:
-    """Write tests of models trained with 16 shots on a source data set, {seed: accuracy}."""
-    name = f"{trainer}/{run.get('config', 'vit_b16')}_16shots"
+    """Write tests of models trained on a source data set, {seed: accuracy}."""
+    name = f"{trainer}/{run.get('config', 'vit_b16')}_{run.pop('shots', 16)}shots"
     origin = "" if source == "imagenet" else f"from_{source}/"
     for seed, accuracy in accuracies.items():
         folder = output / "evaluation" / name / f"{origin}{dataset}/seed{seed}"

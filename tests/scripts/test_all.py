@@ -42,6 +42,9 @@ def test_few_shot():
         for shots in ("1", "2", "4", "8", "16")
         for seed in ("1", "2", "3")
     ]
+    assert planned("coop", "dtd", "3", PROTOCOL="fewshot", SHOTS="all,2") == [
+        ("coop", "fewshot", "dtd", shots, "3") for shots in ("all", "2")
+    ]
     assert planned("coop", "dtd", "3", PROTOCOL="fewshot", SHOTS="4") == [
         ("coop", "fewshot", "dtd", "4", "3")
     ]

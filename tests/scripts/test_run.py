@@ -532,13 +532,28 @@ def test_config_and_shots_from_the_environment():
 
 
 @pytest.mark.parametrize(
+    ("line", "env", "folder"),
+    [
+        ("coop/fewshot dtd all 1", {}, "dtd/CoOp/vit_b16_allshots"),
+        ("coop/base2new_train dtd 1", {"SHOTS": "all"}, "base2new/train_base/dtd/shots_all/CoOp/"),
+        ("coop/xd_train dtd 1", {"SHOTS": "all"}, "dtd/CoOp/vit_b16_ep50_ctxv1_allshots"),
+    ],
+)
+def test_all_training_images(line, env, folder):
+    script, *words = line.split()
+    (command,) = dry_run(f"scripts/{script}.sh", *words, **env)
+    assert command[command.index("DATASET.NUM_SHOTS") + 1] == "-1"
+    assert f"output/{folder}" in command[command.index("--output-dir") + 1]
+
+
+@pytest.mark.parametrize(
     ("script", "words", "env", "message"),
     [
         ("mmlop/base2new_train", ["digits"], {}, "usage: scripts/mmlop/base2new_train.sh DATASET"),
         ("mmlop/fewshot", ["digits"], {}, "usage: scripts/mmlop/fewshot.sh DATASET SHOTS"),
         ("mmlop/base2new_train", ["digits", "-1"], {}, "SEED must be a whole number"),
         ("mmlop/base2new_train", ["digits", "1"], {"SHOTS": "0"}, "SHOTS must be"),
-        ("mmlop/fewshot", ["digits", "all"], {}, "SHOTS must be a whole number from 1 on"),
+        ("mmlop/fewshot", ["digits", "each"], {}, "SHOTS must be a whole number from 1 on, or all"),
         ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR"], {}, "a key has no value"),
         ("mmlop/base2new_train", ["digit", "1"], {}, "no data set digit; there are: "),
         ("mmlop/base2new_train", ["digits", "1"], {"CFG": "huge"}, "MMLoP/huge.yaml; there are: "),
@@ -604,6 +619,18 @@ def test_finished_run_is_skipped(name, tmp_path, python_that_reports):
     except BadLog:
         counts = False
     assert counts == finished
+
+
+def test_a_training_without_a_test_is_finished(tmp_path, python_that_reports):
+    folder = tmp_path / "digits/CoOp/tiny_allshots"
+    finished = "Finish training\nNot tested: no test images\nElapsed: 0:00:01\n"
+    for seed, text in enumerate((finished, LOGS["crashed"][0])):
+        (folder / f"seed{seed}").mkdir(parents=True)
+        (folder / f"seed{seed}/log.txt").write_text(f"** Arguments **\n{text}")
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports}
+    lines = call("scripts/coop/fewshot.sh", "digits", "all", "0", "1", **env).stdout.splitlines()
+    assert lines[0] == f"finished already: {folder}/seed0"
+    assert lines[1].startswith("ran train.py")
 
 
 def test_a_finished_repetition_counts(tmp_path, python_that_reports):

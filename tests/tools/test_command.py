@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from datasets import imagefolder
 from datasets.imagefolder import EXTENSIONS
 from tools.command import find_images, writing
 
@@ -42,6 +43,21 @@ def test_folders_give_the_images_that_training_takes(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.touch()
     assert find_images([str(tmp_path)]) == [str(path)]
+
+
+def test_photos_that_cannot_be_decoded_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(imagefolder, "EXTENSIONS", (".jpg",))
+    monkeypatch.setattr(imagefolder, "UNDECODED", (".heic", ".avif"))
+    (tmp_path / "deep").mkdir()
+    for name in ("a.jpg", "b.HEIC", "deep/c.heic", ".d.heic"):
+        (tmp_path / name).touch()
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "a.jpg")]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"2 .heic files are not read (first: {tmp_path / 'b.HEIC'})" in captured.err
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no images \(2 .heic files are not read"):
+        find_images([str(tmp_path)])
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

@@ -83,6 +83,16 @@ def test_zero_shot_has_nothing_to_train(make_cfg, capsys):
     assert "* accuracy:" in said
 
 
+@pytest.mark.parametrize("method", ["ZeroshotCLIP", "ZeroshotCLIP2"])
+def test_zero_shot_draws_no_shots(make_cfg, method, data_root, capsys):
+    cfg = make_cfg(method, "DATASET.NUM_SHOTS", 99)
+    trainer = build_trainer(cfg)
+    assert "99" not in capsys.readouterr().out
+    assert len(trainer.dm.dataset.train_x) == 40
+    assert not list(data_root.rglob("shot_99*"))
+    assert cfg.DATASET.NUM_SHOTS == 99
+
+
 def test_class_specific_context_for_other_classes(make_cfg, tmp_path):
     csc = ["TRAINER.COOP.CSC", True, "DATASET.SUBSAMPLE_CLASSES"]
     build_trainer(make_cfg("CoOp", *csc, "base")).save_model(0, str(tmp_path))

@@ -119,11 +119,10 @@ def test_mapping_counts_images_that_are_not_augmented(make_cfg, names_file, head
     learner, clip = trainer.model.learner, trainer.model.clip
     # the test's CLIP knows few words, and gives equal features to names of others
     learner.source = torch.randn(learner.source.shape, generator=torch.manual_seed(0))
+    transform, trainer.test_loader = trainer.test_loader.dataset.transform, None
     trainer.before_train()
     trainer.before_epoch()
-    images = DatasetWrapper(
-        trainer.cfg, trainer.dm.dataset.train_x, trainer.test_loader.dataset.transform
-    )
+    images = DatasetWrapper(trainer.cfg, trainer.dm.dataset.train_x, transform)
     with torch.no_grad():
         batch = torch.stack([item["img"] for item in images])
         features = clip.encode_image(learner.change_image(batch) if prompted else batch)

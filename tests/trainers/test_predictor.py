@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -54,6 +55,21 @@ def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeyp
 def test_zero_shot_without_a_run(make_cfg, vit_file, method):
     trainer = build_trainer(make_cfg(method))
     assert_same(Predictor.zero_shot(vit_file, CLASSNAMES, method), trainer)
+
+
+def test_photos_are_turned_upright(vit_file, tmp_path):
+    predictor = Predictor.zero_shot(vit_file, CLASSNAMES)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture lies on its left side
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "phone.png", exif=exif)
+    expected = predictor.read(tmp_path / "upright.png")
+    assert torch.equal(predictor.read(tmp_path / "phone.png"), expected)
+    with Image.open(tmp_path / "phone.png") as image:
+        assert torch.equal(predictor.read(image), expected)
+    stored = predictor.read(tmp_path / "phone.png", upright=False)
+    assert torch.equal(stored, predictor.read(Image.fromarray(np.rot90(pixels))))
 
 
 def test_zero_shot_normalises_as_the_weights_say(tmp_path):

@@ -66,7 +66,7 @@ class DatasetBase:
         train_x: labelled training images; class names and labels are taken from them.
         train_u: unlabelled training images (optional).
         val: validation images (optional).
-        test: test images.
+        test: test images; None where there is nothing to test on.
 
     Raises:
         ValueError: if ``train_x`` is empty, so that there would be no classes.
