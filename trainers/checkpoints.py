@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from dassl.config import CfgNode, get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils import check_availability
 from dassl.utils.checkpoint import BEST, latest_checkpoint
 
@@ -124,7 +124,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     # data sets declare keys of their own, which need not be known to predict
     for key, value in CfgNode(stored["DATASET"]).items():
         cfg.DATASET.setdefault(key, value)
-    own = ("NAME", TRAINER_REGISTRY.get(method).node)
+    own = ("NAME", config_node(method))
     # how the run was computed, not what
     for key in ("FAST_ENCODERS", "MEMORY_GB"):
         stored["MODEL"].pop(key, None)
@@ -181,7 +181,7 @@ def check_continues(
         ValueError: it was begun with other data, another seed or other settings of its method.
     """
     stored, mine = yaml.safe_load(meta["config"]), yaml.safe_load(cfg.dump())
-    node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node
+    node = config_node(cfg.TRAINER.NAME)
     own = [f"TRAINER.{node}.{key}" for key in mine["TRAINER"][node] if key != "PREC"]
     differences = []
     for key in (*KEPT, *own):
