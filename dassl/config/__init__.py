@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from .defaults import get_cfg_default
-from .node import CfgNode, keys_of_file
+from .node import CfgNode, decoded, keys_of_file, leaves, values_of_file
+from .runtime import RUNTIME_KEYS, is_runtime_key
 
-__all__ = ["CfgNode", "clean_cfg", "get_cfg_default", "keys_of_file"]
+__all__ = [
+    "RUNTIME_KEYS",
+    "CfgNode",
+    "clean_cfg",
+    "decoded",
+    "get_cfg_default",
+    "is_runtime_key",
+    "keys_of_file",
+    "leaves",
+    "values_of_file",
+]
 
 
 def clean_cfg(cfg: CfgNode, trainer: str, node: str | None = None) -> None:
