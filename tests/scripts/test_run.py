@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from results.logs import BadLog, read_log
 ROOT = Path(__file__).parents[2]
 PROTOCOLS = ("base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test", "dg_test")
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ SCRIPTS = [ROOT / "scripts" / m / f"{p}.sh" for m in METHODS for p in PROTOCOLS]
 
 def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
     """Run a script in an environment that holds none of its variables but those given."""
-    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": "python"}
+    clean = {"PATH": PATH, "HOME": os.environ.get("HOME", "/"), "PYTHON": "python"}
     return subprocess.run(
         ["bash", str(ROOT / script), *words],
         cwd=cwd,
@@ -102,6 +104,15 @@ def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
         text=True,
         timeout=60,
     )
+
+
+def stand_in(folder: Path, body: str) -> str:
+    """An interpreter that does what ``body`` says in place of everything but reading settings."""
+    program = folder / "python-stand-in"
+    reads = f'[ "$1" != scripts/effective.py ] || exec {sys.executable} "$@"'
+    program.write_text(f"#!/bin/sh\n{reads}\n{body}\n")
+    program.chmod(0o755)
+    return str(program)
 
 
 def dry_run(script: Path | str, *words: str, **env) -> list[list[str]]:
@@ -512,10 +523,8 @@ def test_load_epoch_follows_the_pairs():
 
 
 def test_threads_of_the_tiny_backbone(tmp_path):
-    program = tmp_path / "python-stand-in"
-    program.write_text('#!/bin/sh\necho "threads ${OMP_NUM_THREADS:-all}"\n')
-    program.chmod(0o755)
-    env = {"OUTPUT": str(tmp_path / "out"), "PYTHON": str(program), "DATA": str(tmp_path)}
+    program = stand_in(tmp_path, 'echo "threads ${OMP_NUM_THREADS:-all}"')
+    env = {"OUTPUT": str(tmp_path / "out"), "PYTHON": program, "DATA": str(tmp_path)}
     script = "scripts/coop/base2new_train.sh"
     assert call(script, "digits", "1", **env).stdout == "threads 1\n"
     assert call(script, "digits", "1", OMP_NUM_THREADS="3", **env).stdout == "threads 3\n"
@@ -579,10 +588,7 @@ LOGS = {
 @pytest.fixture
 def python_that_reports(tmp_path):
     """An interpreter that only prints its arguments."""
-    program = tmp_path / "python-stand-in"
-    program.write_text('#!/bin/sh\necho "ran $*"\n')
-    program.chmod(0o755)
-    return str(program)
+    return stand_in(tmp_path, 'echo "ran $*"')
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -702,10 +708,7 @@ def test_a_new_training_is_tested_again(tmp_path, python_that_reports):
 
 
 def test_failure_stops_the_seeds(tmp_path):
-    program = tmp_path / "python-stand-in"
-    program.write_text("#!/bin/sh\necho ran\nexit 2\n")
-    program.chmod(0o755)
-    env = {"OUTPUT": str(tmp_path), "PYTHON": str(program)}
+    env = {"OUTPUT": str(tmp_path), "PYTHON": stand_in(tmp_path, "echo ran; exit 2")}
     done = call("scripts/coop/fewshot.sh", "digits", "1", **env)
     assert done.returncode == 2
     assert done.stdout == "ran\n"
