@@ -84,11 +84,13 @@ def compared(log: str, files: str, words: list[str]) -> str:
         if theirs != mine:
             differences[key] = theirs, mine
     runtime = {key: differences.pop(key) for key in list(differences) if is_runtime_key(key)}
-    extends = decoded(now.get(EXTEND, False)) is True and list(differences) == [EPOCHS]
-    if extends and differences[EPOCHS][1] > differences[EPOCHS][0]:
+    longer = list(differences) == [EPOCHS] and differences[EPOCHS][1] > differences[EPOCHS][0]
+    if longer and decoded(now.get(EXTEND)) is True:
         return "more"
     if differences:
-        return "other " + listed(differences)
+        hint = f", or train that one for longer with {EXTEND} True" if longer else ""
+        advice = f"give the settings of that one, or this one a TAG=<short name> of its own{hint}"
+        return f"other {listed(differences)}: {advice}"
     if any(runtime.get(key, (True, False)) == (False, True) for key in OUTPUTS):
         return "more"
     shown = {key: values for key, values in runtime.items() if key in pairs_of(words)}

@@ -233,8 +233,7 @@ verdict() { # FOLDER DATASET [KEY VALUE ...]
     local folder=$1 files=configs/datasets/$2.yaml,$config_file
     shift 2
     found=$(effective finished "$log" "$files" "$@" ${opts[@]+"${opts[@]}"}) || exit 2
-    [[ $found != other* ]] || fail "$folder holds a finished run with ${found#other }: give the" \
-        "settings of that one, or name this one with TAG=<short name>"
+    [[ $found != other* ]] || fail "$folder holds a finished run with ${found#other }"
 }
 
 # Whether nothing is left to do; says so.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import train
+from dassl.config import RUNTIME_KEYS
 from results.logs import BadLog, read_log
 
 ROOT = Path(__file__).parents[2]
@@ -522,6 +524,44 @@ def test_load_epoch_follows_the_pairs():
     assert command[command.index("--load-epoch") + 1] == "3"
 
 
+@pytest.mark.parametrize(
+    ("ours", "data", "epoch"),
+    [
+        ("_BASE_: tiny.yaml", "", "20"),
+        ("_BASE_: ../../tiny.yaml", "", "10"),  # the engine's default
+        ("_BASE_: ../../tiny.yaml", "OPTIM: {MAX_EPOCH: 7}", "7"),
+        ("_BASE_: tiny.yaml\nOPTIM: {LR: 1}", "OPTIM: {MAX_EPOCH: 7}", "20"),
+        ('{OPTIM: {"MAX_EPOCH": 4}}', "", "4"),
+    ],
+)
+def test_load_epoch_is_that_of_the_config_code(ours, data, epoch, clone):
+    (clone.folder / "configs/trainers/MMLoP/mine.yaml").write_text(ours)
+    with open(clone.folder / "configs/datasets/digits.yaml", "a") as file:
+        file.write(f"{data}\n")
+    done = clone.call("scripts/mmlop/base2new_test.sh", "digits", "1", CFG="mine", DRY_RUN="1")
+    words = done.stdout.split()
+    assert words[words.index("--load-epoch") + 1] == epoch, done.stderr
+
+
+def test_load_epoch_that_is_no_number():
+    done = call("scripts/mmlop/base2new_test.sh", "digits", "1", "OPTIM.MAX_EPOCH", "few")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config key OPTIM.MAX_EPOCH takes int values")
+
+
+def test_how_it_is_computed_makes_no_folder_of_its_own():
+    keys = [key.replace("*", "MMLOP") for key in RUNTIME_KEYS]
+    pairs = [word for key in keys for word in (key, "1")]
+    for script in ("base2new_train", "base2new_test"):
+        (command,) = dry_run(f"scripts/mmlop/{script}.sh", "digits", "1", *pairs)
+        assert "/MMLoP/tiny/seed1" in command[command.index("--output-dir") + 1]
+        assert command[-len(pairs) :] == pairs
+    (command,) = dry_run(
+        "scripts/mmlop/fewshot.sh", "digits", "2", "1", "USE_CUDA", "1", "SEED", "2"
+    )
+    assert "/MMLoP/tiny-SEED=2_2shots/" in command[command.index("--output-dir") + 1]
+
+
 def test_threads_of_the_tiny_backbone(tmp_path):
     program = stand_in(tmp_path, 'echo "threads ${OMP_NUM_THREADS:-all}"')
     env = {"OUTPUT": str(tmp_path / "out"), "PYTHON": program, "DATA": str(tmp_path)}
@@ -622,6 +662,66 @@ def test_a_finished_repetition_counts(tmp_path, python_that_reports):
     assert lines[0] == f"finished already: {folder}"
     assert lines[1].startswith("ran train.py")
     assert "seed2" in lines[1]
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch, capsys):
+    """Function that writes the log of a finished training of CoOp on digits, with KEY VALUE words."""
+    folder = tmp_path / "base2new/train_base/digits/shots_16/CoOp/tiny-mine/seed1"
+    few = ["DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    monkeypatch.setattr("dassl.utils.collect_env_info", str)
+    monkeypatch.chdir(ROOT)
+
+    def write(*pairs: str) -> Path:
+        words = train_py("CoOp", "tiny", "digits", 1, str(folder))[2:]
+        args = train.build_parser().parse_args([*words, *few, *pairs])
+        train.print_settings(args, train.setup_cfg(args))
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text(capsys.readouterr().out + LOGS["current"][0])
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words", "message"),
+    [
+        ("", "", "finished already", ""),
+        ("", "DATALOADER.NUM_WORKERS 3", "with DATALOADER.NUM_WORKERS 0 (now 3)", ""),
+        ("", "TEST.PER_CLASS_RESULT True", "ran train.py", ""),
+        ("TEST.PER_CLASS_RESULT True", "", "finished already", ""),
+        ("", "OPTIM.LR 0.1", "", "a finished run with OPTIM.LR 0.01 (now 0.1): give the settings"),
+        ("OPTIM.LR 0.1", "OPTIM.LR 1e-1", "finished already", ""),
+        ("OPTIM.LR 0.1", "", "", "OPTIM.LR 0.1 (now 0.01)"),
+        ("OPTIM.MOMENTUM 0", "", "", "OPTIM.MOMENTUM 0 (now 0.9)"),
+        ("TRAINER.COOP.N_CTX 3", "", "", "TRAINER.COOP.N_CTX 3 (now default)"),
+        ("OPTIM.MAX_EPOCH 5", "OPTIM.MAX_EPOCH 5", "finished already", ""),
+        ("OPTIM.MAX_EPOCH 5", "", "", "or train that one for longer with TRAIN.EXTEND True"),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True", "ran train.py", ""),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.MAX_EPOCH 4", "", "MAX_EPOCH 5 (now 4)"),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.LR 1", "", "OPTIM.MAX_EPOCH 5 (now 20), "),
+    ],
+)
+def test_a_finished_run_of_other_settings(
+    then, now, words, message, finished, tmp_path, python_that_reports
+):
+    """It is not taken for one of these settings; how it was computed is said."""
+    finished(*then.split())
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, "TAG": "mine"}
+    done = call("scripts/coop/base2new_train.sh", "digits", "1", *now.split(), **env)
+    assert words in done.stdout
+    assert message in done.stderr if message else done.stderr == ""
+    assert done.returncode == (2 if message else 0)
+
+
+def test_weights_of_other_settings_are_not_tested(finished, tmp_path, python_that_reports):
+    folder = finished("OPTIM.LR", "0.1")
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, "TAG": "mine"}
+    words = ("scripts/coop/base2new_test.sh", "digits", "1", "OPTIM.LR")
+    done = call(*words, "0.2", **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{folder} holds a finished run with OPTIM.LR 0.1 (now 0.2)" in done.stderr
+    assert call(*words, "0.1", **env).stdout.startswith("ran train.py")
 
 
 def test_finished_seeds_are_not_trained_with_the_others(tmp_path, python_that_reports):
