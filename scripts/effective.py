@@ -1,8 +1,8 @@
 """What the config code makes of a call of run.sh, for run.sh; imports no torch.
 
     effective.py plan FILES [KEY VALUE ...]
-        a word on a line: OPTIM.MAX_EPOCH of the files, that of the files and the pairs, and the words
-        of those pairs that make another setting
+        a word on a line: OPTIM.MAX_EPOCH of the files, that of the files and the pairs, and what
+        pairs make another setting
     effective.py finished LOG FILES [KEY VALUE ...]
         what a finished run with this log is to one with these settings, and what differs:
         same (do not run it), other (it is another run) or more (run it: more is asked for)

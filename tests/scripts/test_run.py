@@ -666,7 +666,7 @@ def test_a_finished_repetition_counts(tmp_path, python_that_reports):
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch, capsys):
-    """Function that writes the log of a finished training of CoOp on digits, with KEY VALUE words."""
+    """Function that writes the log of a finished training of CoOp on digits, with these pairs."""
     folder = tmp_path / "base2new/train_base/digits/shots_16/CoOp/tiny-mine/seed1"
     few = ["DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "base"]
     monkeypatch.setattr("dassl.utils.collect_env_info", str)
