@@ -82,6 +82,15 @@ class Runs:
 Scores = dict[str, dict[str, dict[Method, Runs]]]
 
 
+def layout_root(run: Path) -> Path | None:
+    """Return the folder below which a run folder lies in the layout of a protocol; None if none."""
+    for folder in run.parents:
+        name = run.relative_to(folder).as_posix()
+        if any(re.fullmatch(layout, name) for layout in LAYOUTS.values()):
+            return folder
+    return None
+
+
 def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """Return all finished results below a folder.
 
