@@ -29,12 +29,15 @@
 #   PYTHON   interpreter (default: that of the active environment, else .venv, set up if need be)
 #   DRY_RUN  1: print the commands and run nothing
 #
-# A finished run is skipped; an unfinished one resumes from its last checkpoint.
+# A finished run is skipped; an unfinished one resumes from its last checkpoint. Both have to agree in
+# all settings but those of how it is computed and what it prints (dassl/config/runtime.py), which make
+# no folder of their own either. TRAIN.EXTEND True lets a run go on to a larger OPTIM.MAX_EPOCH.
 set -euo pipefail
 
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+! asks_for_help "$@" || { help_of scripts/run.sh && exit; }
 [ $# -ge 2 ] || fail "usage: run.sh METHOD PROTOCOL ARGUMENTS"
 method=$1 protocol=$2
 shift 2
@@ -51,14 +54,13 @@ TINY=tiny # config for the embedded data sets
 # shellcheck source=/dev/null
 source "scripts/$method/settings.sh" # sets TRAINER and TRAINS, defines config_for
 
-usage() {
-    local words="DATASET SEED [MAX_EPOCH]"
-    case $protocol in
-    fewshot) words="DATASET SHOTS [SEED ...]" ;;
-    xd_train | dg_test) words="[DATASET] SEED [MAX_EPOCH]" ;;
-    esac
-    fail "usage: scripts/$method/$protocol.sh $words [KEY VALUE ...]"
-}
+words="DATASET SEED [MAX_EPOCH]"
+case $protocol in
+fewshot) words="DATASET SHOTS [SEED ...]" ;;
+xd_train | dg_test) words="[DATASET] SEED [MAX_EPOCH]" ;;
+esac
+usage="usage: scripts/$method/$protocol.sh $words [KEY VALUE ...]"
+! asks_for_help "$@" || { printf '%s\n\n' "$usage" && help_of scripts/run.sh && exit; }
 
 positive() { # NAME VALUE
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 must be a whole number from 1 on, not '$2'"
@@ -68,6 +70,14 @@ effective() { # ARGUMENT ...: what the config code makes of a call
     local python
     python=$(DRY_RUN=0 find_python) # a dry run takes an interpreter, too
     "$python" scripts/effective.py "$@"
+}
+
+there_are() { # NAME FOLDER: the YAML files of a folder, and the nearest of them if there is one
+    local names python
+    names=$(cd "$2" && echo *.yaml)
+    python=$(DRY_RUN=1 find_python)
+    # shellcheck disable=SC2086  # a list becomes words
+    echo "there are: $names$("$python" scripts/effective.py nearest "$1" ${names//.yaml/} 2>/dev/null)"
 }
 
 among() { # WORD LIST
@@ -80,7 +90,7 @@ case $protocol in # where the data set may be left out
 xd_train) [[ ! ${1:-} =~ $list ]] || set -- "$source" "$@" ;;
 dg_test) [[ ! ${1:-} =~ $list ]] || set -- "$variants" "$@" ;;
 esac
-[ $# -ge 2 ] || usage
+[ $# -ge 2 ] || fail "$usage"
 datasets=$1
 shift
 seeds=() epochs=""
@@ -111,6 +121,10 @@ fewshot)
 *) fail "unknown protocol $protocol" ;;
 esac
 opts=("$@")
+for ((i = 0; i < ${#opts[@]}; i += 2)); do
+    [[ ${opts[i]} != *=* ]] || fail "${opts[i]}: write key and value as two words," \
+        "${opts[i]%%=*} ${opts[i]#*=}"
+done
 [ $((${#opts[@]} % 2)) -eq 0 ] || fail "a key has no value in: ${opts[*]}"
 
 case $protocol in
@@ -134,8 +148,10 @@ xd_test | dg_test) trained_on=$source ;;
 esac
 for dataset in $datasets "$trained_on"; do
     [ -f "configs/datasets/$dataset.yaml" ] ||
-        fail "no data set $dataset; there are: $(cd configs/datasets && echo *.yaml)"
+        fail "no data set $dataset; $(there_are "$dataset" configs/datasets)"
 done
+[ -d "$DATA" ] || [ "$DATA" = data ] || [ "${DRY_RUN:-0}" = 1 ] ||
+    fail "DATA is $DATA, which is no folder: correct it, or create it"
 if [ -n "${WEIGHTS:-}" ]; then
     case $protocol/$TRAINS in
     *_train/* | */no) fail "WEIGHTS is for testing what a method trained" ;;
@@ -145,7 +161,8 @@ fi
 # --- config ---------------------------------------------------------------------------------------
 
 if [ -n "${CFG:-}" ]; then
-    cfg=$CFG
+    cfg=${CFG#"configs/trainers/$TRAINER/"}
+    cfg=${cfg%.yaml}
 elif among "$trained_on" "$embedded"; then
     cfg=$TINY
 else
@@ -162,7 +179,7 @@ if [ ! -f "configs/trainers/$TRAINER/$cfg.yaml" ]; then
 fi
 config_file=configs/trainers/$TRAINER/$cfg.yaml
 [ -f "$config_file" ] ||
-    fail "no file $config_file; there are: $(cd "configs/trainers/$TRAINER" && echo *.yaml)"
+    fail "no file $config_file; $(there_are "$cfg" "configs/trainers/$TRAINER")"
 
 # What only the config code knows: the epoch to load, and which pairs make another setting.
 [ -z "$epochs" ] || opts=(OPTIM.MAX_EPOCH "$epochs" ${opts[@]+"${opts[@]}"})
@@ -244,6 +261,17 @@ done_before() { # FOLDER trains|tests WEIGHTS MODEL_DIR [KEY VALUE ...]
     echo "finished already: $1${found#same}"
 }
 
+# What to say where SOURCE may have been forgotten: data sets that there are trainings on.
+of_source() { # PROTOCOL_THAT_TRAINS
+    local folder found=""
+    [ "$1" = xd_train ] && [ -z "${SOURCE:-}" ] || return 0
+    for folder in "$output"/*/"$TRAINER"; do
+        [ ! -f "configs/datasets/$(basename "${folder%/*}").yaml" ] ||
+            found+=" $(basename "${folder%/*}")"
+    done
+    echo "; SOURCE is not set, so that it is imagenet${found:+ (there are trainings on:$found)}"
+}
+
 # Makes the next launch test the weights in a folder.
 load=() weights="" model=""
 load_from() { # FOLDER PROTOCOL_THAT_TRAINS [KEY VALUE ...]
@@ -253,7 +281,7 @@ load_from() { # FOLDER PROTOCOL_THAT_TRAINS [KEY VALUE ...]
     [ "${DRY_RUN:-0}" != 1 ] || return 0
     if [ -z "${WEIGHTS:-}" ]; then
         finished "$1" trains || fail "no finished training in $1:" \
-            "first run scripts/$method/$2.sh with the same settings"
+            "first run scripts/$method/$2.sh with the same settings$(of_source "$2")"
         verdict "$1" "$trained_on" "${@:3}"
     fi
     [ ! -d "$1" ] || weights=$(find -L "$1" -name "model.pth.tar-$max_epoch" -print -quit)

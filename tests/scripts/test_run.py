@@ -571,6 +571,44 @@ def test_threads_of_the_tiny_backbone(tmp_path):
     assert call(script, "eurosat", "1", **env).stdout == "threads all\n"
 
 
+def test_config_by_the_name_of_its_file():
+    script = "scripts/coop/base2new_train.sh"
+    (command,) = dry_run(script, "digits", "1", CFG="vit_b16")
+    for name in ("vit_b16.yaml", "configs/trainers/CoOp/vit_b16.yaml"):
+        assert dry_run(script, "digits", "1", CFG=name) == [command]
+
+
+def test_a_source_that_was_forgotten(tmp_path, python_that_reports):
+    (tmp_path / "digits/CoOp/tiny_16shots/seed1").mkdir(parents=True)
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports}
+    done = call("scripts/coop/xd_test.sh", "shapes", "1", **env)
+    assert done.returncode == 2
+    assert (
+        "SOURCE is not set, so that it is imagenet (there are trainings on: digits)" in done.stderr
+    )
+    done = call("scripts/coop/xd_test.sh", "shapes", "1", **env, SOURCE="imagenet")
+    assert "SOURCE" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("mmlop/base2new_train", "usage: scripts/mmlop/base2new_train.sh DATASET SEED [MAX_EPOCH]"),
+        ("mmlop/fewshot", "usage: scripts/mmlop/fewshot.sh DATASET SHOTS [SEED ...]"),
+        ("maple/reproduce_maple", "reproduce*.sh DATASET SEED WEIGHTSPATH"),
+        ("quickstart", "JOBS, how many runs at once"),
+        ("run", "scripts/<method>/base2new_train.sh DATASET SEED"),
+    ],
+)
+def test_help_explains_with_the_variables(script, words):
+    for option in ("--help", "-h"):
+        done = call(f"scripts/{script}.sh", option)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert words in done.stdout
+        assert "From the environment" in done.stdout and "OUTPUT" in done.stdout
+        assert "#" not in done.stdout
+
+
 def test_config_and_shots_from_the_environment():
     script = "scripts/coop/base2new_train.sh"
     (command,) = dry_run(script, "digits", "1", CFG="vit_b16", SHOTS="4", DATA="/d")
@@ -588,8 +626,12 @@ def test_config_and_shots_from_the_environment():
         ("mmlop/base2new_train", ["digits", "1"], {"SHOTS": "0"}, "SHOTS must be"),
         ("mmlop/fewshot", ["digits", "all"], {}, "SHOTS must be a whole number from 1 on"),
         ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR"], {}, "a key has no value"),
+        ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR=1"], {}, "as two words, OPTIM.LR 1"),
         ("mmlop/base2new_train", ["digit", "1"], {}, "no data set digit; there are: "),
+        ("mmlop/base2new_train", ["digit", "1"], {}, "; did you mean digits?"),
         ("mmlop/base2new_train", ["digits", "1"], {"CFG": "huge"}, "MMLoP/huge.yaml; there are: "),
+        ("mmlop/base2new_train", ["digits", "1"], {"CFG": "tini"}, "; did you mean tiny?"),
+        ("mmlop/base2new_train", ["digits", "1"], {"DATA": "/nowhere"}, "DATA is /nowhere, which"),
         ("mmlop/base2new_train", ["digits", "1", "0"], {}, "MAX_EPOCH must be a whole number"),
         ("mmlop/base2new_train", ["digits", "1"], {"SUBFOLDER": "a"}, "SUBFOLDER is not for"),
         ("mmlop/base2new_train", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
