@@ -25,9 +25,9 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from results.logs import BadLog, read_run
+from results.logs import BadLog, logs_below, metrics_below, read_run
 from results.rows import make_rows, spread
-from results.runs import collect
+from results.runs import collect, layout_root
 from results.tables import print_rows
 
 # --- one directory, as upstream -------------------------------------------------------------------
@@ -81,9 +81,46 @@ def parse_directory(args: argparse.Namespace) -> None:
     means = [m for e in experiments if (m := summarize(e, args)) is not None]
     if not means:
         flag = "" if args.test_log else "; --test-log reads the logs of tests"
-        raise FileNotFoundError(f"Nothing found in {directory}{flag}")
+        hint = keyword_hint(directory, args.keyword) or level_hint(directory, args.multi_exp)
+        raise FileNotFoundError(f"Nothing found in {directory}{hint or flag}")
     if args.multi_exp:
         print(f"Average performance\n* {args.keyword}: {fmean(means):.2f}%")
+
+
+def keyword_hint(folder: Path, keyword: str) -> str:
+    """Return what to say where the logs below a folder have other metrics; else nothing."""
+    names = metrics_below(folder)
+    if not names or keyword in names:
+        return ""
+    from train import nearest
+
+    return f": no log has {keyword}{nearest(keyword, names)} (they have {', '.join(names)})"
+
+
+def level_hint(directory: Path, multi_exp: bool) -> str:
+    """Return what to say where the runs lie at another level than that of ``directory``'s folders.
+
+    Args:
+        directory: that was named.
+        multi_exp: whether its folders were taken for folders of runs.
+    """
+    directory = directory.absolute()
+    for inside in (directory, directory.parent):
+        if any(inside.glob("log.txt*")):
+            return (
+                f": it is {'' if inside == directory else 'in '}a run folder; name the folder of "
+                f"runs above, {inside.parent}"
+            )
+    experiments = sorted({log.parent.parent for log in logs_below(directory)})
+    looked_at = [e.parent if multi_exp else e for e in experiments]
+    if not experiments or directory in looked_at:
+        return ""
+    shown = ", ".join(str(experiment) for experiment in experiments[:3])
+    more = f" or {len(experiments) - 3} more" if len(experiments) > 3 else ""
+    option = ""
+    if all(experiment.parent == directory for experiment in experiments):
+        option = "; --multi-exp takes all of them"
+    return f": it is above the folders of runs; name one, such as {shown}{more}{option}"
 
 
 # --- everything below output/ as tables -----------------------------------------------------------
@@ -114,7 +151,7 @@ def parse_output(args: argparse.Namespace) -> None:
 
     rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
     if not rows:
-        raise FileNotFoundError(f"Nothing found in {output}")
+        raise FileNotFoundError(f"Nothing found in {output}{output_hint(output, args.keyword)}")
     style = table_style(args)
     if args.plot:
         from results.plots import save_plots
@@ -133,6 +170,15 @@ def show_published(args: argparse.Namespace) -> None:
     from results.published.printed import print_published
 
     print_published(table_style(args))
+
+
+def output_hint(output: Path, keyword: str) -> str:
+    """Return what to say where the runs have other metrics, or their layout starts elsewhere."""
+    if hint := keyword_hint(output, keyword):
+        return hint
+    output = output.absolute()
+    roots = {layout_root(log.parent) for log in logs_below(output)} - {None, output}
+    return f": its runs are in the layout below {min(roots)}; name that (--output)" if roots else ""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -260,6 +260,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Print the arguments, the config (of this trainer only) and the environment."""
     from dassl.config import clean_cfg
+    from dassl.engine import config_node
     from dassl.utils import collect_env_info
 
     print("***************\n** Arguments **\n***************")
@@ -267,7 +268,7 @@ def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
         print(f"{key}: {value}")
     shown = cfg.clone()
     shown.defrost()
-    clean_cfg(shown, cfg.TRAINER.NAME)
+    clean_cfg(shown, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))
     print(f"************\n** Config **\n************\n{shown}")
     print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n", flush=True)
 

@@ -23,6 +23,7 @@ EVAL_ONLY = "eval_only: True"
 # A line of the arguments or of the configuration, which this line follows.
 SETTING = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?")
 CONFIG_END = "Collecting env info"
+METRIC = re.compile(r"\* (\w+): [\d.eE+-]+%")
 PARAMETERS = re.compile(r"Trainable parameters: ([\d,]+)")
 # Written where a data set has no class of as many training images as shots.
 FEW_IMAGES = re.compile(r"Note: no class has \d+ training images: all are used, (.+) per class")
@@ -104,6 +105,17 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
     if not math.isfinite(value):
         raise BadLog(f"{path}: {keyword} is {value}")
     return value
+
+
+def metrics_below(folder: Path) -> list[str]:
+    """Return the names of the metrics that the logs below a folder show, sorted."""
+    lines = (line for log in logs_below(folder) for line in last_start(log))
+    return sorted({match[1] for line in lines if (match := METRIC.fullmatch(line.strip()))})
+
+
+def logs_below(folder: Path) -> list[Path]:
+    """Return all logs of runs below a folder, in the order of their names."""
+    return sorted(path for path in folder.rglob("log.txt*") if path.is_file())
 
 
 def read_run(folder: Path, keyword: str, test_log: bool | None) -> tuple[Path, float]:

@@ -293,37 +293,56 @@ def protocol_rows(
     return rows
 
 
-def with_sources(scores: Scores) -> Scores:
-    """Return the scores with every transferred model's result on its source beside its targets.
+def in_every_table(scores: Scores) -> Scores:
+    """Return the scores with every result in each table that it answers.
 
-    Trainings that are there for the transfer only, and so cover no other data set, are no results
-    in few-shot learning and leave it.
+    A transferred model's accuracy on the data set of its training is a few-shot result, and stands
+    beside its targets as well. A zero-shot model depends on neither shots nor source: what it
+    reached on a data set stands wherever others have results on it.
     """
     scores = {p: {d: dict(methods) for d, methods in scores[p].items()} for p in scores}
-    fewshot = scores["fewshot"]
-    lines = lines_of(fewshot)
-    covers: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for dataset, methods in fewshot.items():
-        for method in methods:
-            covers[lines[method].trainer, lines[method].config].add(dataset)
-    moved = set()
+    fewshot, zero_shot = scores["fewshot"], zero_shot_results(scores)
     for protocol in ("cross", "dg"):
-        for method in {m for methods in scores[protocol].values() for m in methods}:
+        tables = scores[protocol]
+        targets: dict[str, set[str]] = defaultdict(set)
+        for dataset, methods in tables.items():
+            for method in methods:
+                targets[method.source].add(dataset)
+        for method in {m for methods in tables.values() for m in methods}:
             trained = replace(method, source="")
             if trained in fewshot.get(method.source, {}):
                 runs = fewshot[method.source][trained]
-                scores[protocol].setdefault(method.source, {})[method] = runs
-                moved.add((method.source, trained))
-    for dataset, method in moved:
-        if covers[lines[method].trainer, lines[method].config] == {dataset}:
-            del fewshot[dataset][method]
+                tables.setdefault(method.source, {})[method] = runs
+                targets[method.source].add(method.source)
+        for method, by_dataset in zero_shot.items():
+            for source, datasets in targets.items():
+                for dataset in datasets & by_dataset.keys():
+                    tables[dataset][replace(method, source=source)] = by_dataset[dataset]
+    for method, by_dataset in zero_shot.items():
+        for dataset in fewshot.keys() & by_dataset.keys():
+            fewshot[dataset][method] = by_dataset[dataset]
     return scores
+
+
+def zero_shot_results(scores: Scores) -> dict[Method, dict[str, Runs]]:
+    """Return method -> data set -> its runs on all classes, wherever they were made."""
+    found: dict[Method, dict[str, Runs]] = defaultdict(dict)
+    for protocol in ("cross", "dg", "fewshot"):
+        for dataset, methods in scores[protocol].items():
+            for method, runs in methods.items():
+                if method.shots == 0:
+                    mine = found[replace(method, source="")].setdefault(dataset, Runs())
+                    for metric, by_seed in runs.by_seed.items():
+                        mine.by_seed.setdefault(metric, {}).update(by_seed)
+                    for key, values in runs.facts.items():
+                        mine.facts[key] = mine.facts.get(key, set()) | values
+    return found
 
 
 def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[Row]:
     """Return the rows of all tables, protocol by protocol."""
     rows = []
-    for protocol, datasets in with_sources(scores).items():
+    for protocol, datasets in in_every_table(scores).items():
         if protocol == "base2new":
             for dataset, methods in datasets.items():
                 for method, runs in methods.items():

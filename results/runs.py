@@ -93,6 +93,15 @@ class Runs:
 Scores = dict[str, dict[str, dict[Method, Runs]]]
 
 
+def layout_root(run: Path) -> Path | None:
+    """Return the folder below which a run folder lies in the layout of a protocol; None if none."""
+    for folder in run.parents:
+        name = run.relative_to(folder).as_posix()
+        if any(re.fullmatch(layout, name) for layout in LAYOUTS.values()):
+            return folder
+    return None
+
+
 def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """Return all finished results below a folder.
 
@@ -102,12 +111,14 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     Args:
         output: folder in the layout of the scripts (and of upstream's).
         keyword: the metric.
-        note: called with one line for every run that does not count.
+        note: called with one line for every run that does not count, or is left out.
     """
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
+    counted: dict[tuple, Path] = {}
     names = {log.parent.relative_to(output).as_posix() for log in output.rglob("log.txt*")}
     # Tests first (test_base before train_base by name): of two results that of the training counts.
-    for name in sorted(names, key=lambda name: (not name.startswith("evaluation/"), name)):
+    tests_only = ("evaluation/", "few_shot/")
+    for name in sorted(names, key=lambda name: (not name.startswith(tests_only), name)):
         folder = output / name
         matches = [(k, m) for k, layout in LAYOUTS.items() if (m := re.fullmatch(layout, name))]
         if not matches:
@@ -138,7 +149,11 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
                 protocol = "dg" if dataset in VARIANTS else "cross"
         method = Method(match["trainer"], match["config"] + place.get("extra", ""), shots, source)
         runs = scores[protocol][dataset][method]
-        runs.by_seed.setdefault(PARTS[part], {})[int(place.get("seed", 0))] = value
+        by_seed, seed = runs.by_seed.setdefault(PARTS[part], {}), int(place.get("seed", 0))
+        place_of = (protocol, dataset, method, PARTS[part], seed)
+        if by_seed.get(seed, value) != value:
+            note(f"left out: {counted[place_of]}: {folder} has the same place, and counts")
+        counted[place_of], by_seed[seed] = folder, value
         for key, fact in facts.items():
             runs.facts.setdefault(key, set()).add(fact)
     return scores

@@ -28,13 +28,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from train import nearest  # noqa: E402  found by the line above
+
 PROTOCOLS = ("base2new", "fewshot", "xd", "dg")
 BENCHMARK = (
     "imagenet caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd "
@@ -71,7 +75,7 @@ def known(name: str, names: Iterable[str], kind: str) -> str:
     """
     names = sorted(names)
     if name not in names:
-        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}")
+        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}{nearest(name, names)}")
     return name
 
 
@@ -145,6 +149,15 @@ def title(call: Call) -> str:
     return f"{method} {protocol} {dataset} seed {rest[0]}"
 
 
+def progress(log: Path) -> str:
+    """Return the epoch that a run's log has come to, as in " (epoch 3/20)", or nothing."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4000))
+        if epochs := re.findall(r"epoch \[(\d+/\d+)\]", file.read().decode(errors="replace")):
+            return f" (epoch {epochs[-1]})"
+    return ""
+
+
 class Runner:
     """Makes calls of run.sh, several at a time, each with a log of its own.
 
@@ -155,10 +168,11 @@ class Runner:
     """
 
     def __init__(self, logs: Path, env: dict[str, str], total: int) -> None:
-        self.logs, self.env = logs, env
+        self.logs, self.env = logs, env | {"PYTHONUNBUFFERED": "1"}  # for `progress`
         self.bar = tqdm(total=total, unit="run", dynamic_ncols=True)
         self.lock = threading.RLock()
-        self.processes: set[subprocess.Popen] = set()
+        #: what runs, with its title and its log
+        self.processes: dict[subprocess.Popen, tuple[str, Path]] = {}
         self.stopped = False
         self.counts = {"done": 0, "finished before": 0, "failed": 0, "not run": 0}
         #: what to say of the calls that failed
@@ -167,9 +181,23 @@ class Runner:
     def count(self, outcome: str, number: int = 1) -> None:
         with self.lock:
             self.counts[outcome] += number
-            shown = {name: count for name, count in self.counts.items() if count}
-            self.bar.set_postfix(shown, refresh=False)
             self.bar.update(number)
+
+    def summary(self) -> str:
+        """Return how many runs came to which end."""
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
+
+    def show(self) -> None:
+        """Have the bar say what came to an end and what runs."""
+        with self.lock:
+            running = list(self.processes.values())
+            shown = [self.summary()] if self.summary() else []
+            if running:
+                name, log = running[0]
+                shown.append(f"running {name}{progress(log)}")
+            if len(running) > 1:
+                shown.append(f"{len(running) - 1} more")
+            self.bar.set_postfix_str(", ".join(shown))
 
     def call(self, call: Call) -> bool:
         """Make a call; return whether it succeeded."""
@@ -187,10 +215,11 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # to be stopped with all that it started
                 )
-                self.processes.add(process)
+                self.processes[process] = title(call), log
+            self.show()
             status = process.wait()
         with self.lock:
-            self.processes.discard(process)
+            del self.processes[process]
             if self.stopped:
                 return False
         lines = log.read_text(errors="replace").splitlines()
@@ -207,7 +236,8 @@ class Runner:
     def chain(self, chain: Chain) -> None:
         """Make the calls of a chain in turn: without the training there is nothing to test."""
         if not self.call(chain.train):
-            self.count("not run", len(chain.tests))
+            if not self.stopped:
+                self.count("not run", len(chain.tests))
             return
         for test in chain.tests:
             self.call(test)
@@ -221,12 +251,23 @@ class Runner:
                     os.killpg(process.pid, signal.SIGTERM)
 
     def run(self, chains: list[Chain], jobs: int) -> None:
-        """Make all calls, ``jobs`` at a time."""
+        """Make all calls, ``jobs`` at a time.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: to be stopped; the calls are, too.
+        """
+        every = 1 if sys.stderr.isatty() else 30  # seconds
         with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(self.chain, chain) for chain in chains]
+            waiting = {pool.submit(self.chain, chain) for chain in chains}
             try:
-                for future in as_completed(futures):
-                    future.result()
+                while waiting:
+                    done, waiting = wait(waiting, every, FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    self.show()
+            except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
+                raise
             finally:
                 self.stop()
                 pool.shutdown(cancel_futures=True)
@@ -265,6 +306,9 @@ def main(argv: list[str] | None = None) -> int:
         jobs = env.get("JOBS") or "1"
         if not re.fullmatch("[1-9][0-9]*", jobs):
             raise ValueError(f"JOBS must be a whole number from 1 on, not {jobs!r}")
+        data = env.get("DATA")
+        if data and env.get("DRY_RUN") != "1" and not Path(data).is_dir():
+            raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -281,9 +325,17 @@ def main(argv: list[str] | None = None) -> int:
     # Python would otherwise end here at once, and leave the runs behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     runner = Runner(logs, env, sum(map(len, chains)))
-    runner.run(chains, int(jobs))
-    counts = [f"{count} {name}" for name, count in runner.counts.items() if count]
-    print(", ".join(counts), flush=True)
+    try:
+        runner.run(chains, int(jobs))
+    except (KeyboardInterrupt, SystemExit):
+        ended = runner.summary() or "no run had ended"
+        print(
+            f"stopped ({ended}): finished runs and the last checkpoints of the others are kept "
+            f"below {logs.parent}; the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise
+    print(runner.summary(), flush=True)
     for message in runner.failures:
         print(f"error: {message}", file=sys.stderr)
     return 1 if runner.failures else 0

@@ -7,6 +7,14 @@ fail() {
     exit 2
 }
 
+help_of() { # FILE: its opening comment
+    awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"
+}
+
+asks_for_help() { # ARGUMENT ...
+    case ${1:-} in -h | --help) return 0 ;; *) return 1 ;; esac
+}
+
 for _name in DATA OUTPUT WEIGHTS; do
     case ${!_name:-} in
     '' | /*) ;;

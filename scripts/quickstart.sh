@@ -3,11 +3,15 @@
 # sets with three seeds, prints base, new and their harmonic mean. Finished runs are kept, so a
 # second call only prints.
 #
+#   bash scripts/quickstart.sh
+#
 # From the environment: JOBS, how many runs at once (default: the number of cores, at most 8);
 # OUTPUT, folder for the results (default: output/).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+! asks_for_help "$@" || { help_of scripts/quickstart.sh && exit; }
+[ $# -eq 0 ] || fail "quickstart.sh takes no arguments, not '$*': see --help"
 export OUTPUT=${OUTPUT:-$PWD/output}
 # Settings of other runs would change what is compared here.
 unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN
@@ -15,7 +19,8 @@ unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN
 bash scripts/setup.sh
 export PYTHON=.venv/bin/python
 
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# nproc obeys what is meant for the threads of a run
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 jobs=${JOBS:-$((cores < 8 ? cores : 8))}
 
 echo "Base-to-new of zsclip, coop and mmlop on digits and shapes, seeds 1 2 3, $jobs runs at once"

@@ -30,12 +30,15 @@
 #   PYTHON   interpreter (default: that of the active environment, else .venv, set up if need be)
 #   DRY_RUN  1: print the commands and run nothing
 #
-# A finished run is skipped; an unfinished one resumes from its last checkpoint.
+# A finished run is skipped; an unfinished one resumes from its last checkpoint. Both have to agree in
+# all settings but those of how it is computed and what it prints (dassl/config/runtime.py), which make
+# no folder of their own either. TRAIN.EXTEND True lets a run go on to a larger OPTIM.MAX_EPOCH.
 set -euo pipefail
 
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+! asks_for_help "$@" || { help_of scripts/run.sh && exit; }
 [ $# -ge 2 ] || fail "usage: run.sh METHOD PROTOCOL ARGUMENTS"
 method=$1 protocol=$2
 shift 2
@@ -52,14 +55,13 @@ TINY=tiny # config for the embedded data sets
 # shellcheck source=/dev/null
 source "scripts/$method/settings.sh" # sets TRAINER and TRAINS, defines config_for
 
-usage() {
-    local words="DATASET SEED [MAX_EPOCH]"
-    case $protocol in
-    fewshot) words="DATASET SHOTS [SEED ...]" ;;
-    xd_train | dg_test) words="[DATASET] SEED [MAX_EPOCH]" ;;
-    esac
-    fail "usage: scripts/$method/$protocol.sh $words [KEY VALUE ...]"
-}
+words="DATASET SEED [MAX_EPOCH]"
+case $protocol in
+fewshot) words="DATASET SHOTS [SEED ...]" ;;
+xd_train | dg_test) words="[DATASET] SEED [MAX_EPOCH]" ;;
+esac
+usage="usage: scripts/$method/$protocol.sh $words [KEY VALUE ...]"
+! asks_for_help "$@" || { printf '%s\n\n' "$usage" && help_of scripts/run.sh && exit; }
 
 positive() { # NAME VALUE
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 must be a whole number from 1 on, not '$2'"
@@ -68,6 +70,20 @@ positive() { # NAME VALUE
 shots_given() { # VALUE
     [ "$1" = all ] || [[ $1 =~ ^[1-9][0-9]*$ ]] ||
         fail "SHOTS must be a whole number from 1 on, or all for every training image, not '$1'"
+}
+
+effective() { # ARGUMENT ...: what the config code makes of a call
+    local python
+    python=$(DRY_RUN=0 find_python) # a dry run takes an interpreter, too
+    "$python" scripts/effective.py "$@"
+}
+
+there_are() { # NAME FOLDER: the YAML files of a folder, and the nearest of them if there is one
+    local names python
+    names=$(cd "$2" && echo *.yaml)
+    python=$(DRY_RUN=1 find_python)
+    # shellcheck disable=SC2086  # a list becomes words
+    echo "there are: $names$("$python" scripts/effective.py nearest "$1" ${names//.yaml/} 2>/dev/null)"
 }
 
 among() { # WORD LIST
@@ -80,7 +96,7 @@ case $protocol in # where the data set may be left out
 xd_train) [[ ! ${1:-} =~ $list ]] || set -- "$source" "$@" ;;
 dg_test) [[ ! ${1:-} =~ $list ]] || set -- "$variants" "$@" ;;
 esac
-[ $# -ge 2 ] || usage
+[ $# -ge 2 ] || fail "$usage"
 datasets=$1
 shift
 seeds=() epochs=""
@@ -111,6 +127,10 @@ fewshot)
 *) fail "unknown protocol $protocol" ;;
 esac
 opts=("$@")
+for ((i = 0; i < ${#opts[@]}; i += 2)); do
+    [[ ${opts[i]} != *=* ]] || fail "${opts[i]}: write key and value as two words," \
+        "${opts[i]%%=*} ${opts[i]#*=}"
+done
 [ $((${#opts[@]} % 2)) -eq 0 ] || fail "a key has no value in: ${opts[*]}"
 
 case $protocol in
@@ -134,8 +154,10 @@ xd_test | dg_test) trained_on=$source ;;
 esac
 for dataset in $datasets "$trained_on"; do
     [ -f "configs/datasets/$dataset.yaml" ] ||
-        fail "no data set $dataset; there are: $(cd configs/datasets && echo *.yaml)"
+        fail "no data set $dataset; $(there_are "$dataset" configs/datasets)"
 done
+[ -d "$DATA" ] || [ "$DATA" = data ] || [ "${DRY_RUN:-0}" = 1 ] ||
+    fail "DATA is $DATA, which is no folder: correct it, or create it"
 if [ -n "${WEIGHTS:-}" ]; then
     case $protocol/$TRAINS in
     *_train/* | */no) fail "WEIGHTS is for testing what a method trained" ;;
@@ -145,9 +167,10 @@ fi
 # --- config ---------------------------------------------------------------------------------------
 
 if [ -n "${CFG:-}" ]; then
-    cfg=$CFG
+    cfg=${CFG#"configs/trainers/$TRAINER/"}
+    cfg=${cfg%.yaml}
     # where a name stands for several files, settings.sh says which
-    ! declare -F variant_of >/dev/null || cfg=$(variant_of "$CFG" "$trained_on" "$shots")
+    ! declare -F variant_of >/dev/null || cfg=$(variant_of "$cfg" "$trained_on" "$shots")
 elif among "$trained_on" "$embedded"; then
     cfg=$TINY
 else
@@ -164,21 +187,35 @@ if [ ! -f "configs/trainers/$TRAINER/$cfg.yaml" ]; then
 fi
 config_file=configs/trainers/$TRAINER/$cfg.yaml
 [ -f "$config_file" ] ||
-    fail "no file $config_file; there are: $(cd "configs/trainers/$TRAINER" && echo *.yaml)"
+    fail "no file $config_file; $(there_are "$cfg" "configs/trainers/$TRAINER")"
 
-config_epochs=$(awk '/^[^ #]/ { optim = /^OPTIM:/ } optim && $1 == "MAX_EPOCH:" { print $2 }' \
-    "$config_file")
-# The file's own number is no other setting.
-[ -z "$epochs" ] || [ "$epochs" = "$config_epochs" ] ||
-    opts=(OPTIM.MAX_EPOCH "$epochs" ${opts[@]+"${opts[@]}"})
+# What only the config code knows: the epoch to load, and which pairs make another setting.
+[ -z "$epochs" ] || opts=(OPTIM.MAX_EPOCH "$epochs" ${opts[@]+"${opts[@]}"})
+settings=()
+case ${#opts[@]}/$TRAINS/$protocol/${WEIGHTS:-} in
+0/no/* | 0/*/*_train/ | 0/*/fewshot/) ;;
+*)
+    plan=$(effective plan "configs/datasets/$trained_on.yaml,$config_file" ${opts[@]+"${opts[@]}"})
+    while IFS= read -r word; do
+        settings+=("$word")
+    done <<<"$plan"
+    # The file's own number is no other setting.
+    if [ "$epochs" = "${settings[0]}" ]; then
+        opts=("${opts[@]:2}")
+        settings=("${settings[@]:0:2}" "${settings[@]:4}")
+    fi
+    max_epoch=${settings[1]}
+    settings=("${settings[@]:2}")
+    ;;
+esac
 
 # Other settings must not pass for the results of the shipped ones: a folder of their own.
 label=$cfg
 if [ -n "${TAG+set}" ]; then
     label=$cfg${TAG:+-$TAG}
-elif [ ${#opts[@]} -gt 0 ]; then
-    for ((i = 0; i < ${#opts[@]}; i += 2)); do
-        label+="-${opts[i]}=${opts[i + 1]}"
+elif [ ${#settings[@]} -gt 0 ]; then
+    for ((i = 0; i < ${#settings[@]}; i += 2)); do
+        label+="-${settings[i]}=${settings[i + 1]}"
     done
     label=${label//[^A-Za-z0-9._=,+-]/_}
     [ ${#label} -le 200 ] || fail "too many KEY VALUE pairs to name a folder: set TAG=<short name>"
@@ -187,33 +224,25 @@ fi
 # The embedded backbone is too small to gain from threads, and loses much where cores are busy.
 case $cfg in tiny*) export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" ;; esac
 
-max_epoch() { # of this run: the last OPTIM.MAX_EPOCH of the pairs, else that of the config
-    local epoch=$config_epochs
-    for ((i = 0; i < ${#opts[@]}; i += 2)); do
-        [ "${opts[i]}" != OPTIM.MAX_EPOCH ] || epoch=${opts[i + 1]}
-    done
-    [[ $epoch =~ ^[0-9]+$ ]] || fail "$config_file has no OPTIM.MAX_EPOCH to load"
-    echo "$epoch"
-}
-
 # --- runs -----------------------------------------------------------------------------------------
 
 # Whether the last start of a run finished: it logged a result, after the end of the training if it
 # trains (or that there is nothing to test on), and not before the weights it tests were written, nor
-# of others. parse_test_res.py goes by the same rule.
+# of others. parse_test_res.py goes by the same rule. Leaves its newest log in $log.
 finished() { # FOLDER trains|tests [WEIGHTS MODEL_DIR]
-    local log root newest="" gate='Finish(ed)? training'
-    for log in "$1"/log.txt*; do
-        [ ! -f "$log" ] || newest=$log
+    local one root gate='Finish(ed)? training'
+    log=""
+    for one in "$1"/log.txt*; do
+        [ ! -f "$one" ] || log=$one
     done
-    [ -n "$newest" ] || return 1
+    [ -n "$log" ] || return 1
     # imagefolder.yaml leaves it to DATA whose images are meant; others have a name of their own
     if [ "$dataset" = imagefolder ]; then
-        root=$(sed -n 's/^root: //p' "$newest" | tail -n 1)
+        root=$(sed -n 's/^root: //p' "$log" | tail -n 1)
         [ "$root" = "$DATA" ] || fail "$1 has results of $root, not of $DATA: copy" \
             "configs/datasets/imagefolder.yaml to a name for these images (docs/own_images.md)"
     fi
-    [ -z "${3:-}" ] || [ "$newest" -nt "$3" ] || return 1
+    [ -z "${3:-}" ] || [ "$log" -nt "$3" ] || return 1
     [ "$2" = trains ] || gate='=> result'
     # The output folder may have been moved since: what counts of MODEL_DIR is where it is in there.
     awk -v gate="^[ \t]*($gate)[ \t]*\$" -v model="${4:-}" '
@@ -221,24 +250,51 @@ finished() { # FOLDER trains|tests [WEIGHTS MODEL_DIR]
         model && /^model_dir: / { other = substr($0, length($0) - length(model) + 1) != model }
         $0 ~ gate { ended = 1 }
         ended && /^[ \t]*(\* accuracy: [0-9.]+%|Not tested: )/ { found = 1 }
-        END { exit !found || other }' "$newest"
+        END { exit !found || other }' "$log"
+}
+
+# What the finished run of $log is to one with these pairs: same, other or more, with the reason.
+verdict() { # FOLDER DATASET [KEY VALUE ...]
+    local folder=$1 files=configs/datasets/$2.yaml,$config_file
+    shift 2
+    found=$(effective finished "$log" "$files" "$@" ${opts[@]+"${opts[@]}"}) || exit 2
+    [[ $found != other* ]] || fail "$folder holds a finished run with ${found#other }"
+}
+
+# Whether nothing is left to do; says so.
+done_before() { # FOLDER trains|tests WEIGHTS MODEL_DIR [KEY VALUE ...]
+    finished "${@:1:4}" || return 1
+    verdict "$1" "$dataset" "${@:5}"
+    [[ $found != more* ]] || return 1
+    echo "finished already: $1${found#same}"
+}
+
+# What to say where SOURCE may have been forgotten: data sets that there are trainings on.
+of_source() { # PROTOCOL_THAT_TRAINS
+    local folder found=""
+    [ "$1" = xd_train ] && [ -z "${SOURCE:-}" ] || return 0
+    for folder in "$output"/*/"$TRAINER"; do
+        [ ! -f "configs/datasets/$(basename "${folder%/*}").yaml" ] ||
+            found+=" $(basename "${folder%/*}")"
+    done
+    echo "; SOURCE is not set, so that it is imagenet${found:+ (there are trainings on:$found)}"
 }
 
 # Makes the next launch test the weights in a folder.
 load=() weights="" model=""
-load_from() { # FOLDER PROTOCOL_THAT_TRAINS
-    local epoch dataset=$trained_on
-    epoch=$(max_epoch)
-    load=(--model-dir "$1" --load-epoch "$epoch")
+load_from() { # FOLDER PROTOCOL_THAT_TRAINS [KEY VALUE ...]
+    local dataset=$trained_on
+    load=(--model-dir "$1" --load-epoch "$max_epoch")
     weights="" model=${1#"$output"}
     [ "${DRY_RUN:-0}" != 1 ] || return 0
     if [ -z "${WEIGHTS:-}" ]; then
         finished "$1" trains || fail "no finished training in $1:" \
-            "first run scripts/$method/$2.sh with the same settings"
+            "first run scripts/$method/$2.sh with the same settings$(of_source "$2")"
+        verdict "$1" "$trained_on" "${@:3}"
     fi
-    [ ! -d "$1" ] || weights=$(find -L "$1" -name "model.pth.tar-$epoch" -print -quit)
+    [ ! -d "$1" ] || weights=$(find -L "$1" -name "model.pth.tar-$max_epoch" -print -quit)
     [ -n "$weights" ] || [ -z "${WEIGHTS:-}" ] ||
-        fail "no model.pth.tar-$epoch below $1: WEIGHTS must name the folder above it"
+        fail "no model.pth.tar-$max_epoch below $1: WEIGHTS must name the folder above it"
 }
 
 # Runs train.py unless its output folder is finished.
@@ -247,11 +303,8 @@ launch() { # SEED FOLDER trains|tests [ARGUMENT ...]
     shift 3
     if [[ $seed = *,* ]]; then # of seeds to train together those that are not finished
         for one in ${seed//,/ }; do
-            if [ "${DRY_RUN:-0}" != 1 ] && finished "${folder%/*}/seed$one" "$kind"; then
-                echo "finished already: ${folder%/*}/seed$one"
-            else
+            [ "${DRY_RUN:-0}" != 1 ] && done_before "${folder%/*}/seed$one" "$kind" "" "" "$@" ||
                 left+=,$one
-            fi
         done
         [ -n "$left" ] || return 0
         seed=${left#,} option=--seeds folder="${folder%/*}/seed{seed}"
@@ -266,9 +319,7 @@ launch() { # SEED FOLDER trains|tests [ARGUMENT ...]
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${command[@]}" | sed 's/ $//'
         echo
-    elif finished "$folder" "$kind" "$weights" "$model"; then
-        echo "finished already: $folder"
-    else
+    elif ! done_before "$folder" "$kind" "$weights" "$model" "$@"; then
         "${command[@]}"
     fi
 }
@@ -301,7 +352,7 @@ for seed in "${seeds[@]}"; do
                 launch "$seed" "$output/base2new/test_base/$tail" tests $few \
                     DATASET.SUBSAMPLE_CLASSES base
             elif [ "$TRAINS" = yes ]; then
-                load_from "$base" base2new_train
+                load_from "$base" base2new_train $few DATASET.SUBSAMPLE_CLASSES base
             fi
             launch "$seed" "$output/base2new/test_new/$tail" tests $few \
                 DATASET.SUBSAMPLE_CLASSES new
@@ -319,7 +370,7 @@ for seed in "${seeds[@]}"; do
             if [ -n "${WEIGHTS:-}" ]; then
                 load_from "$WEIGHTS/seed$seed"
             elif [ "$TRAINS" = yes ]; then
-                load_from "$output/$source/$run/seed$seed" xd_train
+                load_from "$output/$source/$run/seed$seed" xd_train $few
             fi
             folder=$run/$dataset
             [ "$source" = imagenet ] || folder=$run/from_$source/$dataset

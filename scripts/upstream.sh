@@ -17,6 +17,13 @@ run=$(dirname "${BASH_SOURCE[0]}")/run.sh
 
 folder=$1 script=$2
 shift 2
+case ${1:-} in
+-h | --help)
+    awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}"
+    printf '\nThey read the same from the environment as run.sh, which says of itself:\n\n'
+    exec bash "$run" --help
+    ;;
+esac
 method=$folder
 [ "$folder" != independent-vlp ] || method=ivlp # language-prompting has settings of its own
 words=$#

@@ -155,3 +155,23 @@ def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
         return cfg
 
     return make
+
+
+@pytest.fixture()
+def method_with_a_node_of_its_own(monkeypatch) -> str:
+    """Registry name of a method whose config node is not that name in capitals."""
+    from dassl.config import CfgNode
+    from dassl.engine import TRAINER_REGISTRY
+    from trainers.coop import CoOp
+
+    class KgCoOp(CoOp):
+        node = "KG"
+
+        @staticmethod
+        def extend_cfg(cfg: CfgNode) -> None:
+            CoOp.extend_cfg(cfg)
+            cfg.TRAINER.KG = cfg.TRAINER.COOP.clone()
+            cfg.TRAINER.KG.WEIGHT = 8.0
+
+    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "KgCoOp", KgCoOp)
+    return "KgCoOp"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,37 @@ def test_undecodable_bytes_do_no_harm(tmp_path, capsys):
         log.write(b"\xff\xfe")
     _, out, _ = run(capsys, tmp_path)
     assert "* accuracy: 70.00%" in out
+
+
+def test_directory_at_another_level_of_the_runs(tmp_path, capsys):
+    runs = tmp_path / "output/dtd/CoOp/vit_b16_16shots"
+    write(runs / "seed1/log.txt", train_log("90.0"))
+    write(runs / "seed1/prompt_learner/model.pth.tar-1", "")
+    for directory, message in (
+        (runs / "seed1", f"it is a run folder; name the folder of runs above, {runs}"),
+        (runs / "seed1/prompt_learner", f"it is in a run folder; name .* above, {runs}"),
+        (runs.parent, f"it is above the folders of runs; name one, such as {runs}; --multi-exp"),
+        (runs.parent.parent, f"it is above the folders of runs; name one, such as {runs}$"),
+    ):
+        status, _, err = run(capsys, directory)
+        assert status == 2
+        assert re.search(rf"error: Nothing found in {directory}: {message}", err)
+    assert run(capsys, runs)[0] == run(capsys, runs.parent, "--multi-exp")[0] == 0
+    for output in (runs.parent.parent, tmp_path):
+        status, _, err = run(capsys, "--output", output)
+        assert status == 2
+        name = tmp_path / "output"
+        assert f"Nothing found in {output}: its runs are in the layout below {name}; name" in err
+
+
+@pytest.mark.parametrize("words", [["output/dtd/CoOp/vit_b16_16shots"], ["--output", "output"]])
+def test_metric_that_the_logs_do_not_have(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "output/dtd/CoOp/vit_b16_16shots/seed1/log.txt", train_log("90.0"))
+    status, _, err = run(capsys, *words, "--keyword", "f1")
+    assert status == 2
+    wanted = "no log has f1; did you mean macro_f1? (they have accuracy, error, macro_f1)"
+    assert err.splitlines()[-1].endswith(wanted)
 
 
 def test_missing_directory(tmp_path, capsys):

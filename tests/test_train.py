@@ -118,6 +118,15 @@ def test_config_of_one_method_for_another(method, capsys):
         assert f"{method} reads TRAINER.{method.upper()}.* only" in line
 
 
+def test_every_setting_of_the_method_is_logged(files, method_with_a_node_of_its_own, capsys):
+    words = ("--trainer", method_with_a_node_of_its_own, *files, "TRAINER.KG.WEIGHT", "3")
+    args = train.build_parser().parse_args(words)
+    train.print_settings(args, train.setup_cfg(args))
+    shown = capsys.readouterr().out
+    assert "  KG:\n" in shown and "    WEIGHT: 3.0\n" in shown
+    assert "COOP" not in shown
+
+
 @pytest.mark.parametrize("option", ["--config-file", "--dataset-config-file"])
 def test_missing_file_names_the_nearest(tmp_path, capsys, option):
     (tmp_path / "MMLoP").mkdir()

@@ -31,6 +31,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
     #: once where they come again; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000
+    #: a run may go on with a larger OPTIM.MAX_EPOCH than it was begun with; its further epochs have
+    #: the learning rates that they have in a run of that length
+    cfg.TRAIN.EXTEND = False
     for name in TRAINER_REGISTRY.registered_names():
         declare = getattr(TRAINER_REGISTRY.get(name), "extend_cfg", None)
         if declare is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +89,9 @@ class PromptTrainer(TrainerX):
     model_name = "prompt_learner"
     #: settings of the method under whose other values learned tensors mean something else
     bound_settings: tuple[str, ...] = ()
+    #: whether a run may go on beyond its last epoch (TRAIN.EXTEND); not where something besides the
+    #: learning rate depends on the number of epochs
+    extends = True
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -299,23 +303,27 @@ class PromptTrainer(TrainerX):
         self, name: str, epoch: int, val_result: float | None = None
     ) -> dict[str, Any]:
         """The learner (not CLIP) with what is needed to load it elsewhere, as plain values."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        # the texts themselves: files may not be where the checkpoint is used
-        cfg.DATASET.TEMPLATES = self.given_templates
         meta = {
             "version": CHECKPOINT_VERSION,
             "library": __version__,
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
-            "config": cfg.dump(),
+            "config": self._stored_cfg().dump(),
             "torch": str(torch.__version__),
         }
         return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}
 
+    def _stored_cfg(self) -> CfgNode:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        # the texts themselves: files may not be where the checkpoint is used
+        cfg.DATASET.TEMPLATES = self.given_templates
+        return cfg
+
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from a run folder after checking that its checkpoint fits this run."""
+        extended = False
         for name in self.get_model_names():
             path = latest_checkpoint(osp.join(directory, name))
             if path is not None:
@@ -326,8 +334,26 @@ class PromptTrainer(TrainerX):
                         f"{path} was not written by this toolbox and cannot be resumed: "
                         "use another output folder, or test it with --eval-only --model-dir"
                     )
-                check_continues(checkpoint["meta"], self.cfg, self.model.classnames, path)
-        return super().resume_model_if_exist(directory)
+                classes = self.model.classnames
+                extended = check_continues(checkpoint["meta"], self._stored_cfg(), classes, path)
+        if extended:
+            self._scheds[self.model_name] = None  # the stored one ends with the run as begun
+        epoch = super().resume_model_if_exist(directory)
+        if extended:
+            self._extend(epoch)
+        return epoch
+
+    def _extend(self, epoch: int) -> None:
+        """Take the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this one on."""
+        for group in self.optim.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        with warnings.catch_warnings():  # of a schedule that is stepped before the optimiser
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(epoch):
+                self.sched.step()
+        self._scheds[self.model_name] = self.sched
+        print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a learner trained before, also one trained on other classes.

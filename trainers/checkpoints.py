@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from dassl.config import CfgNode, get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
+from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
+from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils import check_availability
 from dassl.utils.checkpoint import BEST, latest_checkpoint
 
@@ -19,9 +19,6 @@ from .learner import PromptLearner
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
-
-#: what a run was begun with, besides its method's settings, and goes on with
-KEPT = ("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "SEED")
 
 
 def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
@@ -124,7 +121,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     # data sets declare keys of their own, which need not be known to predict
     for key, value in CfgNode(stored["DATASET"]).items():
         cfg.DATASET.setdefault(key, value)
-    own = ("NAME", TRAINER_REGISTRY.get(method).node)
+    own = ("NAME", config_node(method))
     # how the run was computed, not what
     for key in ("FAST_ENCODERS", "MEMORY_GB"):
         stored["MODEL"].pop(key, None)
@@ -185,39 +182,60 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
 
 def check_continues(
     meta: Mapping[str, Any], cfg: CfgNode, classnames: Sequence[str], path: str
-) -> None:
+) -> bool:
     """Check that a config goes on with the run that wrote a checkpoint.
 
-    How it is computed (precision, speed, memory), how long it trains, and its optimiser, which the
-    checkpoint brings along, may differ.
+    All settings must agree but those of how it is computed and what it prints
+    (``dassl.config.RUNTIME_KEYS``). With ``TRAIN.EXTEND``, ``OPTIM.MAX_EPOCH`` may be larger.
 
     Args:
         meta: stored in the checkpoint.
-        cfg: of the run that is to go on.
+        cfg: of the run that is to go on, as it would be stored.
         classnames: its classes.
         path: file of the checkpoint, named in errors.
 
+    Returns:
+        Whether the run is to train for longer than it was begun with.
+
     Raises:
-        ValueError: it was begun with other data, another seed or other settings of its method.
+        ValueError: it was begun with other settings or classes, or is to be made longer although
+            its method takes the number of epochs into account.
     """
-    stored, mine = stored_settings(meta), yaml.safe_load(cfg.dump())
-    node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node
-    own = [f"TRAINER.{node}.{key}" for key in mine["TRAINER"][node] if key != "PREC"]
-    differences = []
-    for key in (*KEPT, *own):
-        theirs, ours = stored, mine
-        for name in key.split("."):
-            theirs, ours = theirs.get(name, {}), ours[name]
-        if theirs not in ({}, ours):  # an older version may not have had the key
-            differences.append(f"{key} {theirs} (now {ours})")
+    stored = dict(leaves(stored_settings(meta)))
+    mine = dict(leaves(yaml.safe_load(cfg.dump())))
+    method = cfg.TRAINER.NAME
+    read = ("TRAINER.NAME", f"TRAINER.{config_node(method)}.")
+    differences = {
+        key: f"{key} {stored[key]} (now {value})"
+        for key, value in mine.items()
+        # an older version may not have had the key
+        if key in stored and stored[key] != value and not is_runtime_key(key)
+        # nodes of other methods are not read
+        if not key.startswith("TRAINER.") or key.startswith(read)
+    }
+    epochs = "OPTIM.MAX_EPOCH"
+    longer = epochs in differences and mine[epochs] > stored[epochs]
+    extended = longer and cfg.TRAIN.EXTEND
+    if extended:
+        del differences[epochs]
     if not differences and list(meta["classnames"]) != list(classnames):
         then, now = len(meta["classnames"]), len(classnames)
-        differences.append(f"other classes ({then} then, {now} now)")
+        differences["classes"] = f"other classes ({then} then, {now} now)"
     if differences:
+        hint = ""
+        if longer and list(differences) == [epochs]:
+            hint = "; to train that run for longer, add TRAIN.EXTEND True"
         raise ValueError(
-            f"{path} belongs to a run with {', '.join(differences)}: give this one another output "
-            "folder, or the settings of that one to go on with it"
+            f"{path} belongs to a run with {', '.join(differences.values())}: give this one "
+            f"another output folder, or the settings of that one to go on with it{hint}"
         )
+    if extended and not TRAINER_REGISTRY.get(method).extends:
+        raise ValueError(
+            f"{path} belongs to a run of {stored[epochs]} epochs, and TRAIN.EXTEND cannot make it "
+            f"longer: {method} trains otherwise with another number of epochs; give this run "
+            "another output folder"
+        )
+    return bool(extended)
 
 
 def fitting_weights(

@@ -49,6 +49,7 @@ class PromptSRC(PromptTrainer):
 
     node = "PROMPTSRC"
     model_name = "VLPromptLearner"
+    extends = False  # the average is over the epochs that the run was begun with
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from .defaults import get_cfg_default
-from .node import CfgNode, keys_of_file
+from .node import CfgNode, decoded, keys_of_file, leaves, values_of_file
+from .runtime import RUNTIME_KEYS, is_runtime_key
 
-__all__ = ["CfgNode", "clean_cfg", "get_cfg_default", "keys_of_file"]
+__all__ = [
+    "RUNTIME_KEYS",
+    "CfgNode",
+    "clean_cfg",
+    "decoded",
+    "get_cfg_default",
+    "is_runtime_key",
+    "keys_of_file",
+    "leaves",
+    "values_of_file",
+]
 
 
-def clean_cfg(cfg: CfgNode, trainer: str) -> None:
+def clean_cfg(cfg: CfgNode, trainer: str, node: str | None = None) -> None:
     """Remove the nodes of all other trainers from ``cfg.TRAINER``, in place.
 
     Args:
         cfg: configuration with a ``TRAINER`` node.
-        trainer: registry name; ``NAME`` and the node of its upper-cased form stay.
+        trainer: registry name.
+        node: the trainer's own node, which stays (``dassl.engine.config_node``); None for the
+            upper-cased name, as in Dassl.
     """
+    own = trainer.upper() if node is None else node
     for key in list(cfg.TRAINER):
-        if key not in ("NAME", trainer.upper()):
+        if key not in ("NAME", own):
             cfg.TRAINER.pop(key)

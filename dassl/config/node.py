@@ -82,7 +82,7 @@ class CfgNode(YacsNode):
 
     def _merge_tree(self, tree: dict, where: str) -> None:
         found = []
-        for full_key, raw in _leaves(tree):
+        for full_key, raw in leaves(tree):
             if self.key_is_deprecated(full_key):
                 continue
             if self.key_is_renamed(full_key):
@@ -118,7 +118,29 @@ def keys_of_file(path: str) -> list[str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a YAML mapping.
     """
-    return [key for key, _ in _leaves(_read_yaml(path))]
+    return list(values_of_file(path))
+
+
+def values_of_file(path: str) -> dict[str, Any]:
+    """Values that a YAML file gives to dotted keys, those of the file it builds on included.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a YAML mapping.
+    """
+    return dict(leaves(_read_yaml(path)))
+
+
+def decoded(value: Any) -> Any:
+    """What a value of a file, of the command line or of a printed config stands for.
+
+    Texts are read as Python literals where they are one; a tuple is given as a list.
+    """
+    value = CfgNode._decode_cfg_value(copy.deepcopy(value))
+    return [decoded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
@@ -146,17 +168,18 @@ def _overlay(below: dict, above: dict) -> dict:
     return merged
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of everything below a mapping of mappings."""
     for key, value in tree.items():
         full_key = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{full_key}.")
+            yield from leaves(value, f"{full_key}.")
         else:
             yield full_key, value
 
 
 def _unknown_key(root: YacsNode, full_key: str, where: str) -> ConfigKeyError:
-    known = [key for key, _ in _leaves(root)]
+    known = [key for key, _ in leaves(root)]
     near = difflib.get_close_matches(str(full_key), known, n=1, cutoff=0.0)
     # A right last word in the wrong node says more than a similar spelling.
     last = str(full_key).rpartition(".")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .build import TRAINER_REGISTRY, build_trainer
+from .build import TRAINER_REGISTRY, build_trainer, config_node
 from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "TrainerX",
     "TrainerXU",
     "build_trainer",
+    "config_node",
 ]

@@ -9,6 +9,17 @@ from dassl.utils import Registry, check_availability
 TRAINER_REGISTRY = Registry("TRAINER")
 
 
+def config_node(trainer: str) -> str:
+    """Return the name of a trainer's own node below ``cfg.TRAINER``.
+
+    It is what the class calls its ``node``, or else its registry name in capitals, as in Dassl.
+
+    Raises:
+        KeyError: for an unknown name.
+    """
+    return getattr(TRAINER_REGISTRY.get(trainer), "node", trainer.upper())
+
+
 def build_trainer(cfg: Any) -> Any:
     """Build the trainer named ``cfg.TRAINER.NAME``.
 

@@ -50,8 +50,9 @@ def test_transfer_averages_the_targets_only(tmp_path, capsys):
     for number, dataset in enumerate(VARIANTS):
         transfer(tmp_path, dataset, "MMLoP", {1: 40.0 + number, 2: 44.0 + number}, **run_of)
     found = records(capsys, tmp_path)
-    # The training on ImageNet is the source here and no few-shot result.
-    assert {r["protocol"] for r in found} == {"cross", "dg"}
+    assert {r["protocol"] for r in found} == {"fewshot", "cross", "dg"}
+    trained = one(found, protocol="fewshot")
+    assert (trained["dataset"], trained["accuracy"], trained["shots"]) == ("imagenet", 71.0, 16)
     average = one(found, protocol="cross", dataset="average over 10 targets")
     assert average["accuracy"] == pytest.approx(fmean(range(50, 60)) + 5)
     assert average["accuracy_std"] == pytest.approx(5)
@@ -164,6 +165,60 @@ def test_trainings_without_a_test_are_named(tmp_path, capsys):
     log.write_text(trained + "Not tested: no test images\nElapsed: 0:00:16\n")
     _, err = run(capsys, tmp_path)
     assert err == f"skipped: {log}: Not tested: no test images\n"
+
+
+def test_a_transfer_takes_nothing_out_of_the_few_shot_table(tmp_path, capsys):
+    tiny = {"config": "tiny", "backbone": "tiny"}
+    for shots in (1, 16):
+        few_shot(tmp_path, "digits", "MMLoP", shots, {1: 80.0 + shots}, **tiny)
+    few_shot(tmp_path, "digits", "ZeroshotCLIP", 1, {1: 70.0}, **tiny)
+    before = section(run(capsys, tmp_path)[0], "Few-shot, 16 shots")
+    transfer(tmp_path, "shapes", "MMLoP", {1: 40.0}, source="digits", **tiny)
+    transfer(tmp_path, "shapes", "ZeroshotCLIP", {1: 45.0}, source="digits", **tiny)
+    out, err = run(capsys, tmp_path, "--plot", str(tmp_path / "figures"))
+    assert "left out" not in err
+    assert section(out, "Few-shot, 16 shots") == before
+    found = records(capsys, tmp_path)
+    digits = [r for r in found if (r["protocol"], r["dataset"]) == ("fewshot", "digits")]
+    assert {(r["trainer"], r["shots"]): r["accuracy"] for r in digits} == {
+        ("MMLoP", 1): 81.0,
+        ("MMLoP", 16): 96.0,
+        ("ZeroshotCLIP", 0): 70.0,
+    }
+    cross = {(r["trainer"], r["dataset"]): r["accuracy"] for r in found if r["protocol"] == "cross"}
+    assert cross == {
+        ("MMLoP", "digits"): 96.0,
+        ("MMLoP", "shapes"): 40.0,
+        ("ZeroshotCLIP", "digits"): 70.0,
+        ("ZeroshotCLIP", "shapes"): 45.0,
+    }
+
+
+def test_zero_shot_results_of_one_protocol_stand_in_the_others(tmp_path, capsys):
+    for dataset in ("imagenet", "dtd"):
+        few_shot(tmp_path, dataset, "CoOp", 16, {1: 60.0})
+    transfer(tmp_path, "eurosat", "CoOp", {1: 40.0})
+    transfer(tmp_path, "dtd", "ZeroshotCLIP", {1: 44.0})  # beside targets
+    few_shot(tmp_path, "eurosat", "ZeroshotCLIP", 16, {1: 48.0})  # beside shots
+    write_run(tmp_path / "ZeroshotCLIP/vit_b16/imagenet", 66.0, "ZeroshotCLIP", "imagenet")
+    found = [r for r in records(capsys, tmp_path) if r["trainer"] == "ZeroshotCLIP"]
+    for protocol, wanted in (
+        ("fewshot", {"imagenet": 66.0, "dtd": 44.0, "eurosat": 48.0}),
+        ("cross", {"imagenet": 66.0, "dtd": 44.0, "eurosat": 48.0}),
+    ):
+        mine = [r for r in found if r["protocol"] == protocol and "averaged" not in r]
+        assert {r["dataset"]: r["accuracy"] for r in mine} == wanted
+
+
+def test_a_second_result_in_one_place_is_named(tmp_path, capsys):
+    few_shot(tmp_path, "dtd", "CoOp", 16, {1: 60.0})
+    few_shot(tmp_path / "few_shot", "dtd", "CoOp", 16, {1: 70.0})  # of published weights
+    for shots in (1, 16):  # the same, as it depends on no shots
+        few_shot(tmp_path, "dtd", "ZeroshotCLIP", shots, {1: 44.0})
+    out, err = run(capsys, tmp_path)
+    (line,) = err.splitlines()
+    assert line.startswith(f"left out: {tmp_path}/few_shot/dtd/CoOp/vit_b16_16shots/seed1: ")
+    assert "60.00" in section(out, "Few-shot, 16 shots"), "of two that of the training counts"
 
 
 def test_wide_tables_have_a_line_per_data_set(tmp_path, capsys):

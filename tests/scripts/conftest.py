@@ -30,7 +30,7 @@ if words[0] == "train.py":
         lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
         lines += ["=> result", "* accuracy: 6" + seed + ".00%", ""]
         (folder / "log.txt").write_text("\\n".join(lines))
-elif words[0] in ("parse_test_res.py", "scripts/all.py"):
+elif words[0] in ("parse_test_res.py", "scripts/all.py", "scripts/effective.py"):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 """
 
@@ -72,8 +72,11 @@ def clone(tmp_path):
     for name in ("requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
         shutil.copy(ROOT / name, tmp_path / ".venv" / name)
-    shutil.copy(ROOT / "parse_test_res.py", tmp_path)
-    shutil.copytree(ROOT / "results", tmp_path / "results")
+    for name in ("parse_test_res.py", "train.py", "dassl/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("results", "dassl/config"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     (programs / "python").write_text(INTERPRETER)
     (programs / "python").chmod(0o755)
     return Clone(tmp_path)

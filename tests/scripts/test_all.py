@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shlex
 import signal
@@ -83,7 +84,9 @@ def test_data_sets_by_default():
     ("words", "env", "message"),
     [
         (["cop"], {}, "no method 'cop'; there are: cocoop coop "),
-        (["coop", "digit"], {}, "no data set 'digit'; there are: "),
+        (["MMLoP"], {}, "no method 'MMLoP'; .*; did you mean mmlop\\?"),
+        (["coop", "digit"], {}, "no data set 'digit'; there are: .*; did you mean digits\\?"),
+        (["coop", "digits"], {"DATA": "/nowhere"}, "DATA is /nowhere, which is no folder"),
         (["coop", "digits", "one"], {}, "SEEDS must be whole numbers, not 'one'"),
         (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new dg fewshot xd"),
         (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
@@ -102,7 +105,7 @@ def test_bad_arguments_get_one_line(words, env, message, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"error: {message}")
+    assert re.match(f"error: {message}", line)
 
 
 @pytest.mark.parametrize("protocol", ["base2new", "xd", "dg"])
@@ -131,6 +134,8 @@ def test_what_is_finished_is_skipped(clone):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "8 done\n"
     assert len(clone.runs()) == 8
+    for call in ("base2new_train", "base2new_test"):
+        assert f"running coop {call} digits seed 1" in done.stderr
     more = clone.call("scripts/all.sh", "coop mmlop", "digits", "1 2 3")
     assert more.stdout == "4 done, 8 finished before\n"
     assert len(clone.runs()) == 12
@@ -168,13 +173,23 @@ def test_the_other_runs_go_on_after_a_failure(clone):
 
 
 def test_one_target_that_fails_leaves_the_others(clone):
-    env = {"PROTOCOL": "xd", "DATA": "/data", "BREAK": "/caltech101/"}
+    env = {"PROTOCOL": "xd", "DATA": str(clone.folder), "BREAK": "/caltech101/"}
     done = clone.call("scripts/all.sh", "coop", "", "1", **env)
     assert done.returncode == 1
     assert done.stdout == "10 done, 1 failed\n"
 
 
-def test_stopping_it_stops_the_runs(clone):
+def test_what_a_run_has_come_to(tmp_path):
+    log = tmp_path / "log.txt"
+    assert ALL["progress"](log) == ""
+    log.write_text("** Arguments **\n")
+    assert ALL["progress"](log) == ""
+    log.write_text("".join(f"[seed 1] epoch [{n}/20] batch [1/1]\n" for n in range(1, 18)))
+    assert ALL["progress"](log) == " (epoch 17/20)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_it_stops_the_runs(number, clone):
     started = clone.folder / "started"
     (clone.folder / ".venv/bin/python").write_text(
         f"#!/bin/sh\n"
@@ -188,14 +203,21 @@ def test_stopping_it_stops_the_runs(clone):
         ["bash", clone.folder / "scripts/all.sh", "coop", "digits", "1"],
         env={"PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.time() + 30
     while not started.exists():
         assert time.time() < deadline and sweep.poll() is None
         time.sleep(0.02)
-    sweep.send_signal(signal.SIGTERM)
-    assert sweep.wait(timeout=30) == 128 + signal.SIGTERM
+    sweep.send_signal(number)
+    out, err = sweep.communicate(timeout=30)
+    assert (sweep.returncode, out) == (128 + number, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        "stopped (no run had ended): finished runs and the last checkpoints of the others are kept "
+        f"below {clone.folder}/output; the same command goes on from there"
+    )
     run = Path("/proc", started.read_text().strip(), "cmdline")
     while run.exists() and b"sleep" in run.read_bytes():
         assert time.time() < deadline

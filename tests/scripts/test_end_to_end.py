@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """What the scripts read from the environment; all they write stays in ``folder``."""
+    (folder / "data").mkdir()
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),

@@ -42,6 +42,14 @@ def test_a_failing_run_fails_the_quickstart(clone):
     assert len(runs) == N_RUNS + 1
 
 
+def test_quickstart_has_a_run_on_every_core(clone):
+    """However many threads a run is to have."""
+    cores = min(8, len(os.sched_getaffinity(0)))
+    env = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1", "BREAK": "ZeroshotCLIP"}
+    done = clone.call("scripts/quickstart.sh", **env)
+    assert f"seeds 1 2 3, {cores} runs at once" in done.stdout
+
+
 def test_test_sh_lints_then_tests(clone):
     done = clone.call("scripts/test.sh", "-k", "one")
     assert done.returncode == 0, done.stderr

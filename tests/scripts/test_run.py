@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+import train
+from dassl.config import RUNTIME_KEYS
 from results.logs import BadLog, read_log
 
 ROOT = Path(__file__).parents[2]
 PROTOCOLS = ("base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test", "dg_test")
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ SCRIPTS = [ROOT / "scripts" / m / f"{p}.sh" for m in METHODS for p in PROTOCOLS]
 
 def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
     """Run a script in an environment that holds none of its variables but those given."""
-    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": "python"}
+    clean = {"PATH": PATH, "HOME": os.environ.get("HOME", "/"), "PYTHON": "python"}
     return subprocess.run(
         ["bash", str(ROOT / script), *words],
         cwd=cwd,
@@ -102,6 +106,15 @@ def call(script: Path | str, *words: str, cwd: Path = ROOT, **env: str):
         text=True,
         timeout=60,
     )
+
+
+def stand_in(folder: Path, body: str) -> str:
+    """An interpreter that does what ``body`` says in place of everything but reading settings."""
+    program = folder / "python-stand-in"
+    reads = f'[ "$1" != scripts/effective.py ] || exec {sys.executable} "$@"'
+    program.write_text(f"#!/bin/sh\n{reads}\n{body}\n")
+    program.chmod(0o755)
+    return str(program)
 
 
 def dry_run(script: Path | str, *words: str, **env) -> list[list[str]]:
@@ -512,15 +525,89 @@ def test_load_epoch_follows_the_pairs():
     assert command[command.index("--load-epoch") + 1] == "3"
 
 
+@pytest.mark.parametrize(
+    ("ours", "data", "epoch"),
+    [
+        ("_BASE_: tiny.yaml", "", "20"),
+        ("_BASE_: ../../tiny.yaml", "", "10"),  # the engine's default
+        ("_BASE_: ../../tiny.yaml", "OPTIM: {MAX_EPOCH: 7}", "7"),
+        ("_BASE_: tiny.yaml\nOPTIM: {LR: 1}", "OPTIM: {MAX_EPOCH: 7}", "20"),
+        ('{OPTIM: {"MAX_EPOCH": 4}}', "", "4"),
+    ],
+)
+def test_load_epoch_is_that_of_the_config_code(ours, data, epoch, clone):
+    (clone.folder / "configs/trainers/MMLoP/mine.yaml").write_text(ours)
+    with open(clone.folder / "configs/datasets/digits.yaml", "a") as file:
+        file.write(f"{data}\n")
+    done = clone.call("scripts/mmlop/base2new_test.sh", "digits", "1", CFG="mine", DRY_RUN="1")
+    words = done.stdout.split()
+    assert words[words.index("--load-epoch") + 1] == epoch, done.stderr
+
+
+def test_load_epoch_that_is_no_number():
+    done = call("scripts/mmlop/base2new_test.sh", "digits", "1", "OPTIM.MAX_EPOCH", "few")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: config key OPTIM.MAX_EPOCH takes int values")
+
+
+def test_how_it_is_computed_makes_no_folder_of_its_own():
+    keys = [key.replace("*", "MMLOP") for key in RUNTIME_KEYS]
+    pairs = [word for key in keys for word in (key, "1")]
+    for script in ("base2new_train", "base2new_test"):
+        (command,) = dry_run(f"scripts/mmlop/{script}.sh", "digits", "1", *pairs)
+        assert "/MMLoP/tiny/seed1" in command[command.index("--output-dir") + 1]
+        assert command[-len(pairs) :] == pairs
+    (command,) = dry_run(
+        "scripts/mmlop/fewshot.sh", "digits", "2", "1", "USE_CUDA", "1", "SEED", "2"
+    )
+    assert "/MMLoP/tiny-SEED=2_2shots/" in command[command.index("--output-dir") + 1]
+
+
 def test_threads_of_the_tiny_backbone(tmp_path):
-    program = tmp_path / "python-stand-in"
-    program.write_text('#!/bin/sh\necho "threads ${OMP_NUM_THREADS:-all}"\n')
-    program.chmod(0o755)
-    env = {"OUTPUT": str(tmp_path / "out"), "PYTHON": str(program), "DATA": str(tmp_path)}
+    program = stand_in(tmp_path, 'echo "threads ${OMP_NUM_THREADS:-all}"')
+    env = {"OUTPUT": str(tmp_path / "out"), "PYTHON": program, "DATA": str(tmp_path)}
     script = "scripts/coop/base2new_train.sh"
     assert call(script, "digits", "1", **env).stdout == "threads 1\n"
     assert call(script, "digits", "1", OMP_NUM_THREADS="3", **env).stdout == "threads 3\n"
     assert call(script, "eurosat", "1", **env).stdout == "threads all\n"
+
+
+def test_config_by_the_name_of_its_file():
+    script = "scripts/coop/base2new_train.sh"
+    (command,) = dry_run(script, "digits", "1", CFG="vit_b16")
+    for name in ("vit_b16.yaml", "configs/trainers/CoOp/vit_b16.yaml"):
+        assert dry_run(script, "digits", "1", CFG=name) == [command]
+
+
+def test_a_source_that_was_forgotten(tmp_path, python_that_reports):
+    (tmp_path / "digits/CoOp/tiny_16shots/seed1").mkdir(parents=True)
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports}
+    done = call("scripts/coop/xd_test.sh", "shapes", "1", **env)
+    assert done.returncode == 2
+    assert (
+        "SOURCE is not set, so that it is imagenet (there are trainings on: digits)" in done.stderr
+    )
+    done = call("scripts/coop/xd_test.sh", "shapes", "1", **env, SOURCE="imagenet")
+    assert "SOURCE" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("mmlop/base2new_train", "usage: scripts/mmlop/base2new_train.sh DATASET SEED [MAX_EPOCH]"),
+        ("mmlop/fewshot", "usage: scripts/mmlop/fewshot.sh DATASET SHOTS [SEED ...]"),
+        ("maple/reproduce_maple", "reproduce*.sh DATASET SEED WEIGHTSPATH"),
+        ("quickstart", "JOBS, how many runs at once"),
+        ("run", "scripts/<method>/base2new_train.sh DATASET SEED"),
+    ],
+)
+def test_help_explains_with_the_variables(script, words):
+    for option in ("--help", "-h"):
+        done = call(f"scripts/{script}.sh", option)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert words in done.stdout
+        assert "From the environment" in done.stdout and "OUTPUT" in done.stdout
+        assert "#" not in done.stdout
 
 
 def test_config_and_shots_from_the_environment():
@@ -555,8 +642,12 @@ def test_all_training_images(line, env, folder):
         ("mmlop/base2new_train", ["digits", "1"], {"SHOTS": "0"}, "SHOTS must be"),
         ("mmlop/fewshot", ["digits", "each"], {}, "SHOTS must be a whole number from 1 on, or all"),
         ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR"], {}, "a key has no value"),
+        ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR=1"], {}, "as two words, OPTIM.LR 1"),
         ("mmlop/base2new_train", ["digit", "1"], {}, "no data set digit; there are: "),
+        ("mmlop/base2new_train", ["digit", "1"], {}, "; did you mean digits?"),
         ("mmlop/base2new_train", ["digits", "1"], {"CFG": "huge"}, "MMLoP/huge.yaml; there are: "),
+        ("mmlop/base2new_train", ["digits", "1"], {"CFG": "tini"}, "; did you mean tiny?"),
+        ("mmlop/base2new_train", ["digits", "1"], {"DATA": "/nowhere"}, "DATA is /nowhere, which"),
         ("mmlop/base2new_train", ["digits", "1", "0"], {}, "MAX_EPOCH must be a whole number"),
         ("mmlop/base2new_train", ["digits", "1"], {"SUBFOLDER": "a"}, "SUBFOLDER is not for"),
         ("mmlop/base2new_train", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
@@ -595,10 +686,7 @@ LOGS = {
 @pytest.fixture
 def python_that_reports(tmp_path):
     """An interpreter that only prints its arguments."""
-    program = tmp_path / "python-stand-in"
-    program.write_text('#!/bin/sh\necho "ran $*"\n')
-    program.chmod(0o755)
-    return str(program)
+    return stand_in(tmp_path, 'echo "ran $*"')
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -644,6 +732,66 @@ def test_a_finished_repetition_counts(tmp_path, python_that_reports):
     assert lines[0] == f"finished already: {folder}"
     assert lines[1].startswith("ran train.py")
     assert "seed2" in lines[1]
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch, capsys):
+    """Function that writes the log of a finished training of CoOp on digits, with these pairs."""
+    folder = tmp_path / "base2new/train_base/digits/shots_16/CoOp/tiny-mine/seed1"
+    few = ["DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    monkeypatch.setattr("dassl.utils.collect_env_info", str)
+    monkeypatch.chdir(ROOT)
+
+    def write(*pairs: str) -> Path:
+        words = train_py("CoOp", "tiny", "digits", 1, str(folder))[2:]
+        args = train.build_parser().parse_args([*words, *few, *pairs])
+        train.print_settings(args, train.setup_cfg(args))
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text(capsys.readouterr().out + LOGS["current"][0])
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words", "message"),
+    [
+        ("", "", "finished already", ""),
+        ("", "DATALOADER.NUM_WORKERS 3", "with DATALOADER.NUM_WORKERS 0 (now 3)", ""),
+        ("", "TEST.PER_CLASS_RESULT True", "ran train.py", ""),
+        ("TEST.PER_CLASS_RESULT True", "", "finished already", ""),
+        ("", "OPTIM.LR 0.1", "", "a finished run with OPTIM.LR 0.01 (now 0.1): give the settings"),
+        ("OPTIM.LR 0.1", "OPTIM.LR 1e-1", "finished already", ""),
+        ("OPTIM.LR 0.1", "", "", "OPTIM.LR 0.1 (now 0.01)"),
+        ("OPTIM.MOMENTUM 0", "", "", "OPTIM.MOMENTUM 0 (now 0.9)"),
+        ("TRAINER.COOP.N_CTX 3", "", "", "TRAINER.COOP.N_CTX 3 (now default)"),
+        ("OPTIM.MAX_EPOCH 5", "OPTIM.MAX_EPOCH 5", "finished already", ""),
+        ("OPTIM.MAX_EPOCH 5", "", "", "or train that one for longer with TRAIN.EXTEND True"),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True", "ran train.py", ""),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.MAX_EPOCH 4", "", "MAX_EPOCH 5 (now 4)"),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.LR 1", "", "OPTIM.MAX_EPOCH 5 (now 20), "),
+    ],
+)
+def test_a_finished_run_of_other_settings(
+    then, now, words, message, finished, tmp_path, python_that_reports
+):
+    """It is not taken for one of these settings; how it was computed is said."""
+    finished(*then.split())
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, "TAG": "mine"}
+    done = call("scripts/coop/base2new_train.sh", "digits", "1", *now.split(), **env)
+    assert words in done.stdout
+    assert message in done.stderr if message else done.stderr == ""
+    assert done.returncode == (2 if message else 0)
+
+
+def test_weights_of_other_settings_are_not_tested(finished, tmp_path, python_that_reports):
+    folder = finished("OPTIM.LR", "0.1")
+    env = {"OUTPUT": str(tmp_path), "PYTHON": python_that_reports, "TAG": "mine"}
+    words = ("scripts/coop/base2new_test.sh", "digits", "1", "OPTIM.LR")
+    done = call(*words, "0.2", **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{folder} holds a finished run with OPTIM.LR 0.1 (now 0.2)" in done.stderr
+    assert call(*words, "0.1", **env).stdout.startswith("ran train.py")
 
 
 def test_finished_seeds_are_not_trained_with_the_others(tmp_path, python_that_reports):
@@ -730,10 +878,7 @@ def test_a_new_training_is_tested_again(tmp_path, python_that_reports):
 
 
 def test_failure_stops_the_seeds(tmp_path):
-    program = tmp_path / "python-stand-in"
-    program.write_text("#!/bin/sh\necho ran\nexit 2\n")
-    program.chmod(0o755)
-    env = {"OUTPUT": str(tmp_path), "PYTHON": str(program)}
+    env = {"OUTPUT": str(tmp_path), "PYTHON": stand_in(tmp_path, "echo ran; exit 2")}
     done = call("scripts/coop/fewshot.sh", "digits", "1", **env)
     assert done.returncode == 2
     assert done.stdout == "ran\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from clip.prompting import Prompt, by_layer
@@ -37,6 +38,13 @@ def prompts_of(tensors: dict, places: dict, encoder: str) -> dict[int, list[Prom
         prompt = Prompt(tensors[key], tuple(at) if isinstance(at, list) else at, drop)
         found.setdefault(int(key.split(".")[1]), []).append(prompt)
     return found
+
+
+def test_every_setting_of_the_method_is_exported(fresh, method_with_a_node_of_its_own):
+    notes = export.description(fresh(method_with_a_node_of_its_own))
+    settings = yaml.safe_load(notes["config"])["TRAINER"]
+    assert set(settings) == {"NAME", "KG"}
+    assert settings["KG"]["WEIGHT"] == 8
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import trainers
 from clip import packing
-from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer, config_node
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
 from trainers.base import PromptTrainer
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.parametrize("method", METHODS)
 
 
 def node(method: str) -> str:
-    return f"TRAINER.{TRAINER_REGISTRY.get(method).node}"
+    return f"TRAINER.{config_node(method)}"
 
 
 def batch_of(trainer) -> dict:

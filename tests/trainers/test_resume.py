@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 import pytest
 
 import train
+from dassl.config import RUNTIME_KEYS, is_runtime_key, leaves
 from dassl.engine import build_trainer
 from dassl.utils import SettingError
 from trainers.checkpoints import check_continues, find_checkpoint
@@ -29,13 +31,21 @@ def begun(make_cfg):
         (("DATASET.NUM_SHOTS", 4), r"NUM_SHOTS 2 \(now 4\)"),
         (("SEED", 2), r"SEED 1 \(now 2\)"),
         (("DATASET.SUBSAMPLE_CLASSES", "base"), r"SUBSAMPLE_CLASSES all \(now base\)"),
+        (("DATASET.TEMPLATES", ("a {}.",)), r"TEMPLATES \[\] \(now \['a {}.'\]\)"),
         (("TRAINER.MMLOP.TEXT_LOSS_WEIGHT", 3.0), r"TEXT_LOSS_WEIGHT 25.0 \(now 3.0\)"),
         (("SEED", 2, "DATASET.NUM_SHOTS", 4), r"NUM_SHOTS 2 \(now 4\), SEED 1 \(now 2\)"),
+        (("OPTIM.LR", 0.1), r"OPTIM.LR 0.01 \(now 0.1\)"),
+        (("OPTIM.LR", 0.1, "TRAIN.EXTEND", True), r"OPTIM.LR 0.01 \(now 0.1\)"),
+        (("OPTIM.WEIGHT_DECAY", 0.0), r"OPTIM.WEIGHT_DECAY 0.0005 \(now 0.0\)"),
+        (("DATALOADER.TRAIN_X.BATCH_SIZE", 2), r"BATCH_SIZE 4 \(now 2\)"),
+        (("INPUT.RANDAUGMENT_N", 3), r"INPUT.RANDAUGMENT_N 2 \(now 3\)"),
+        (("TEST.FINAL_MODEL", "best_val"), r"FINAL_MODEL last_step \(now best_val\)"),
+        (("OPTIM.MAX_EPOCH", 2), r"MAX_EPOCH 1 \(now 2\): .*to train .* longer, add TRAIN.EXTEND"),
     ],
 )
 def test_another_run_does_not_take_over_a_folder(make_cfg, begun, pairs, message):
     """Its result would be that of the run before, under the name of its own settings."""
-    trainer = build_trainer(make_cfg("MMLoP", *DATA, "OPTIM.MAX_EPOCH", 2, *pairs))
+    trainer = build_trainer(make_cfg("MMLoP", *DATA, *pairs))
     with pytest.raises(SettingError, match=rf"cannot go on .*model\.pth\.tar-1 .*{message}"):
         trainer.train()
 
@@ -48,12 +58,48 @@ def test_other_classes_do_not_go_on(begun, make_cfg):
         check_continues(meta, begun.cfg, [*names, "owl"], "it")
 
 
-def test_what_a_run_may_change_when_it_goes_on(make_cfg, begun):
-    pairs = ("OPTIM.MAX_EPOCH", 2, "TRAINER.MMLOP.PREC", "bf16", "MODEL.MEMORY_GB", 4.0)
-    with pytest.warns(UserWarning, match="keeps the learning-rate schedule"):
-        trainer = build_trainer(make_cfg("MMLoP", *DATA, *pairs))
-        trainer.train()
+def test_every_key_of_how_a_run_is_computed_is_one(make_cfg):
+    known = [key for key, _ in leaves(make_cfg("MMLoP"))]
+    for pattern in RUNTIME_KEYS:
+        assert fnmatch.filter(known, pattern), f"{pattern} is no key"
+    assert not any(map(is_runtime_key, ("OPTIM.LR", "SEED", "TRAINER.NAME", "TRAINER.MMLOP.RANK")))
+
+
+def test_what_a_run_may_change_when_it_goes_on(make_cfg, begun, recwarn):
+    pairs = ("TRAINER.MMLOP.PREC", "bf16", "MODEL.MEMORY_GB", 4.0, "TEST.NO_TEST", False)
+    pairs += ("DATALOADER.CACHE", "none", "TRAIN.PRINT_FREQ", 1, "TEST.PER_CLASS_RESULT", True)
+    pairs += ("TRAINER.COOP.N_CTX", 3)  # not read by this method
+    trainer = build_trainer(make_cfg("MMLoP", *DATA, *pairs))
+    trainer.train()
     assert trainer.start_epoch == 1
+    assert not [w for w in recwarn if "schedule" in str(w.message)]
+
+
+@pytest.mark.parametrize("warmup", [-1, 2])
+def test_a_run_is_made_longer_on_purpose(make_cfg, tmp_path, recwarn, warmup):
+    """Its further epochs have the learning rates of a run of that length."""
+
+    def rates(folder: str, *pairs: object) -> list[float]:
+        where = ("OUTPUT_DIR", str(tmp_path / folder), "OPTIM.WARMUP_EPOCH", warmup)
+        trainer, found = build_trainer(make_cfg("CoOp", *DATA, *where, *pairs)), []
+        before = trainer.before_epoch
+        trainer.before_epoch = lambda: (found.append(trainer.get_current_lr()), before())
+        trainer.train()
+        return found
+
+    whole = rates("whole", "OPTIM.MAX_EPOCH", 5)
+    assert len(rates("parts", "OPTIM.MAX_EPOCH", 1)) == 1
+    pairs = ("OPTIM.MAX_EPOCH", 5, "TRAIN.EXTEND", True)
+    assert rates("parts", *pairs) == pytest.approx(whole[1:])
+    assert rates("parts", *pairs) == [], "finished, and extended no further"
+    assert not [w for w in recwarn if "schedul" in str(w.message)]
+
+
+def test_an_average_over_epochs_is_not_made_longer(make_cfg):
+    build_trainer(make_cfg("PromptSRC", *DATA)).train()
+    pairs = ("OPTIM.MAX_EPOCH", 2, "TRAIN.EXTEND", True)
+    with pytest.raises(SettingError, match=r"TRAIN.EXTEND cannot .* longer: PromptSRC"):
+        build_trainer(make_cfg("PromptSRC", *DATA, *pairs)).train()
 
 
 @pytest.fixture()
