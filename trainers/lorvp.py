@@ -145,6 +145,7 @@ def source_names(file: str) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file.
+        ValueError: it is empty, a web page or not UTF-8, or a name is empty.
     """
     if not file:
         from open_clip import IMAGENET_CLASSNAMES
@@ -152,7 +153,9 @@ def source_names(file: str) -> list[str]:
         return list(IMAGENET_CLASSNAMES)
     if not Path(file).is_file():
         raise FileNotFoundError(f"TRAINER.LORVP.SOURCE_NAMES: no file {file!r}")
-    return [line.strip() for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
+    from datasets.annotations import check_name, read_lines
+
+    return [str(check_name(line, line.where)) for line in read_lines(file)]
 
 
 @TRAINER_REGISTRY.register()

@@ -140,6 +140,26 @@ def test_source_classes_are_imagenets_unless_a_file_names_them(names_file):
 
 
 @pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xef\xbb\xbfcat\r\ndog\r\n", None),  # as Windows saves it
+        (b"cat\n_\n", r"names\.txt, line 2: the class name '_' is empty"),
+        (b"<html></html>", r"names\.txt is a web page"),
+        (b"caf\xe9\n", r"names\.txt is not UTF-8 text \(line 1"),
+        (b"\n", r"names\.txt is empty"),
+    ],
+)
+def test_source_names_of_a_file(tmp_path, content, says):
+    file = tmp_path / "names.txt"
+    file.write_bytes(content)
+    if says is None:
+        assert source_names(str(file)) == ["cat", "dog"]
+        return
+    with pytest.raises(ValueError, match=says):
+        source_names(str(file))
+
+
+@pytest.mark.parametrize(
     ("pairs", "message"),
     [
         (setting("INIT", "zero"), "start of the left and the right bar"),
