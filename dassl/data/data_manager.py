@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dassl.config import optional
 from dassl.utils import check_availability, read_image
 
 from .datasets import build_dataset
@@ -62,7 +63,8 @@ def build_data_loader(
     Raises:
         ValueError: if there are no images, or DATALOADER.CACHE is none of CACHE_CHOICES.
     """
-    check_availability(cfg.DATALOADER.CACHE, CACHE_CHOICES, "DATALOADER.CACHE")
+    cache = optional(cfg, "DATALOADER.CACHE")
+    check_availability(cache, CACHE_CHOICES, "DATALOADER.CACHE")
     if not data_source:
         part = "training" if is_train else "test"
         raise ValueError(
@@ -78,7 +80,7 @@ def build_data_loader(
         n_ins=n_ins,
     )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    cached = dataset_wrapper is None and cfg.DATALOADER.CACHE != "none"
+    cached = dataset_wrapper is None and cache != "none"
     # images that the transform leaves on a GPU are made by this process, and cannot be pinned
     on_gpu = getattr(tfm, "device", CPU).type != "cpu"
     return (CachingLoader if cached else DataLoader)(
@@ -97,7 +99,9 @@ def check_loaders(settings: Any) -> None:
     Raises:
         ValueError: for an unknown sampler or a batch without images; names the config key.
     """
-    parts = ["TRAIN_X", "TEST"] + ([] if settings.TRAIN_U.SAME_AS_X else ["TRAIN_U"])
+    parts = ["TRAIN_X", "TEST"]
+    if _unlabelled(settings) is not settings.TRAIN_X:
+        parts.append("TRAIN_U")
     for part in parts:
         check_availability(settings[part].SAMPLER, AVAI_SAMPLERS, f"DATALOADER.{part}.SAMPLER")
         size = settings[part].BATCH_SIZE
@@ -105,6 +109,12 @@ def check_loaders(settings: Any) -> None:
             raise ValueError(
                 f"DATALOADER.{part}.BATCH_SIZE: {size} is not a number of images from 1 on"
             )
+
+
+def _unlabelled(settings: Any) -> Any:
+    """Settings of the loader of unlabelled images; a tree made elsewhere need not have any."""
+    own = getattr(settings, "TRAIN_U", None)
+    return settings.TRAIN_X if own is None or own.SAME_AS_X else own
 
 
 class DataManager:
@@ -167,10 +177,11 @@ class DataManager:
                 dataset_wrapper=dataset_wrapper,
             )
 
-        settings_x = cfg.DATALOADER.TRAIN_X
-        settings_u = settings_x if cfg.DATALOADER.TRAIN_U.SAME_AS_X else cfg.DATALOADER.TRAIN_U
-        self.train_loader_x = train_loader(settings_x, dataset.train_x)
-        self.train_loader_u = train_loader(settings_u, dataset.train_u) if dataset.train_u else None
+        settings = cfg.DATALOADER
+        self.train_loader_x = train_loader(settings.TRAIN_X, dataset.train_x)
+        self.train_loader_u = (
+            train_loader(_unlabelled(settings), dataset.train_u) if dataset.train_u else None
+        )
         self.val_loader = test_loader(dataset.val) if dataset.val else None
         self.test_loader = test_loader(dataset.test)
 
@@ -291,20 +302,19 @@ class DatasetWrapper(TorchDataset):
         self._cache_tried_for = self.transform
 
     def _open(self, form: str, load: Callable[[str], np.ndarray]) -> PixelFile:
-        settings = self.cfg.DATALOADER
         return open_cache(
             [item.impath for item in self.data_source],
             load,
             form,
             dataset=self.cfg.DATASET.NAME,
-            limit=settings.CACHE_MB * 10**6,
-            threads=max(1, settings.NUM_WORKERS),
+            limit=optional(self.cfg, "DATALOADER.CACHE_MB") * 10**6,
+            threads=max(1, self.cfg.DATALOADER.NUM_WORKERS),
         )
 
     def _open_crops(self) -> _Crops | None:
         from .transforms import split_fixed
 
-        parts = split_fixed(self.transform, fast=self.cfg.DATALOADER.CACHE == "fast")
+        parts = split_fixed(self.transform, optional(self.cfg, "DATALOADER.CACHE") == "fast")
         if parts is None:
             return None
         fixed, rest = parts

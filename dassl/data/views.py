@@ -12,6 +12,7 @@ from typing import Any
 import PIL
 import torch
 
+from dassl.config import optional
 from dassl.utils.random_state import seeded_generators
 
 __all__ = ["Views"]
@@ -32,7 +33,7 @@ class Views:
     """
 
     def __init__(self, cfg: Any) -> None:
-        self.seeded, self.seed = cfg.INPUT.SEEDED_VIEWS, cfg.SEED
+        self.seeded, self.seed = optional(cfg, "INPUT.SEEDED_VIEWS"), cfg.SEED
         if self.seeded and self.seed < 0:
             raise ValueError(
                 f"INPUT.SEEDED_VIEWS needs the seed of the run, but SEED is {self.seed}: set one "
