@@ -26,6 +26,15 @@ CACHE_CHOICES = ["exact", "fast", "none"]
 CPU = torch.device("cpu")
 
 
+def __getattr__(name: str) -> Any:
+    """Names that published code imports from here; torchvision takes seconds to import."""
+    if name in ("INTERPOLATION_MODES", "build_transform"):
+        from . import transforms
+
+        return getattr(transforms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class CachingLoader(DataLoader):
     """Loader of a :class:`DatasetWrapper` that opens the cache before workers start."""
 
