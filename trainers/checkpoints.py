@@ -109,8 +109,9 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
 
     if "meta" not in checkpoint:
         raise ValueError(
-            f"{path} was not written by this toolbox: it does not say its method, backbone and "
-            "classes. Load it with train.py --eval-only --model-dir"
+            f"{path} was not written by this toolbox, or by a trainer file of your own: it does "
+            "not say its method, backbone and classes. Load it with train.py --eval-only "
+            "--model-dir (and --trainer-file)"
         )
     _check_layout(checkpoint["meta"], path)
     method = checkpoint["meta"]["method"]

@@ -6,9 +6,16 @@ from operator import attrgetter
 from typing import Any
 
 from .defaults import get_cfg_default
-from .node import CfgNode, keys_of_file
+from .node import CfgNode, declare_from_file, keys_of_file
 
-__all__ = ["CfgNode", "clean_cfg", "get_cfg_default", "keys_of_file", "optional"]
+__all__ = [
+    "CfgNode",
+    "clean_cfg",
+    "declare_from_file",
+    "get_cfg_default",
+    "keys_of_file",
+    "optional",
+]
 
 
 def optional(cfg: Any, key: str) -> Any:
