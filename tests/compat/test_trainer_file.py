@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+import datasets  # noqa: F401  registers, before the registries are copied
 import predict
 import train
+import trainers  # noqa: F401
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from tests.compat import upstream_dataset, upstream_trainer
