@@ -324,6 +324,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     """
     import torch
 
+    from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
@@ -334,7 +335,8 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
-    trainer = build_trainer(cfg)
+    with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves
+        trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer

@@ -31,6 +31,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
     #: once where they come again; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000
+    #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that what follows
+    #: has upstream's at the same seed (docs/own_trainer.md)
+    cfg.MODEL.OPENAI_DRAWS = False
     for name in TRAINER_REGISTRY.registered_names():
         declare = getattr(TRAINER_REGISTRY.get(name), "extend_cfg", None)
         if declare is not None:

@@ -127,7 +127,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         cfg.DATASET.setdefault(key, value)
     own = ("NAME", TRAINER_REGISTRY.get(method).node)
     # how the run was computed, not what
-    for key in ("FAST_ENCODERS", "MEMORY_GB"):
+    for key in ("FAST_ENCODERS", "MEMORY_GB", "OPENAI_DRAWS"):
         stored["MODEL"].pop(key, None)
     stored["OPTIM"].pop("TEXT_CHUNK", None)
     stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}
