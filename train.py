@@ -84,6 +84,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config-file", metavar="YAML", help="settings of the trainer")
     add("--dataset-config-file", metavar="YAML", help="settings of the data set")
     add("--trainer", metavar="NAME", help="name of the trainer")
+    add(
+        "--trainer-file",
+        action="append",
+        default=[],
+        metavar="PY",
+        help="Python file of your own that registers trainers or data sets; may be given again",
+    )
+    add(
+        "--extend-cfg",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file that declares config keys: YAML, or Python with a function extend_cfg(cfg)",
+    )
     add("--backbone", metavar="NAME", help="name of the backbone")
     add("--head", metavar="NAME", help="name of the head")
     add("--eval-only", action="store_true", help="test only")
@@ -189,6 +203,34 @@ def check_method_keys(keys: list[str], trainer: str, own: str | None) -> None:
             )
 
 
+def add_own_files(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Register what the user's own files hold, and declare the config keys that they name.
+
+    Args:
+        args: the parsed command line.
+        cfg: config with the keys of this toolbox.
+
+    Raises:
+        FileNotFoundError: for files that do not exist.
+        ValueError: for files that cannot be used; names the option.
+    """
+    from dassl.engine.own_files import declare_keys, load_own_file
+
+    option = "--trainer-file"
+    try:
+        for path in args.trainer_file:
+            declares = load_own_file(path).declare(cfg)
+            if not declares and not args.extend_cfg:
+                print(f"Note: {path} declares no config keys; --extend-cfg FILE does so")
+        option = "--extend-cfg"
+        for path in args.extend_cfg:
+            declare_keys(cfg, path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{option}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Return the frozen config of a run.
 
@@ -211,6 +253,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
+    add_own_files(args, cfg)
     keys = args.opts[::2]
     for path, option in (
         (args.dataset_config_file, "--dataset-config-file"),
@@ -282,6 +325,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     """
     import torch
 
+    from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
@@ -292,7 +336,8 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
-    trainer = build_trainer(cfg)
+    with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves
+        trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer

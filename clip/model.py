@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .initial_draws import draw_if_wanted
 from .layers import Attention, LayerNorm, Transformer
 from .packing import PackedText, PrefixPlan, SuffixLayout, splice_packed
 from .prompting import LayerPrompts, Prompt, by_layer, splice
@@ -383,8 +384,10 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     weights = {
         key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
     }
+    sizes = architecture(weights)
+    draw_if_wanted(sizes)
     with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
-        model = CLIP(**architecture(weights))
+        model = CLIP(**sizes)
     traits = {name: weights.pop(name) for name in TRAITS if name in weights}
     try:
         model.load_state_dict(weights, assign=True)

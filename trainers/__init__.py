@@ -34,6 +34,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: a run may go on with a larger OPTIM.MAX_EPOCH than it was begun with; its further epochs have
     #: the learning rates that they have in a run of that length
     cfg.TRAIN.EXTEND = False
+    #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that what follows
+    #: has upstream's at the same seed (docs/own_trainer.md)
+    cfg.MODEL.OPENAI_DRAWS = False
     for name in TRAINER_REGISTRY.registered_names():
         declare = getattr(TRAINER_REGISTRY.get(name), "extend_cfg", None)
         if declare is not None:

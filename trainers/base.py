@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.clip import check_name, load_state_dict
+from clip.initial_draws import initial_draws
 from clip.model import CLIP, build_model
 from dassl.config import CfgNode
 from dassl.engine import TrainerX
@@ -57,7 +58,8 @@ def load_clip(cfg: CfgNode) -> CLIP:
             differs from what the backbone says of its images.
     """
     name = cfg.MODEL.BACKBONE.NAME
-    clip = build_model(load_state_dict(name))
+    with initial_draws(cfg.MODEL.OPENAI_DRAWS):
+        clip = build_model(load_state_dict(name))
     side = clip.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (side, side):
         raise ValueError(
@@ -92,6 +94,9 @@ class PromptTrainer(TrainerX):
     #: whether a run may go on beyond its last epoch (TRAIN.EXTEND); not where something besides the
     #: learning rate depends on the number of epochs
     extends = True
+    #: whether published code of the method starts from OpenAI's CLIP as it is, and draws nothing
+    #: else in another order than ``build_learner``
+    draws_as_published = False
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -125,6 +130,11 @@ class PromptTrainer(TrainerX):
             raise ValueError(
                 f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
                 "the frozen CLIP are computed each time) or what they may take on disk"
+            )
+        if cfg.MODEL.OPENAI_DRAWS and not self.draws_as_published:
+            raise ValueError(
+                "MODEL.OPENAI_DRAWS is for CoOp, CoCoOp and trainer files of your own on an "
+                f"unmodified CLIP: {cfg.TRAINER.NAME} would not have upstream's random numbers"
             )
         check_memory(cfg)
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":

@@ -106,8 +106,9 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
 
     if "meta" not in checkpoint:
         raise ValueError(
-            f"{path} was not written by this toolbox: it does not say its method, backbone and "
-            "classes. Load it with train.py --eval-only --model-dir"
+            f"{path} was not written by this toolbox, or by a trainer file of your own: it does "
+            "not say its method, backbone and classes. Load it with train.py --eval-only "
+            "--model-dir (and --trainer-file)"
         )
     _check_layout(checkpoint["meta"], path)
     method = checkpoint["meta"]["method"]
@@ -123,7 +124,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         cfg.DATASET.setdefault(key, value)
     own = ("NAME", config_node(method))
     # how the run was computed, not what
-    for key in ("FAST_ENCODERS", "MEMORY_GB"):
+    for key in ("FAST_ENCODERS", "MEMORY_GB", "OPENAI_DRAWS"):
         stored["MODEL"].pop(key, None)
     stored["OPTIM"].pop("TEXT_CHUNK", None)
     stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}

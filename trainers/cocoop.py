@@ -61,6 +61,7 @@ class CoCoOp(PromptTrainer):
     """Conditional context optimization."""
 
     node = "COCOOP"
+    draws_as_published = True
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:

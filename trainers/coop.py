@@ -60,6 +60,7 @@ class CoOp(PromptTrainer):
     """Context optimization."""
 
     node = "COOP"
+    draws_as_published = True
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:

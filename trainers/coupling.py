@@ -57,3 +57,6 @@ class CoupledPromptLearner(PromptLearner):
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key.removeprefix("prompt_learner."): value for key, value in weights.items()}
+
+    def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"prompt_learner.{key}": value for key, value in weights.items()}

@@ -49,6 +49,19 @@ class DeepPromptLearner(PromptLearner):
         }
         return weights | {name: value for name, value in found.items() if value is not None}
 
+    def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = {
+            "text": ("prompt_learner.ctx", "text_encoder"),
+            "vision": ("image_encoder.VPT", "image_encoder"),
+        }
+        found = {}
+        for name, value in weights.items():
+            first, tower = names[name]
+            deep = f"{tower}.transformer.resblocks.{{}}.VPT_shallow"
+            keys = [first, *(deep.format(block) for block in range(1, len(value)))]
+            found |= dict(zip(keys, value.unbind(), strict=True))
+        return found
+
 
 def _take(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
     """Remove the prompts of one encoder from ``weights``; upstream has a tensor for each block."""

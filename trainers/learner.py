@@ -85,6 +85,10 @@ class PromptLearner(nn.Module):
         """
         return dict(weights)
 
+    def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``from_upstream`` takes, from the state dict of a learner of this kind."""
+        return dict(weights)
+
     def correct_text(self, text: Tensor, frozen_text: Callable[[], Tensor]) -> Tensor:
         """Last word on the classifier's text features.
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Any
+
 from .defaults import get_cfg_default
-from .node import CfgNode, decoded, keys_of_file, leaves, values_of_file
+from .node import CfgNode, declare_from_file, decoded, keys_of_file, leaves, values_of_file
 from .runtime import RUNTIME_KEYS, is_runtime_key
 
 __all__ = [
     "RUNTIME_KEYS",
     "CfgNode",
     "clean_cfg",
+    "declare_from_file",
     "decoded",
     "get_cfg_default",
     "is_runtime_key",
     "keys_of_file",
     "leaves",
+    "optional",
     "values_of_file",
 ]
+
+
+def optional(cfg: Any, key: str) -> Any:
+    """Return the value of a key that a configuration made elsewhere need not have.
+
+    Args:
+        cfg: configuration tree, also one that does not come from :func:`get_cfg_default`.
+        key: dotted key, one of the default tree.
+
+    Returns:
+        Its value in ``cfg``, or else its default.
+    """
+    try:
+        return attrgetter(key)(cfg)
+    except AttributeError:
+        return attrgetter(key)(get_cfg_default())
 
 
 def clean_cfg(cfg: CfgNode, trainer: str, node: str | None = None) -> None:

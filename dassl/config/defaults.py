@@ -1,6 +1,7 @@
 """Default configuration tree: keys and values as in Dassl 0.6.3, and a few more.
 
-More are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE.
+More are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE. They are
+read with ``dassl.config.optional``, since a configuration tree made elsewhere does not have them.
 """
 
 from __future__ import annotations

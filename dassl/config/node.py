@@ -143,6 +143,36 @@ def decoded(value: Any) -> Any:
     return [decoded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def declare_from_file(cfg: CfgNode, path: str) -> None:
+    """Add the keys of a YAML file to a configuration; one that is known gets another default.
+
+    Args:
+        cfg: unfrozen configuration, extended in place.
+        path: path of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a YAML mapping, or a known key has another type.
+    """
+    _declare(cfg, _read_yaml(path), "", f" (in {path})")
+
+
+def _declare(node: YacsNode, tree: dict, prefix: str, where: str) -> None:
+    for key, value in tree.items():
+        full_key = f"{prefix}{key}"
+        if isinstance(value, dict):
+            below = node.setdefault(key, CfgNode())
+            if not isinstance(below, YacsNode):
+                raise ValueError(
+                    f"config key {full_key}{where} is a value so far, no group of keys"
+                )
+            _declare(below, value, f"{full_key}.", where)
+        elif key in node:
+            node[key] = _coerce(value, node[key], full_key, where, from_text=False)
+        else:
+            node[key] = CfgNode._decode_cfg_value(value)
+
+
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     if os.path.realpath(path) in readers:
         raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dassl.config import optional
 from dassl.utils import check_availability, read_image
 
 from .datasets import build_dataset
@@ -23,6 +24,15 @@ __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
 CACHE_CHOICES = ["exact", "fast", "none"]
 CPU = torch.device("cpu")
+
+
+def __getattr__(name: str) -> Any:
+    """Names that published code imports from here; torchvision takes seconds to import."""
+    if name in ("INTERPOLATION_MODES", "build_transform"):
+        from . import transforms
+
+        return getattr(transforms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class CachingLoader(DataLoader):
@@ -62,7 +72,8 @@ def build_data_loader(
     Raises:
         ValueError: if there are no images, or DATALOADER.CACHE is none of CACHE_CHOICES.
     """
-    check_availability(cfg.DATALOADER.CACHE, CACHE_CHOICES, "DATALOADER.CACHE")
+    cache = optional(cfg, "DATALOADER.CACHE")
+    check_availability(cache, CACHE_CHOICES, "DATALOADER.CACHE")
     if not data_source:
         part = "training" if is_train else "test"
         raise ValueError(
@@ -78,7 +89,7 @@ def build_data_loader(
         n_ins=n_ins,
     )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    cached = dataset_wrapper is None and cfg.DATALOADER.CACHE != "none"
+    cached = dataset_wrapper is None and cache != "none"
     # images that the transform leaves on a GPU are made by this process, and cannot be pinned
     on_gpu = getattr(tfm, "device", CPU).type != "cpu"
     return (CachingLoader if cached else DataLoader)(
@@ -97,7 +108,9 @@ def check_loaders(settings: Any) -> None:
     Raises:
         ValueError: for an unknown sampler or a batch without images; names the config key.
     """
-    parts = ["TRAIN_X", "TEST"] + ([] if settings.TRAIN_U.SAME_AS_X else ["TRAIN_U"])
+    parts = ["TRAIN_X", "TEST"]
+    if _unlabelled(settings) is not settings.TRAIN_X:
+        parts.append("TRAIN_U")
     for part in parts:
         check_availability(settings[part].SAMPLER, AVAI_SAMPLERS, f"DATALOADER.{part}.SAMPLER")
         size = settings[part].BATCH_SIZE
@@ -105,6 +118,12 @@ def check_loaders(settings: Any) -> None:
             raise ValueError(
                 f"DATALOADER.{part}.BATCH_SIZE: {size} is not a number of images from 1 on"
             )
+
+
+def _unlabelled(settings: Any) -> Any:
+    """Settings of the loader of unlabelled images; a tree made elsewhere need not have any."""
+    own = getattr(settings, "TRAIN_U", None)
+    return settings.TRAIN_X if own is None or own.SAME_AS_X else own
 
 
 class DataManager:
@@ -167,10 +186,11 @@ class DataManager:
                 dataset_wrapper=dataset_wrapper,
             )
 
-        settings_x = cfg.DATALOADER.TRAIN_X
-        settings_u = settings_x if cfg.DATALOADER.TRAIN_U.SAME_AS_X else cfg.DATALOADER.TRAIN_U
-        self.train_loader_x = train_loader(settings_x, dataset.train_x)
-        self.train_loader_u = train_loader(settings_u, dataset.train_u) if dataset.train_u else None
+        settings = cfg.DATALOADER
+        self.train_loader_x = train_loader(settings.TRAIN_X, dataset.train_x)
+        self.train_loader_u = (
+            train_loader(_unlabelled(settings), dataset.train_u) if dataset.train_u else None
+        )
         self.val_loader = test_loader(dataset.val) if dataset.val else None
         self.test_loader = None if dataset.test is None else test_loader(dataset.test)
         self.tfm_test = tfm_test
@@ -292,21 +312,20 @@ class DatasetWrapper(TorchDataset):
         self._cache_tried_for = self.transform
 
     def _open(self, form: str, load: Callable[[str], np.ndarray]) -> PixelFile:
-        settings = self.cfg.DATALOADER
         return open_cache(
             [item.impath for item in self.data_source],
             load,
             form,
             dataset=self.cfg.DATASET.NAME,
-            upright=self.cfg.INPUT.EXIF,
-            limit=settings.CACHE_MB * 10**6,
-            threads=max(1, settings.NUM_WORKERS),
+            upright=optional(self.cfg, "INPUT.EXIF"),
+            limit=optional(self.cfg, "DATALOADER.CACHE_MB") * 10**6,
+            threads=max(1, self.cfg.DATALOADER.NUM_WORKERS),
         )
 
     def _open_crops(self) -> _Crops | None:
         from .transforms import split_fixed
 
-        parts = split_fixed(self.transform, fast=self.cfg.DATALOADER.CACHE == "fast")
+        parts = split_fixed(self.transform, optional(self.cfg, "DATALOADER.CACHE") == "fast")
         if parts is None:
             return None
         fixed, rest = parts
@@ -321,7 +340,7 @@ class DatasetWrapper(TorchDataset):
         return np.asarray(self._read_file(path))
 
     def _read_file(self, path: str) -> Image.Image:
-        return read_image(path, self.cfg.DATASET.NAME, self.cfg.INPUT.EXIF)
+        return read_image(path, self.cfg.DATASET.NAME, optional(self.cfg, "INPUT.EXIF"))
 
     def __len__(self) -> int:
         return len(self.data_source)

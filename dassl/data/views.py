@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dassl.config import optional
 from dassl.utils.random_state import seeded_generators
 from dassl.utils.tools import image_decoders
 
@@ -32,7 +33,7 @@ class Views:
     """
 
     def __init__(self, cfg: Any) -> None:
-        self.seeded, self.seed = cfg.INPUT.SEEDED_VIEWS, cfg.SEED
+        self.seeded, self.seed = optional(cfg, "INPUT.SEEDED_VIEWS"), cfg.SEED
         if self.seeded and self.seed < 0:
             raise ValueError(
                 f"INPUT.SEEDED_VIEWS needs the seed of the run, but SEED is {self.seed}: set one "
@@ -40,7 +41,7 @@ class Views:
             )
         #: index of the epoch, from 0; trainers set it
         self.epoch = 0
-        self.dataset, self.upright = cfg.DATASET.NAME, cfg.INPUT.EXIF
+        self.dataset, self.upright = cfg.DATASET.NAME, optional(cfg, "INPUT.EXIF")
         self.root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
         self._recipe: tuple[Callable | None, int, str | None] = (None, -1, None)
 

@@ -17,6 +17,15 @@ from .simple import SimpleNet, SimpleTrainer
 __all__ = ["EpochLog", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 
+def __getattr__(name: str) -> Any:
+    """``SummaryWriter``, which published code imports from here: TensorBoard takes seconds."""
+    if name == "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class EpochLog:
     """Timing, averages, log lines and scalars of one epoch.
 

@@ -24,13 +24,20 @@ class _BaseWarmupScheduler(LRScheduler):
         successor: schedule that takes over, built on the same optimiser.
         warmup_epoch: number of warm-up epochs.
         last_epoch: index of the last finished epoch, -1 at the start.
+        verbose: print the rates after every step, as PyTorch's schedules once did.
     """
 
     def __init__(
-        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        last_epoch: int = -1,
+        verbose: bool = False,
     ) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
+        self.verbose = verbose
         super().__init__(optimizer, last_epoch)
 
     def warmup_lr(self) -> list[float]:
@@ -48,10 +55,14 @@ class _BaseWarmupScheduler(LRScheduler):
             self._last_lr = self.successor.get_last_lr()
         else:
             super().step(epoch)
+        if self.verbose:
+            for group, lr in enumerate(self.get_last_lr()):
+                print(f"Adjusting learning rate of group {group} to {lr:.4e}.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data only; ``successor`` is the state dict of the inner schedule."""
         state = super().state_dict()
+        del state["verbose"]  # of the process, not of the run
         return {**state, "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -71,9 +82,10 @@ class ConstantWarmupScheduler(_BaseWarmupScheduler):
         warmup_epoch: int,
         cons_lr: float,
         last_epoch: int = -1,
+        verbose: bool = False,
     ) -> None:
         self.cons_lr = cons_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
     def warmup_lr(self) -> list[float]:
         return [self.cons_lr for _ in self.base_lrs]
@@ -89,9 +101,10 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
         warmup_epoch: int,
         min_lr: float,
         last_epoch: int = -1,
+        verbose: bool = False,
     ) -> None:
         self.min_lr = min_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
     def warmup_lr(self) -> list[float]:
         if self.last_epoch == 0:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+
+class Registered(NamedTuple):
+    """What was registered: name of the registry, object, and what had its name before or None."""
+
+    registry: str
+    obj: Any
+    replaced: Any = None
 
 
 class RegistryKeyError(KeyError):
@@ -27,6 +36,9 @@ class Registry:
         @TRAINER_REGISTRY.register()
         class MyTrainer: ...
     """
+
+    #: what was registered so far within :func:`replacing_names`; None outside of it
+    _replacing: list[Registered] | None = None
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -53,13 +65,18 @@ class Registry:
         return obj
 
     def _add(self, obj: Any, force: bool) -> None:
-        name = obj.__name__
-        if name in self._obj_map and not force:
-            raise RegistryKeyError(
-                f"{name} is already registered in the {self._name} registry by "
-                f"{self._obj_map[name].__module__}; choose another name or pass force=True"
-            )
+        name, earlier = obj.__name__, Registry._replacing
+        known = self._obj_map.get(name)
+        if known is not None and not force:
+            if earlier is None or any(known is entry.obj for entry in earlier):
+                raise RegistryKeyError(
+                    f"{name} is already registered in the {self._name} registry by "
+                    f"{known.__module__}; choose another name or pass force=True"
+                )
+            print(f"Note: {self._name.lower()} {name} of {known.__module__} is replaced")
         self._obj_map[name] = obj
+        if earlier is not None:
+            earlier.append(Registered(self._name, obj, known))
 
     def get(self, name: str) -> Any:
         """Return the object of that name.
@@ -77,6 +94,22 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         return name in self._obj_map
+
+
+@contextmanager
+def replacing_names() -> Iterator[list[Registered]]:
+    """Context in which what is registered takes the place of what had its name, with a note.
+
+    Yields:
+        A list that is filled as objects are registered. Of two of them with one name, the second is
+        an error as ever.
+    """
+    registered: list[Registered] = []
+    Registry._replacing = registered
+    try:
+        yield registered
+    finally:
+        Registry._replacing = None
 
 
 def check_availability(requested: str, available: Iterable[str], key: str = "") -> None:

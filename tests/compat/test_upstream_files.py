@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 from yacs.config import CfgNode as CN
 
+import datasets
+import trainers
 from clip import clip, tiny
+from clip.initial_draws import initial_draws
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
@@ -160,3 +163,33 @@ def test_the_downloaded_file_is_a_plain_state_dict(tmp_path):
     assert state["token_embedding.weight"].shape[0] == 49408
     assert math.isfinite(float(state["logit_scale"]))
     assert upstream_trainer.clip._MODELS["tiny"] == tiny.URL
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_our_coop_starts_as_such_a_file_at_the_same_seed(cfg, data_root, wanted):
+    """Whether what OpenAI's code draws while it builds CLIP is drawn or not, for both alike."""
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    cfg.merge_from_list(["TRAINER.UPSTREAMCOOP.CTX_INIT", "", "MODEL.OPENAI_DRAWS", wanted])
+    cfg.merge_from_list(["TRAINER.COOP.PREC", "fp32", "TRAINER.COOP.N_CTX", 16])
+
+    def start(name):
+        cfg.TRAINER.NAME = name
+        with initial_draws(wanted):
+            trainer = built(cfg)
+        return trainer, torch.get_rng_state()
+
+    theirs, their_state = start("UpstreamCoOp")
+    ours, our_state = start("CoOp")
+    assert torch.equal(ours.model.learner.ctx, theirs.model.prompt_learner.ctx)
+    assert torch.equal(our_state, their_state)
+    set_random_seed(1)
+    assert torch.equal(torch.empty(16, 64).normal_(std=0.02), ours.model.learner.ctx) != wanted
+
+
+def test_a_method_that_draws_its_own_does_not_take_upstreams_numbers(cfg):
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    cfg.merge_from_list(["TRAINER.NAME", "MaPLe", "MODEL.OPENAI_DRAWS", True])
+    with pytest.raises(ValueError, match=r"OPENAI_DRAWS is for CoOp, CoCoOp .*MaPLe would not"):
+        built(cfg)

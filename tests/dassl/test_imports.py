@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "dassl.engine": "TRAINER_REGISTRY TrainerX TrainerXU TrainerBase SimpleTrainer SimpleNet "
     "build_trainer",
-    "dassl.engine.trainer": "TrainerX TrainerXU TrainerBase SimpleTrainer SimpleNet",
+    "dassl.engine.trainer": "TrainerX TrainerXU TrainerBase SimpleTrainer SimpleNet SummaryWriter",
     "dassl.config": "get_cfg_default clean_cfg",
     "dassl.data": "DataManager DatasetWrapper",
-    "dassl.data.data_manager": "build_data_loader DataManager DatasetWrapper",
+    "dassl.data.data_manager": "build_data_loader DataManager DatasetWrapper build_transform "
+    "INTERPOLATION_MODES",
     "dassl.data.datasets": "DATASET_REGISTRY Datum DatasetBase build_dataset",
     "dassl.data.datasets.base_dataset": "Datum DatasetBase",
     "dassl.data.transforms": "build_transform INTERPOLATION_MODES",
@@ -24,6 +25,8 @@ PUBLIC = {
     "InstanceNormalization",
     "dassl.data.samplers": "build_sampler RandomDomainSampler SeqDomainSampler RandomClassSampler",
     "dassl.optim": "build_optimizer build_lr_scheduler",
+    "dassl.optim.radam": "RAdam AdamW",
+    "dassl.optim.lr_scheduler": "ConstantWarmupScheduler LinearWarmupScheduler",
     "dassl.metrics": "compute_accuracy compute_distance_matrix",
     "dassl.evaluation": "build_evaluator EVALUATOR_REGISTRY EvaluatorBase Classification",
     "dassl.utils": "load_pretrained_weights load_checkpoint setup_logger set_random_seed "
@@ -33,8 +36,10 @@ PUBLIC = {
     "open_specified_layers init_network_weights",
     "dassl.modeling": "build_head build_backbone build_network BACKBONE_REGISTRY HEAD_REGISTRY "
     "NETWORK_REGISTRY",
-    "dassl.modeling.ops": "ReverseGrad",
-    "dassl.modeling.ops.utils": "sharpen_prob create_onehot",
+    "dassl.modeling.ops": "ReverseGrad mixup",
+    "dassl.modeling.ops.mixup": "mixup",
+    "dassl.modeling.ops.utils": "sharpen_prob create_onehot ema_model_update linear_rampup "
+    "sigmoid_rampup shuffle_index reverse_index",
 }
 
 
@@ -43,6 +48,12 @@ def test_public_names(module):
     loaded = importlib.import_module(module)
     missing = [name for name in PUBLIC[module].split() if not hasattr(loaded, name)]
     assert not missing
+
+
+@pytest.mark.parametrize("module", ["dassl.engine.trainer", "dassl.data.data_manager"])
+def test_a_name_that_is_not_there_is_named(module):
+    with pytest.raises(AttributeError, match=f"'{module}' has no attribute 'SumaryWriter'"):
+        _ = importlib.import_module(module).SumaryWriter
 
 
 def test_importing_the_engine_leaves_heavy_packages_alone():

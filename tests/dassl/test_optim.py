@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dassl.config import get_cfg_default
-from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim import (
+    ConstantWarmupScheduler,
+    LinearWarmupScheduler,
+    build_lr_scheduler,
+    build_optimizer,
+)
 
 
 def optim_cfg(**settings):
@@ -91,6 +96,17 @@ def test_resumed_rates_equal_those_of_an_uninterrupted_run(stop, warmup, kind, s
     optim.load_state_dict(state[0])
     sched.load_state_dict(state[1])
     assert first + rates(optim, sched, 12 - stop) == straight
+
+
+@pytest.mark.parametrize("kind", [ConstantWarmupScheduler, LinearWarmupScheduler])
+def test_a_verbose_warmup_prints_its_rates(kind, capsys):
+    optim, inner = build(optim_cfg(NAME="sgd", LR=0.5, LR_SCHEDULER="cosine"))
+    sched = kind(optim, inner, 1, 0.125, verbose=True)
+    optim.step()
+    sched.step()
+    lines = [f"Adjusting learning rate of group 0 to {lr}." for lr in ("1.2500e-01", "5.0000e-01")]
+    assert capsys.readouterr().out.splitlines() == lines
+    assert "verbose" not in sched.state_dict()
 
 
 def test_the_state_of_a_warmup_holds_plain_data_only(tmp_path):

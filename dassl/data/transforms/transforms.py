@@ -9,6 +9,7 @@ import torch
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
+from dassl.config import optional
 from dassl.utils import check_availability
 
 from .augmentations import (
@@ -105,9 +106,10 @@ def build_transform(
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         check_availability(choice, AVAI_CHOICES, source)
-    pixels = is_train and cfg.DATALOADER.CACHE == "fast" and _can_use_pixels(cfg.INPUT, choices)
+    fast = is_train and optional(cfg, "DATALOADER.CACHE") == "fast"
+    pixels = fast and _can_use_pixels(cfg.INPUT, choices)
     if is_train:
-        device = _device(cfg.DATALOADER, pixels)
+        device = _device(optional(cfg, "DATALOADER.TRANSFORM_DEVICE"), pixels)
         steps = _train_steps(cfg.INPUT, choices, device if pixels else None)
     else:
         steps = _test_steps(cfg.INPUT, choices)
@@ -118,13 +120,13 @@ def build_transform(
     return PixelCompose(transforms, device) if pixels else T.Compose(transforms)
 
 
-def _device(cfg: Any, pixels: bool) -> torch.device:
+def _device(name: str, pixels: bool) -> torch.device:
     problem = None
     try:
-        device = torch.device(cfg.TRANSFORM_DEVICE)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(
-            f"DATALOADER.TRANSFORM_DEVICE is {cfg.TRANSFORM_DEVICE!r}: use cpu, cuda or cuda:1"
+            f"DATALOADER.TRANSFORM_DEVICE is {name!r}: use cpu, cuda or cuda:1"
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         problem = "there is no CUDA device"
@@ -134,7 +136,7 @@ def _device(cfg: Any, pixels: bool) -> torch.device:
             "augmented there"
         )
     if problem:
-        raise ValueError(f"DATALOADER.TRANSFORM_DEVICE is {cfg.TRANSFORM_DEVICE!r}, but {problem}")
+        raise ValueError(f"DATALOADER.TRANSFORM_DEVICE is {name!r}, but {problem}")
     return device
 
 
@@ -164,57 +166,63 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
     if pixels:
         steps.append((f"to uint8 tensor on {pixels}", FromPixels(pixels)))
 
-    def add(name: str, text: str, build: Callable[[], Callable]) -> None:
+    # Settings are read when a step is wanted: a tree made elsewhere has those of its steps only.
+    def add(name: str, build: Callable[[], Step]) -> None:
         if name in choices:
-            steps.append((text, build()))
+            steps.append(build())
+
+    def resized_crop() -> Step:
+        scale = tuple(cfg.RRCROP_SCALE)
+        crop = kind.RandomResizedCrop(size, scale=scale, interpolation=mode)
+        return f"random resized crop (size={side}, scale={scale})", crop
+
+    def jitter() -> Step:
+        strengths = (cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H)
+        text = "color jitter (brightness={}, contrast={}, saturation={}, hue={})"
+        return text.format(*strengths), T.ColorJitter(*strengths)
+
+    def randaugment() -> Step:
+        n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
+        return f"randaugment (n={n}, m={m})", T.RandAugment(n, m)
+
+    def random_magnitudes(name: str, **how: Any) -> Step:
+        n = cfg.RANDAUGMENT_N
+        return f"{name} (n={n})", RandomMagnitudeAugment(n, **how)
 
     # Both crops already give SIZE.
     if "random_crop" not in choices and "random_resized_crop" not in choices:
         steps.append((f"resize to {side}", kind.Resize(size, interpolation=mode)))
     add(
         "random_translation",
-        "random translation",
-        lambda: Random2DTranslation(size[0], size[1], interpolation=mode),
+        lambda: ("random translation", Random2DTranslation(*size, interpolation=mode)),
     )
     add(
         "random_crop",
-        f"random crop (size={side}, padding={cfg.CROP_PADDING})",
-        lambda: T.RandomCrop(size, padding=cfg.CROP_PADDING),
+        lambda: (
+            f"random crop (size={side}, padding={cfg.CROP_PADDING})",
+            T.RandomCrop(size, padding=cfg.CROP_PADDING),
+        ),
     )
-    scale = tuple(cfg.RRCROP_SCALE)
-    add(
-        "random_resized_crop",
-        f"random resized crop (size={side}, scale={scale})",
-        lambda: kind.RandomResizedCrop(size, scale=scale, interpolation=mode),
-    )
-    add("random_flip", "random flip", T.RandomHorizontalFlip)
+    add("random_resized_crop", resized_crop)
+    add("random_flip", lambda: ("random flip", T.RandomHorizontalFlip()))
     policies = T.AutoAugmentPolicy
-    add("imagenet_policy", "imagenet policy", lambda: T.AutoAugment(policies.IMAGENET))
-    add("cifar10_policy", "cifar10 policy", lambda: T.AutoAugment(policies.CIFAR10))
-    add("svhn_policy", "svhn policy", lambda: T.AutoAugment(policies.SVHN))
-    n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
-    add("randaugment", f"randaugment (n={n}, m={m})", lambda: T.RandAugment(n, m))
-    add(
-        "randaugment_fixmatch",
-        f"randaugment_fixmatch (n={n})",
-        lambda: RandomMagnitudeAugment(n, cutout=True),
-    )
-    add("randaugment2", f"randaugment2 (n={n})", lambda: RandomMagnitudeAugment(n, p=0.6))
-    jitter = (cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H)
-    add(
-        "colorjitter",
-        "color jitter (brightness={}, contrast={}, saturation={}, hue={})".format(*jitter),
-        lambda: T.ColorJitter(*jitter),
-    )
+    add("imagenet_policy", lambda: ("imagenet policy", T.AutoAugment(policies.IMAGENET)))
+    add("cifar10_policy", lambda: ("cifar10 policy", T.AutoAugment(policies.CIFAR10)))
+    add("svhn_policy", lambda: ("svhn policy", T.AutoAugment(policies.SVHN)))
+    add("randaugment", randaugment)
+    add("randaugment_fixmatch", lambda: random_magnitudes("randaugment_fixmatch", cutout=True))
+    add("randaugment2", lambda: random_magnitudes("randaugment2", p=0.6))
+    add("colorjitter", jitter)
     add(
         "randomgrayscale",
-        f"random gray scale (p={cfg.RGS_P})",
-        lambda: T.RandomGrayscale(p=cfg.RGS_P),
+        lambda: (f"random gray scale (p={cfg.RGS_P})", T.RandomGrayscale(p=cfg.RGS_P)),
     )
     add(
         "gaussian_blur",
-        f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
-        lambda: T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
+        lambda: (
+            f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
+            T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
+        ),
     )
     fused = pixels and "normalize" in choices
     if not fused:
@@ -222,8 +230,10 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
         steps.append(("to torch tensor of range [0, 1]", to_tensor))
     add(
         "cutout",
-        f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
-        lambda: Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN),
+        lambda: (
+            f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})",
+            Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN),
+        ),
     )
     if "normalize" in choices:
         text, step = _normalize(cfg)
@@ -232,10 +242,12 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
         steps.append((text, step))
     add(
         "gaussian_noise",
-        f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
-        lambda: GaussianNoise(cfg.GN_MEAN, cfg.GN_STD),
+        lambda: (
+            f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})",
+            GaussianNoise(cfg.GN_MEAN, cfg.GN_STD),
+        ),
     )
-    add("instance_norm", "instance normalization", InstanceNormalization)
+    add("instance_norm", lambda: ("instance normalization", InstanceNormalization()))
     return steps
 
 

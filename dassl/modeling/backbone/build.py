@@ -30,3 +30,12 @@ def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
     if verbose:
         print(f"Backbone: {name}")
     return BACKBONE_REGISTRY.get(name)(**kwargs)
+
+
+def start_convolutions(net: nn.Module) -> None:
+    """Draw the convolutions of a network as He et al. do (arXiv 1502.01852)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

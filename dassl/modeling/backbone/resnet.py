@@ -37,6 +37,24 @@ def resnet18(pretrained: bool = True, **kwargs: Any) -> ResNetBackbone:
 
 
 @BACKBONE_REGISTRY.register()
+def resnet34(pretrained: bool = True, **kwargs: Any) -> ResNetBackbone:
+    """Return a ResNet-34 (512 features)."""
+    return ResNetBackbone("resnet34", pretrained)
+
+
+@BACKBONE_REGISTRY.register()
 def resnet50(pretrained: bool = True, **kwargs: Any) -> ResNetBackbone:
     """Return a ResNet-50 (2048 features)."""
     return ResNetBackbone("resnet50", pretrained)
+
+
+@BACKBONE_REGISTRY.register()
+def resnet101(pretrained: bool = True, **kwargs: Any) -> ResNetBackbone:
+    """Return a ResNet-101 (2048 features)."""
+    return ResNetBackbone("resnet101", pretrained)
+
+
+@BACKBONE_REGISTRY.register()
+def resnet152(pretrained: bool = True, **kwargs: Any) -> ResNetBackbone:
+    """Return a ResNet-152 (2048 features)."""
+    return ResNetBackbone("resnet152", pretrained)

@@ -1,7 +1,8 @@
-"""Complete networks; empty until a project registers its own."""
+"""Complete networks."""
 
 from __future__ import annotations
 
 from .build import NETWORK_REGISTRY, build_network
+from .fcn import FCN, fcn_3x32_gctx, fcn_3x64_gctx
 
-__all__ = ["NETWORK_REGISTRY", "build_network"]
+__all__ = ["FCN", "NETWORK_REGISTRY", "build_network", "fcn_3x32_gctx", "fcn_3x64_gctx"]

@@ -1,0 +1,159 @@
+"""Files of a user's own: trainers that they register, config keys that they declare."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from dassl.config import CfgNode, declare_from_file
+from dassl.utils.registry import Registered, replacing_names
+
+__all__ = ["OwnFile", "declare_keys", "load_own_file"]
+
+DECLARE = "extend_cfg"
+
+
+class OwnFile(NamedTuple):
+    """An imported file and what it registered."""
+
+    module: ModuleType
+    registered: list[Registered]
+
+    def declare(self, cfg: CfgNode) -> bool:
+        """Call ``extend_cfg(cfg)`` of the file and of the classes that it registered, if any.
+
+        Those whose places they took declare their keys first, so that a copy finds them.
+        """
+        for entry in self.registered:
+            getattr(entry.replaced, DECLARE, _nothing)(cfg)
+        owners = (self.module, *(entry.obj for entry in self.registered))
+        declaring = [getattr(owner, DECLARE) for owner in owners if hasattr(owner, DECLARE)]
+        for declare in declaring:
+            declare(cfg)
+        return bool(declaring)
+
+
+def _nothing(cfg: CfgNode) -> None:
+    """What an object without keys of its own declares."""
+
+
+_loaded: dict[Path, OwnFile] = {}
+
+
+def load_own_file(path: str) -> OwnFile:
+    """Import a Python file that registers trainers, data sets or the like; once per process.
+
+    The file may import others beside it, relatively (``from .templates import X``) or by name. What
+    it registers under a name that is taken takes its place, and a note says so.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no Python, an import that fails, or nothing registered.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if file.suffix != ".py":
+        raise ValueError(f"{path} is not a Python file (.py)")
+    if file not in _loaded:
+        try:
+            with replacing_names() as registered:
+                module = importlib.import_module(f"{_package_of(file.parent)}.{file.stem}")
+        except (ImportError, SyntaxError) as error:
+            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise ValueError(
+                f"{path} cannot be imported: {type(error).__name__}: {error}{where}; files beside "
+                "it can be imported as in `from .name import X` or `import name`"
+            ) from error
+        if not registered:
+            raise ValueError(
+                f"{path} registers nothing: put @TRAINER_REGISTRY.register() (dassl.engine) in "
+                "front of the trainer's class"
+            )
+        _loaded[file] = OwnFile(module, registered)
+    own = _loaded[file]
+    found = ", ".join(f"{e.registry.lower()} {e.obj.__name__}" for e in own.registered)
+    print(f"{path} registers {found}")
+    return own
+
+
+def _package_of(folder: Path) -> str:
+    """Name of a package that stands for a folder, whose files can then import one another.
+
+    Files can also be imported by name from it, after everything else of that name.
+    """
+    name = f"own_files_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        package = ModuleType(name, f"Files of {folder}.")
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+        sys.path.append(str(folder))
+    return name
+
+
+def declare_keys(cfg: CfgNode, path: str) -> None:
+    """Declare config keys that a file has.
+
+    Args:
+        cfg: unfrozen configuration, extended in place.
+        path: a YAML file of keys with their defaults, or a Python file with a function
+            ``extend_cfg(cfg)``, such as a ``train.py`` of published code. Nothing else of it is
+            run, but imports of yacs and constants: what it imports need not be here.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: of another kind, without the function, or one that needs more of its file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if file.suffix in (".yaml", ".yml"):
+        declare_from_file(cfg, path)
+    elif file.suffix == ".py":
+        declare = _function(file)
+        try:
+            declare(cfg)
+        except NameError as error:
+            raise ValueError(
+                f"{path}: {DECLARE} uses more of its file than constants and yacs ({error}): write "
+                "the function, with what it needs inside, into a file of its own"
+            ) from error
+    else:
+        raise ValueError(f"{path} is neither a YAML file (.yaml) nor a Python file (.py)")
+
+
+def _function(file: Path) -> Callable[[Any], None]:
+    def constant(node: ast.stmt) -> bool:
+        if isinstance(node, ast.Assign):
+            try:
+                ast.literal_eval(node.value)
+            except ValueError:
+                return False
+            return True
+        modules: list[str | None] = []
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        return bool(modules) and all((name or "").split(".")[0] == "yacs" for name in modules)
+
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no Python: {error}") from error
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == DECLARE]
+    if not found:
+        raise ValueError(f"{file} has no function {DECLARE}(cfg)")
+    tree.body = [node for node in tree.body if node in found or constant(node)]
+    names: dict[str, Any] = {"__name__": file.stem}
+    exec(compile(tree, str(file), "exec"), names)
+    return names[DECLARE]

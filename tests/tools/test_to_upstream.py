@@ -1,0 +1,216 @@
+"""Runs written as published code saves them: their keys, and what they are when read back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clip import build_model, tokenize
+from dassl.engine import build_trainer
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint, resume_from_checkpoint
+from tests.conftest import CLASSNAMES
+from tests.parity_files import recorded_clip
+from tools import to_upstream
+from tools.command import run_command
+
+RESBLOCKS = "transformer.resblocks"
+
+
+def text_deep(depth: int) -> set[str]:
+    return {f"text_encoder.{RESBLOCKS}.{block}.VPT_shallow" for block in range(1, depth)}
+
+
+def image_deep(depth: int) -> set[str]:
+    deep = {f"image_encoder.{RESBLOCKS}.{block}.VPT_shallow" for block in range(1, depth)}
+    return {"image_encoder.VPT"} | deep
+
+
+def coupled(*others: str) -> set[str]:
+    names = ["ctx", "proj.weight", "proj.bias", *(f"compound_prompts_text.{k}" for k in (0, 1))]
+    return {f"prompt_learner.{name}" for name in (*names, *others)}
+
+
+#: method -> its folder, config pairs, tokens of its context, trained keys as the published code
+#: names them
+METHODS = {
+    "CoOp": ("prompt_learner", ["TRAINER.COOP.N_CTX", 3], 3, {"ctx"}),
+    "CoCoOp": (
+        *("prompt_learner", ["TRAINER.COCOOP.CTX_INIT", "a photo of a"], 4),
+        {"ctx", *(f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))},
+    ),
+    "VPT": ("prompt_learner", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 3], 0, image_deep(3)),
+    "IVLP": (
+        *("VLPromptLearner", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2], 2),
+        {"prompt_learner.ctx"} | text_deep(2) | image_deep(9),
+    ),
+    "PromptSRC": (
+        *("VLPromptLearner", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 2], 4),
+        {"prompt_learner.ctx"} | text_deep(9) | image_deep(2),
+    ),
+    "MaPLe": (
+        *("MultiModalPromptLearner", ["TRAINER.MAPLE.PROMPT_DEPTH", 3], 2),
+        coupled(
+            *(f"compound_prompt_projections.{k}.{x}" for k in (0, 1) for x in ("weight", "bias"))
+        ),
+    ),
+    "MPL": (
+        *("MultiModalPromptLearner", ["TRAINER.MPL.PROMPT_DEPTH", 3], 2),
+        coupled(
+            *(
+                f"txt2img_proj.{a}.{k}.{x}"
+                for a in (0, 1)
+                for k in (0, 1)
+                for x in ("weight", "bias")
+            )
+        ),
+    ),
+}
+
+
+def frozen(method: str) -> dict[str, torch.Tensor]:
+    """Weights of CLIP by their names in the whole model of the published code."""
+    found = {}
+    for key, value in recorded_clip().items():
+        name = key.removeprefix("visual.")
+        if name != key:
+            found[f"image_encoder.{name}"] = value
+            if method == "PromptSRC":
+                found[f"prompt_learner.ZS_image_encoder.{name}"] = value
+        elif key == "logit_scale":
+            found[key] = value
+        elif key != "token_embedding.weight":
+            found[f"text_encoder.{key}"] = value
+    return found
+
+
+def run(*words: object) -> int:
+    return run_command(
+        to_upstream.build_parser(), to_upstream.convert, [str(word) for word in words]
+    )
+
+
+@pytest.fixture
+def trained(make_cfg, tmp_path):
+    """Function that gives a trainer whose run folder holds an epoch, and its config."""
+
+    def build(method: str, *pairs: object):
+        cfg = make_cfg(method, "DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True, *pairs)
+        trainer = build_trainer(cfg)
+        with torch.no_grad():
+            for parameter in trainer.model.learner.parameters():
+                parameter.normal_(std=0.1)
+        trainer.save_model(0, cfg.OUTPUT_DIR)
+        return trainer, cfg
+
+    return build
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_keys_and_way_back(trained, tmp_path, method):
+    folder, pairs, n_ctx, learned = METHODS[method]
+    trainer, cfg = trained(method, *pairs)
+    out = tmp_path / "upstream"
+    assert run(cfg.OUTPUT_DIR, out) == 0
+    assert [p.name for p in out.iterdir()] == [folder]
+    assert (out / folder / "checkpoint").read_text() == "model.pth.tar-1\n"
+
+    checkpoint = load_checkpoint(str(out / folder / "model.pth.tar-1"))
+    wanted = {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
+    assert set(checkpoint) == wanted and checkpoint["epoch"] == 1
+    state, whole = checkpoint["state_dict"], folder != "prompt_learner" or method == "VPT"
+    start = "prompt_learner." if whole else ""
+    buffers = {f"{start}token_prefix", f"{start}token_suffix"} if n_ctx else set()
+    kept = frozen(method) if whole else {}
+    assert set(state) == learned | buffers | set(kept)
+    for key, value in kept.items():
+        assert torch.equal(state[key].float(), value), key
+    if n_ctx:
+        template = {"IVLP": "of a {}.", "MaPLe": "of a {}.", "MPL": "a photo of a {}."}
+        tails = [template.get(method, "{}.").format(n.replace("_", " ")) for n in CLASSNAMES]
+        words = tokenize([" ".join(["X"] * n_ctx + [tail]) for tail in tails])
+        embedded = recorded_clip()["token_embedding.weight"][words]
+        assert torch.equal(state[f"{start}token_prefix"], embedded[:, :1])
+        assert torch.equal(state[f"{start}token_suffix"], embedded[:, 1 + n_ctx :])
+
+    trainer.model.learner.requires_grad_(False)
+    images = torch.randn(2, 3, 32, 32)
+    expected = trainer.model_inference(images)
+    for parameter in trainer.model.learner.parameters():
+        parameter.zero_()
+    trainer.set_model_mode("eval")
+    trainer.load_model(str(out), epoch=1)
+    assert torch.equal(trainer.model_inference(images), expected)
+
+
+@pytest.mark.parametrize(("method", "precision"), [("CoOp", "fp16"), ("MaPLe", "amp")])
+def test_types_of_frozen_weights(trained, tmp_path, method, precision):
+    node = method.upper()
+    _, cfg = trained(method, f"TRAINER.{node}.PREC", precision)
+    assert run(cfg.OUTPUT_DIR, tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").rglob("model.pth.tar-1")
+    state = load_checkpoint(str(path))["state_dict"]
+    half = {key for key, value in state.items() if value.dtype == torch.float16}
+    assert half == ({"token_prefix", "token_suffix"} if precision == "fp16" else set())
+
+
+def test_promptsrc_keeps_its_teacher_in_half_precision(trained, tmp_path):
+    _, cfg = trained("PromptSRC")
+    assert run(cfg.OUTPUT_DIR, tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").rglob("model.pth.tar-1")
+    state = load_checkpoint(str(path))["state_dict"]
+    stored = build_model(recorded_clip()).visual.state_dict()
+    for key, value in stored.items():
+        assert state[f"prompt_learner.ZS_image_encoder.{key}"].dtype == value.dtype
+        assert state[f"image_encoder.{key}"].dtype == torch.float32
+
+
+def test_coop_can_be_resumed(make_cfg, tmp_path):
+    """Optimiser and schedule go on after two epochs, the warm-up in upstream's form."""
+    schedule = ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.WARMUP_EPOCH", 1, "OPTIM.MAX_EPOCH", 3]
+    schedule += ["OPTIM.WARMUP_TYPE", "constant", "TRAIN.CHECKPOINT_FREQ", 2]
+    cfg = make_cfg("CoOp", "DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True, *schedule)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    assert run(cfg.OUTPUT_DIR, tmp_path / "out", "--load-epoch", 2) == 0
+    folder = tmp_path / "out" / "prompt_learner"
+    # what upstream reads: an object that goes on from where the schedule was
+    raw = torch.load(folder / "model.pth.tar-2", weights_only=False)
+    successor = raw["scheduler"]["successor"]
+    assert type(successor).__name__ == "CosineAnnealingLR" and successor.T_max == 3
+    assert raw["scheduler"]["last_epoch"] == 1 and raw["scheduler"]["verbose"] is False
+
+    fresh = build_trainer(cfg).model.learner
+    for name, value in (("token_prefix", (5, 1, 64)), ("token_suffix", (5, 60, 64))):
+        fresh.register_buffer(name, torch.zeros(value))
+    optim = build_optimizer(fresh, cfg.OPTIM)
+    sched = build_lr_scheduler(optim, cfg.OPTIM)
+    assert resume_from_checkpoint(str(folder), fresh, optim, sched) == 2
+    assert sched.get_last_lr() == raw["scheduler"]["_last_lr"]
+    assert sched.get_last_lr() == pytest.approx([0.75 * cfg.OPTIM.LR])  # cos(pi / 3)
+    stored = torch.load(f"{cfg.OUTPUT_DIR}/prompt_learner/model.pth.tar-2", weights_only=True)
+    momentum = stored["optimizer"]["state"][0]["momentum_buffer"]
+    assert torch.equal(optim.state[fresh.ctx]["momentum_buffer"], momentum)
+    assert torch.equal(fresh.ctx, stored["state_dict"]["ctx"])
+
+
+def test_what_cannot_be_written_gets_one_line(trained, tmp_path, tiny_run, capsys):
+    def error(*words: object) -> str:
+        capsys.readouterr()
+        assert run(*words) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ") and line.count("\n") == 1
+        return line
+
+    out = tmp_path / "out"
+    assert "'MMLoP' is not in" in error(tiny_run, out)
+    assert "no/such/run does not exist" in error("no/such/run", out)
+    _, cfg = trained("CoOp")
+    assert "prompt_learner exists: name another folder" in error(cfg.OUTPUT_DIR, cfg.OUTPUT_DIR)
+    foreign = tmp_path / "foreign"
+    assert run(cfg.OUTPUT_DIR, foreign) == 0
+    assert "was not written by this toolbox" in error(foreign, out)
+    state = recorded_clip() | {"quick_gelu": torch.tensor(False)}
+    torch.save(state, tmp_path / "gelu.pt")
+    assert "quick_gelu" in error(cfg.OUTPUT_DIR, out, "--backbone", tmp_path / "gelu.pt")
+    assert not out.exists()
