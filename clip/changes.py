@@ -43,24 +43,22 @@ BLOCK_PARTS = {
 }
 MLP_PARTS = {"c_fc": (nn.Linear,), "gelu": (QuickGELU, nn.GELU), "c_proj": (nn.Linear,)}
 
-#: functions of classes, as they are when nobody has replaced them
+#: classes of what our encoders pass by or give other shapes
+CLASSES = (
+    *(Transformer, ResidualAttentionBlock, Attention, LayerNorm, QuickGELU),
+    *(nn.Sequential, nn.Linear, nn.GELU),
+)
+#: their functions, as they are when nobody has replaced them
 FUNCTIONS = [
-    (kind, name, getattr(kind, name))
-    for kind, name in (
-        (ResidualAttentionBlock, "attention"),
-        *(
-            (kind, "forward")
-            for kind in (
-                *(Transformer, ResidualAttentionBlock, Attention, LayerNorm, QuickGELU),
-                *(nn.Sequential, nn.Linear, nn.GELU),
-            )
-        ),
-    )
+    (ResidualAttentionBlock, "attention", ResidualAttentionBlock.attention),
+    *((kind, "forward", kind.forward) for kind in CLASSES),
 ]
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether calls of a module do more than its class says: hooks, or a forward of its own."""
+def changed(module: nn.Module | None, kinds: tuple[type, ...]) -> bool:
+    """Whether a module is of another class (replaced, wrapped, parametrized), or ``hooked``."""
+    if type(module) not in kinds:
+        return True
     own = module.__dict__
     return bool(
         own["_forward_hooks"]
@@ -71,15 +69,15 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def changed(module: nn.Module | None, *kinds: type) -> bool:
-    """Whether a module is hooked, or of another class: replaced, wrapped or parametrized."""
-    return type(module) not in kinds or hooked(module)
+def hooked(module: nn.Module) -> bool:
+    """Whether calls of a module do more than its class says: hooks, or a forward of its own."""
+    return changed(module, (type(module),))
 
 
 def changed_stack(transformer: nn.Module) -> bool:
     """Whether calling the blocks of a transformer in turn is not what calling itself does."""
     blocks = transformer._modules.get("resblocks")
-    return changed(transformer, Transformer) or changed(blocks, nn.Sequential)
+    return changed(transformer, (Transformer,)) or changed(blocks, (nn.Sequential,))
 
 
 def changed_part(
@@ -97,7 +95,7 @@ def changed_part(
             return f"{kind.__name__}.{name}"
     modules = tower._modules
     for name, kinds in parts.items():
-        if changed(modules.get(name), *kinds):
+        if changed(modules.get(name), kinds):
             return name
     transformer = modules["transformer"]
     if changed_stack(transformer):
@@ -110,22 +108,22 @@ def changed_part(
 
 
 def _changed_part_of_block(block: nn.Module, causal: bool) -> str | None:
-    if changed(block, ResidualAttentionBlock) or "attention" in block.__dict__:
+    if changed(block, (ResidualAttentionBlock,)) or "attention" in block.__dict__:
         return ""
     parts = block._modules
     for name, kinds in BLOCK_PARTS.items():
-        if changed(parts.get(name), *kinds):
+        if changed(parts.get(name), kinds):
             return f".{name}"
     attn, mlp = parts["attn"], parts["mlp"]._modules
     if attn.dropout or attn.batch_first or _has_no(attn, "in_proj_bias"):
         return ".attn"
-    if changed(attn._modules.get("out_proj"), NonDynamicallyQuantizableLinear):
+    if changed(attn._modules.get("out_proj"), (NonDynamicallyQuantizableLinear,)):
         return ".attn.out_proj"
     if len(mlp) != len(MLP_PARTS):
         return ".mlp"
     for name, kinds in MLP_PARTS.items():
         part = mlp.get(name)
-        if changed(part, *kinds) or _has_no(part, "bias"):
+        if changed(part, kinds) or _has_no(part, "bias"):
             return f".mlp.{name}"
     if not (_is_causal(block) if causal else block.attn_mask is None):
         return ".attn_mask"

@@ -105,8 +105,9 @@ def encode_image(
 
 
 def _by_layer(prompts: LayerPrompts | None, transformer: nn.Module) -> list[tuple[Prompt, ...]]:
-    # somebody's own transformer need not have blocks
-    return by_layer(prompts, len(getattr(transformer, "resblocks", ())) or 1)
+    # what somebody put in its place need not know how many blocks it has
+    own = changed_stack(transformer)
+    return by_layer(prompts, max(prompts or (0,)) + 1 if own else len(transformer.resblocks))
 
 
 def _through(

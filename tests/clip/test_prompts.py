@@ -407,23 +407,32 @@ def test_length_first_transformer_is_the_same_encoder(model):
         ({0: Prompt(torch.zeros(3, 1, WIDTH), at=1)}, "3 sets"),
         ({0: Prompt(torch.zeros(30, WIDTH), at=1)}, "context holds 24"),
         ({0: Prompt(torch.zeros(1, WIDTH), at=(1, 1, 1))}, "3 prompt positions for 2"),
+        (
+            {i: Prompt(torch.zeros(i + 2, 1, 1, WIDTH), at=1) for i in range(2)},
+            r"batches of different size: \[2, 3\]",
+        ),
     ],
 )
-def test_impossible_text_prompts(model, prompts, message):
+@pytest.mark.parametrize("plain", [False, True])
+def test_impossible_text_prompts(model, prompts, message, plain):
     with pytest.raises(ValueError, match=message):
-        model.encode_text(token_ids([[1, 2], [3, 4]]), prompts)
+        model.encode_text(token_ids([[1, 2], [3, 4]]), prompts, plain)
 
 
-def test_impossible_image_prompts(model):
+@pytest.mark.parametrize("plain", [False, True])
+def test_impossible_image_prompts(model, plain):
     image = torch.zeros(2, 3, 32, 32).double()
     with pytest.raises(ValueError, match="cannot drop 99"):
-        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)})
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)}, plain)
     with pytest.raises(ValueError, match="at position 0"):
-        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=0)})
+        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=0)}, plain)
     with pytest.raises(ValueError, match="cannot drop 17"):
-        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)})
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)}, plain)
     with pytest.raises(ValueError, match="2 sequences"):
-        model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))})
+        model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))}, plain)
+
+
+def test_impossible_prompts_themselves():
     with pytest.raises(ValueError, match="dimensions"):
         Prompt(torch.zeros(3))
     with pytest.raises(ValueError, match="-1"):
