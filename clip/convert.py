@@ -119,7 +119,7 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
         lines[0] += f"ViT, patches of {tower.conv1.kernel_size[0]}, {_blocks(tower.transformer)}"
     else:
         stages = [len(getattr(tower, f"layer{stage}")) for stage in (1, 2, 3, 4)]
-        width, heads = tower.layer1[0].conv1.out_channels, tower.attnpool.heads
+        width, heads = tower.layer1[0].conv1.out_channels, tower.attnpool.num_heads
         lines[0] += f"ResNet, {stages} blocks from width {width}, pooled by {heads} heads"
     if model.image_mean is not None:
         mean, std = ([round(v, 6) for v in t.tolist()] for t in (model.image_mean, model.image_std))
@@ -142,7 +142,7 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
 def _blocks(transformer: Transformer) -> str:
     block = transformer.resblocks[0]
     return (
-        f"{transformer.layers} blocks of width {transformer.width}, {block.attn.heads} heads, "
+        f"{transformer.layers} blocks of width {transformer.width}, {block.attn.num_heads} heads, "
         f"{block.mlp.c_fc.out_features} hidden units"
     )
 

@@ -1,6 +1,14 @@
-"""Transformer blocks under OpenAI's parameter names, batch first, on PyTorch's fused attention."""
+"""Transformer blocks that are OpenAI's to whoever calls them, and their parts for our encoders.
+
+Called, a block, its parts and a stack of blocks compute what OpenAI's compute, length first and
+with the text encoder's mask. Our encoders use the other methods instead: batch first, on PyTorch's
+fused attention, and with an MLP that touches its hidden layer once. ``clip.changes`` tells them
+when somebody hooked, wrapped or replaced what these would pass by.
+"""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +28,15 @@ class LayerNorm(nn.LayerNorm):
         return y.to(x.dtype)
 
 
+#: of the activation of OpenAI's checkpoints
+SLOPE = 1.702
+
+
 class QuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, the activation of OpenAI's checkpoints."""
 
-    slope = 1.702
-
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.slope * x)
+        return x * torch.sigmoid(SLOPE * x)
 
 
 class _QuickGELUMLP(torch.autograd.Function):
@@ -40,13 +50,12 @@ class _QuickGELUMLP(torch.autograd.Function):
     def forward(
         ctx, rows: Tensor, first: Tensor, first_bias: Tensor, last: Tensor, last_bias: Tensor
     ) -> Tensor:
-        s = QuickGELU.slope
-        scaled = torch.addmm(first_bias, rows, first.t(), beta=s, alpha=s)
+        scaled = torch.addmm(first_bias, rows, first.t(), beta=SLOPE, alpha=SLOPE)
         if not any(ctx.needs_input_grad):
             F.silu(scaled, inplace=True)
-            return torch.addmm(last_bias, scaled, last.t(), alpha=1 / s)
+            return torch.addmm(last_bias, scaled, last.t(), alpha=1 / SLOPE)
         ctx.save_for_backward(scaled, rows if ctx.needs_input_grad[1] else None, first, last)
-        return torch.addmm(last_bias, F.silu(scaled), last.t(), alpha=1 / s)
+        return torch.addmm(last_bias, F.silu(scaled), last.t(), alpha=1 / SLOPE)
 
     @staticmethod
     @once_differentiable  # as fused attention is
@@ -58,50 +67,34 @@ class _QuickGELUMLP(torch.autograd.Function):
             hidden @ first if of_rows else None,
             hidden.t() @ rows if of_first else None,
             hidden.sum(0) if of_first_bias else None,
-            grad.t() @ F.silu(scaled) / QuickGELU.slope if of_last else None,
+            grad.t() @ F.silu(scaled) / SLOPE if of_last else None,
             grad.sum(0) if of_last_bias else None,
         )
 
 
-class MLP(nn.Module):
-    """Two linear maps with an activation between them.
+def fused_mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+    """What the MLP of a block gives for ``x``, ``(..., width)``, to rounding."""
+    if not isinstance(mlp.gelu, QuickGELU):
+        return mlp(x)
+    values = (mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        rows, *values = (value.to(dtype) for value in (rows, *values))
+    return _QuickGELUMLP.apply(rows, *values).view(x.shape)
 
-    Args:
-        width, hidden: units of the outer and the inner layer.
-        quick_gelu: whether the activation is OpenAI's approximation of GELU, or GELU itself.
+
+class Attention(nn.MultiheadAttention):
+    """Multi-head self-attention: PyTorch's when it is called, and its parts for our encoders.
+
+    Raises:
+        ValueError: the width is not divisible by the number of heads.
     """
 
-    def __init__(self, width: int, hidden: int, quick_gelu: bool) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., width)`` to the same shape."""
-        if not isinstance(self.gelu, QuickGELU):
-            return self.c_proj(self.gelu(self.c_fc(x)))
-        values = (self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
-        rows = x.reshape(-1, x.shape[-1])
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
-            rows, *values = (value.to(dtype) for value in (rows, *values))
-        return _QuickGELUMLP.apply(rows, *values).view(x.shape)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; parameters are named as those of ``nn.MultiheadAttention``."""
-
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
+        super().__init__(width, heads)
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values of ``x``, one beside the other: ``(..., 3 width)``."""
@@ -117,7 +110,7 @@ class Attention(nn.Module):
     def split(self, x: Tensor) -> Tensor:
         """``(..., length, d)`` to ``(sequences, heads, length, d / heads)``."""
         # the fused kernels take four dimensions only
-        return x.flatten(0, -3).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.flatten(0, -3).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """What ``attend`` weighs the values with where nothing is masked; for inspection.
@@ -151,31 +144,67 @@ class Attention(nn.Module):
         return y.transpose(1, 2).reshape(q.shape)
 
 
+def causal_mask(length: int) -> Tensor:
+    """What is added to attention's scores so that a position sees only those up to itself.
+
+    Returns:
+        ``(length, length)`` float32: 0 there, and minus infinity where a key comes later.
+    """
+    # on the CPU even while a model is built on no device; a block takes it to that of its input
+    return torch.full((length, length), float("-inf"), device="cpu").triu(1)
+
+
 class ResidualAttentionBlock(nn.Module):
     """Pre-norm transformer block: ``x + attn(ln_1 x)``, then ``x + mlp(ln_2 x)``.
 
     Args:
         width, heads: of the attention.
+        attn_mask: ``(length, length)``, added to the scores of attention by :meth:`forward`.
         mlp_width: hidden units of the MLP; ``None`` for four times the width.
         quick_gelu: whether the MLP computes OpenAI's approximation of GELU, or GELU itself.
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_width: int | None = None, quick_gelu: bool = True
+        self,
+        width: int,
+        heads: int,
+        attn_mask: Tensor | None = None,
+        mlp_width: int | None = None,
+        quick_gelu: bool = True,
     ) -> None:
         super().__init__()
+        hidden = mlp_width or 4 * width
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
-        self.mlp = MLP(width, mlp_width or 4 * width, quick_gelu)
+        parts = [
+            ("c_fc", nn.Linear(width, hidden)),
+            ("gelu", QuickGELU() if quick_gelu else nn.GELU()),
+            ("c_proj", nn.Linear(hidden, width)),
+        ]
+        self.mlp = nn.Sequential(OrderedDict(parts))
         self.ln_2 = LayerNorm(width)
+        self.attn_mask = attn_mask
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """``(N, length, d)`` to the same shape."""
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention of ``x``, ``(length, N, d)``, to itself under the block's mask."""
+        mask = self.attn_mask
+        if mask is not None and (mask.dtype, mask.device) != (x.dtype, x.device):
+            with torch.inference_mode(False):  # it is kept, and of use in training, too
+                self.attn_mask = mask = mask.to(dtype=x.dtype, device=x.device)
+        return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """**Length first**, as OpenAI's: ``(length, N, d)`` to the same shape."""
+        x = x + self.attention(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+    def forward_batch_first(self, x: Tensor) -> Tensor:
+        """The same without the mask for ``(N, length, d)``, past the modules' own calls."""
         q, k, v = self.attn.project(self.ln_1(x)).chunk(3, dim=-1)
-        return self.finish(x, self.attn.attend(q, k, v, causal=causal))
+        return self.finish(x, self.attn.attend(q, k, v))
 
     def forward_first(self, x: Tensor) -> Tensor:
-        """Result for the first position only, which sees all others: ``(N, d)``."""
+        """Result of ``forward_batch_first`` for the first position only: ``(N, d)``."""
         y = self.ln_1(x)
         q, k, v = self.attn.project_one_query(y, y[:, :1])
         return self.finish(x[:, :1], self.attn.attend(q, k, v)).squeeze(1)
@@ -183,30 +212,30 @@ class ResidualAttentionBlock(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows attention, for the rows of ``x``."""
         x = x + self.attn.out_proj(attended)
-        return x + self.mlp(self.ln_2(x))
+        return x + fused_mlp(self.mlp, self.ln_2(x))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks; ``causal`` makes every position see only those up to itself."""
+    """A stack of blocks; arguments as those of a block."""
 
     def __init__(
         self,
         width: int,
         layers: int,
         heads: int,
-        causal: bool = False,
+        attn_mask: Tensor | None = None,
         mlp_width: int | None = None,
         quick_gelu: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.layers, self.causal = width, layers, causal
+        self.width, self.layers = width, layers
         self.resblocks = nn.Sequential(
-            *(ResidualAttentionBlock(width, heads, mlp_width, quick_gelu) for _ in range(layers))
+            *(
+                ResidualAttentionBlock(width, heads, attn_mask, mlp_width, quick_gelu)
+                for _ in range(layers)
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run a whole **length-first** sequence, ``(length, N, d)``, as upstream's callers do."""
-        x = x.transpose(0, 1)
-        for block in self.resblocks:
-            x = block(x, causal=self.causal)
-        return x.transpose(0, 1)
+        """**Length first**, as OpenAI's: ``(length, N, d)`` to the same shape."""
+        return self.resblocks(x)

@@ -1,25 +1,51 @@
 """CLIP with optional prompts in front of every transformer block.
 
 Architecture, parameter names and numbers are those of OpenAI's CLIP (Radford et al., 2021,
-arXiv 2103.00020). Both encoders take :class:`~clip.prompting.LayerPrompts`; without them they are
-plain CLIP. The text encoder computes packed class prompts (see :mod:`clip.packing`), the image
-encoder finishes only the class token in its last block; both give what the plain full-length
-computation gives, to rounding.
+arXiv 2103.00020), and so are the modules to whoever calls, hooks, wraps or replaces them. Both
+encoders take :class:`~clip.prompting.LayerPrompts`; without them they are plain CLIP. The text
+encoder computes packed class prompts (see :mod:`clip.packing`), the image encoder finishes only the
+class token in its last block; both give what the plain full-length computation gives, to rounding,
+and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import plain as plain_encoders
+from .changes import IMAGE_PARTS, TEXT_PARTS, changed_part, hooked
 from .initial_draws import draw_if_wanted
-from .layers import Attention, LayerNorm, Transformer
-from .packing import PackedText, PrefixPlan, SuffixLayout, splice_packed
-from .prompting import LayerPrompts, Prompt, by_layer, splice
-from .resnet import ModifiedResNet
+from .layers import (
+    Attention,
+    LayerNorm,
+    QuickGELU,
+    ResidualAttentionBlock,
+    Transformer,
+    causal_mask,
+)
+from .packing import PackedText, PrefixPlan, SuffixLayout, check_context, splice_packed
+from .prompting import LayerPrompts, Prompt, batch_size, by_layer, splice
+from .resnet import AttentionPool2d, Bottleneck, ModifiedResNet
+
+#: the module of this name in OpenAI's package has the same
+__all__ = [
+    "CLIP",
+    "AttentionPool2d",
+    "Bottleneck",
+    "LayerNorm",
+    "ModifiedResNet",
+    "QuickGELU",
+    "ResidualAttentionBlock",
+    "Transformer",
+    "VisionTransformer",
+    "build_model",
+    "convert_weights",
+]
 
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -70,8 +96,11 @@ class VisionTransformer(nn.Module):
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+        self.changes_noted: list[str] = []
 
-    def forward(self, x: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, prompts: LayerPrompts | None = None, plain: bool = False
+    ) -> Tensor:
         """Image features.
 
         Args:
@@ -79,12 +108,15 @@ class VisionTransformer(nn.Module):
             prompts: tokens ``(n, width)`` or one set per image ``(N, n, width)``. Those of block 0
                 get no positional embedding but pass through ``ln_pre`` with all others; those of
                 later blocks enter as they are.
+            plain: compute as ``clip.plain`` does also where nobody changed a part.
 
         Returns:
-            ``(N, output_dim)``, not normalised. Without gradients on the CPU, the blocks see a
-            large batch in nearly equal parts.
+            ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``. Without
+            gradients on the CPU, the blocks see a large batch in nearly equal parts.
         """
-        layers = by_layer(prompts, self.transformer.layers)
+        if plain or goes_plain(self, changed_part(self, IMAGE_PARTS, causal=False)):
+            return plain_encoders.encode_image(self, x, prompts)
+        layers = by_layer(prompts, len(self.transformer.resblocks))
         shared = all(p.tokens.dim() == 2 for entry in layers for p in entry)
         if torch.is_grad_enabled() or x.device.type != "cpu" or not shared:
             return self._encode(x, layers)
@@ -106,8 +138,9 @@ class VisionTransformer(nn.Module):
         for i, block in enumerate(blocks):
             for prompt in layers[i] if i else ():
                 x = splice(x, prompt)
-            x = block.forward_first(x) if i == len(blocks) - 1 else block(x)
-        return self.ln_post(x) @ self.proj
+            x = block.forward_first(x) if i == len(blocks) - 1 else block.forward_batch_first(x)
+        x = self.ln_post(x)
+        return x if self.proj is None else x @ self.proj
 
 
 class CLIP(nn.Module):
@@ -168,7 +201,7 @@ class CLIP(nn.Module):
             transformer_width,
             transformer_layers,
             transformer_heads,
-            True,
+            self.build_attention_mask(),
             transformer_mlp_width,
             quick_gelu,
         )
@@ -177,6 +210,8 @@ class CLIP(nn.Module):
         self.ln_final = LayerNorm(transformer_width)
         self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+        self.changes_noted: list[str] = []
+        self.visual.changes_noted = self.changes_noted
         self.initialize_parameters()
 
     def initialize_parameters(self) -> None:
@@ -191,16 +226,40 @@ class CLIP(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
 
+    def build_attention_mask(self) -> Tensor:
+        """What the text encoder's blocks add to the scores of attention: ``causal_mask``."""
+        return causal_mask(self.context_length)
+
     @property
     def dtype(self) -> torch.dtype:
         """Type the encoders compute in."""
         return self.visual.conv1.weight.dtype
 
-    def encode_image(self, image: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+    def changed_part(self) -> str | None:
+        """First part that somebody hooked, wrapped, replaced or patched (``clip.changes``)."""
+        text = changed_part(self, TEXT_PARTS, causal=True)
+        if text is not None or isinstance(self.visual, VisionTransformer):
+            return text or changed_part(self.visual, IMAGE_PARTS, causal=False)
+        # a ResNet runs through its modules anyway
+        return next(
+            (name for name, part in self.visual.named_modules(prefix="visual") if hooked(part)),
+            None,
+        )
+
+    def encode_image(
+        self, image: Tensor, prompts: LayerPrompts | None = None, plain: bool = False
+    ) -> Tensor:
         """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
+        if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
+            return self.visual(image, prompts, plain=True)
         return self.visual(image, prompts) if prompts else self.visual(image)
 
-    def encode_text(self, text: Tensor | PackedText, prompts: LayerPrompts | None = None) -> Tensor:
+    def encode_text(
+        self,
+        text: Tensor | PackedText,
+        prompts: LayerPrompts | None = None,
+        plain: bool = False,
+    ) -> Tensor:
         """Text features of a class list.
 
         Args:
@@ -209,6 +268,7 @@ class CLIP(nn.Module):
                 block 0 get the positional embedding of the place where they end up, later ones
                 enter as they are. Positions of several prompts of one block refer to the sequence
                 that the ones before them left.
+            plain: compute as ``clip.plain`` does also where nobody changed a part.
 
         Returns:
             ``(C, embed_dim)``, or ``(B, C, embed_dim)`` when a prompt holds one set per sample;
@@ -219,17 +279,17 @@ class CLIP(nn.Module):
                 or more tokens than the context has room for.
         """
         text = PackedText.of(text)
+        if plain or goes_plain(self, changed_part(self, TEXT_PARTS, causal=True)):
+            return plain_encoders.encode_text(self, text, prompts)
         blocks = self.transformer.resblocks
         layers = by_layer(prompts, len(blocks))
         plan = PrefixPlan(text, layers)
-        per_sample = [p.tokens.shape[0] for ps in layers for p in ps if p.tokens.dim() == 4]
-        if len(set(per_sample)) > 1:
-            raise ValueError(f"prompts for batches of different size: {sorted(set(per_sample))}")
+        batch = batch_size(layers)
 
         n_prefix = plan.n_common
         layout = text.layout(plan.suffix_lengths)
         x = self.token_embedding(self._packed_ids(text, n_prefix, layout)).to(self.dtype)
-        x = x.expand(per_sample[0] if per_sample else 1, -1, -1)
+        x = x.expand(1 if batch is None else batch, -1, -1)
         for i, block in enumerate(blocks):
             for prompt in layers[i]:
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
@@ -242,7 +302,7 @@ class CLIP(nn.Module):
                 x, attended = x.index_select(1, end), attended.index_select(1, end)
             x = block.finish(x, attended)
         features = self.ln_final(x).to(self.dtype) @ self.text_projection
-        return features if per_sample else features.squeeze(0)
+        return features.squeeze(0) if batch is None else features
 
     @staticmethod
     def _packed_ids(text: PackedText, n_prefix: int, layout: SuffixLayout) -> Tensor:
@@ -270,11 +330,7 @@ class CLIP(nn.Module):
         return x, n_prefix, text.layout(lengths)
 
     def _add_positions(self, x: Tensor, n_prefix: int, layout: SuffixLayout) -> Tensor:
-        if n_prefix + layout.longest > self.context_length:
-            raise ValueError(
-                f"the longest prompt has {n_prefix + layout.longest} tokens, the context holds "
-                f"{self.context_length}: use fewer context tokens or shorter class names"
-            )
+        check_context(n_prefix + layout.longest, self.context_length)
         position = self.positional_embedding.to(x.dtype)
         return x + torch.cat([position[:n_prefix], position[n_prefix + layout.position]])
 
@@ -284,6 +340,18 @@ class CLIP(nn.Module):
         text_features = nn.functional.normalize(self.encode_text(text), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.t()
         return logits, logits.t()
+
+
+def goes_plain(model: CLIP | VisionTransformer, part: str | None) -> bool:
+    """Whether an encoder with this changed part runs as it stands; a warning says so once."""
+    if part is not None and not model.changes_noted:
+        model.changes_noted.append(part)
+        warnings.warn(
+            f"{part} of this CLIP is hooked, wrapped, replaced or patched: its encoders run "
+            "module by module, as OpenAI's do, which is slower",
+            stacklevel=3,
+        )
+    return part is not None
 
 
 def convert_weights(
@@ -368,7 +436,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
     }
 
 
-def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
     """The model a state dict belongs to, in evaluation mode.
 
     Its weights are stored as OpenAI stores them (see ``convert_weights``); those that come with
@@ -377,10 +445,20 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     Args:
         state_dict: OpenAI's keys, in any floating-point type, with or without ``TRAITS``;
             ``SIZE_ENTRIES`` are ignored.
+        design_details: of the copies of OpenAI's package that build prompts into the model; none
+            can be given.
 
     Raises:
-        ValueError: the state dict is not one of a CLIP, or has missing or left-over keys.
+        ValueError: the state dict is not one of a CLIP, or has missing or left-over keys; or
+            ``design_details`` are given.
     """
+    if design_details is not None:
+        raise ValueError(
+            "build_model got design_details, which belong to a changed copy of OpenAI's clip "
+            "package with the prompts built into the model: use that copy with this engine. Start "
+            "the train.py that came with it from its own folder, so that its clip/ is imported, "
+            "with the folder of this toolbox in PYTHONPATH, from which dassl is imported then"
+        )
     weights = {
         key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
     }

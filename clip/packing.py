@@ -317,6 +317,32 @@ def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
         raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
 
 
+def check_context(longest: int, context_length: int) -> None:
+    """Raises: ValueError: texts of so many tokens, prompts included, are too long."""
+    if longest > context_length:
+        raise ValueError(
+            f"the longest prompt has {longest} tokens, the context holds {context_length}: "
+            "use fewer context tokens or shorter class names"
+        )
+
+
+def check_places(prompt: Prompt, at: Sequence[int], lengths: Sequence[int], n_prefix: int) -> None:
+    """Raises: ValueError: the prompt has no place in front of the end-of-text tokens.
+
+    Args:
+        prompt: of any kind.
+        at: its place in every sequence, counted behind the first ``n_prefix`` tokens.
+        lengths: tokens of every sequence behind these, end-of-text included.
+        n_prefix: tokens in front.
+    """
+    for position, length in zip(at, lengths, strict=True):
+        if not 0 <= position < length - prompt.drop:
+            raise ValueError(
+                f"cannot insert a prompt at position {position + n_prefix} and drop {prompt.drop} "
+                f"tokens: the end-of-text token stands at {n_prefix + length - 1}"
+            )
+
+
 def _first(prompt: Prompt) -> int:
     return min(prompt.at) if isinstance(prompt.at, tuple) else prompt.at
 
@@ -346,12 +372,7 @@ def splice_packed(
     n_classes, n, drop = layout.n_classes, prompt.length, prompt.drop
     at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
     at = tuple(position - n_prefix for position in at)
-    for position, length in zip(at, layout.lengths, strict=True):
-        if not 0 <= position < length - drop:
-            raise ValueError(
-                f"cannot insert a prompt at position {position + n_prefix} and drop {drop} tokens: "
-                f"the end-of-text token stands at {n_prefix + length - 1}"
-            )
+    check_places(prompt, at, layout.lengths, n_prefix)
     tokens = prompt.tokens.to(x.dtype)
     # shared tokens are expanded, not indexed: see behind_prefix
     tokens = tokens.expand(x.shape[0], n_classes, -1, -1)

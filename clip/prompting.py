@@ -92,6 +92,21 @@ def n_samples(prompts: LayerPrompts | None) -> int:
     return max((p.tokens.shape[0] for p in entries if p.tokens.dim() == 4), default=1)
 
 
+def batch_size(layers: Sequence[Sequence[Prompt]]) -> int | None:
+    """For how many samples text prompts hold a set each; ``None`` if none of them does.
+
+    Args:
+        layers: prompts of every block, as ``by_layer`` gives them.
+
+    Raises:
+        ValueError: they hold them for batches of different size.
+    """
+    sizes = {len(p.tokens) for entry in layers for p in entry if p.tokens.dim() == 4}
+    if len(sizes) > 1:
+        raise ValueError(f"prompts for batches of different size: {sorted(sizes)}")
+    return sizes.pop() if sizes else None
+
+
 def join_prompts(
     prompts: Sequence[LayerPrompts | None], sizes: Sequence[int], dims: int
 ) -> LayerPrompts | None:

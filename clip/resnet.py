@@ -19,11 +19,14 @@ class Bottleneck(nn.Module):
         out = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu2 = nn.ReLU()
         self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
         self.conv3 = nn.Conv2d(planes, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
+        self.relu3 = nn.ReLU()
         self.downsample = None
         if stride > 1 or inplanes != out:
             # the names are those of the checkpoints
@@ -39,9 +42,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.avgpool(F.relu(self.bn2(self.conv2(x))))
-        return F.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.avgpool(self.relu2(self.bn2(self.conv2(x))))
+        return self.relu3(self.bn3(self.conv3(x)) + shortcut)
 
 
 class AttentionPool2d(nn.Module):
@@ -54,7 +57,7 @@ class AttentionPool2d(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.c_proj = nn.Linear(width, output_dim)
-        self.heads = heads
+        self.num_heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, d, side, side)`` to ``(N, output_dim)``."""
@@ -63,7 +66,7 @@ class AttentionPool2d(nn.Module):
         x = x + self.positional_embedding.to(x.dtype)
 
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         q, k, v = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
         y = F.scaled_dot_product_attention(q, k, v)
@@ -93,10 +96,13 @@ class ModifiedResNet(nn.Module):
         self.output_dim, self.input_resolution = output_dim, input_resolution
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width // 2)
+        self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
+        self.relu3 = nn.ReLU()
         self.avgpool = nn.AvgPool2d(2)
         inplanes = width
         for stage, blocks in enumerate(layers):
@@ -120,8 +126,8 @@ class ModifiedResNet(nn.Module):
                 "image prompts need a vision transformer: choose a ViT as MODEL.BACKBONE.NAME"
             )
         x = x.to(self.conv1.weight.dtype)
-        for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(bn(conv(x)))
-        x = self.avgpool(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.attnpool(x)

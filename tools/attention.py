@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -54,17 +55,19 @@ def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object])
 
     def look(_module, _inputs, normed: Tensor) -> None:
         # in the forward pass, so that automatic mixed precision converts here as it does there
+        normed = normed.transpose(0, 1)  # it runs length first where a block is hooked
         q, k, _ = block.attn.project_one_query(normed, normed[:, :1])
         found.append(block.attn.weights(q, k)[:, :, 0].mean(dim=1).cpu())
 
     handle = block.ln_1.register_forward_hook(look)
     try:
-        encode()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is hooked")
+            encode()
     finally:
         handle.remove()
-    import torch
-
-    return torch.cat(found)  # a large batch comes in parts
+    (weights,) = found
+    return weights
 
 
 def token_origins(n_patches: int, prompts: LayerPrompts | None, layer: int) -> list[int]:

@@ -262,9 +262,9 @@ class PromptedCLIP(nn.Module):
 
         Without gradients (evaluation) they are computed once and kept until a parameter of the
         learner changes, the class list changes, or ``forget_text`` is called. The plain encoders
-        compute them each time.
+        compute them each time, as does a CLIP that somebody changed (``CLIP.changed_part``).
         """
-        if torch.is_grad_enabled() or self.plain:
+        if torch.is_grad_enabled() or self.plain or self.clip.changed_part():
             return self._encode_text(self.learner.text_prompts())
         state = tuple((id(p), p._version) for p in self.learner.parameters())
         if self._kept_text is None or self._kept_text[0] != state:

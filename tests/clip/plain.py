@@ -21,7 +21,7 @@ def norm(layer, x: Tensor) -> Tensor:
 def block(layer, x: Tensor, causal: bool) -> Tensor:
     """One pre-norm block on one sequence ``(length, d)``."""
     length, width = x.shape
-    heads = layer.attn.heads
+    heads = layer.attn.num_heads
     qkv = norm(layer.ln_1, x) @ layer.attn.in_proj_weight.T + layer.attn.in_proj_bias
     q, k, v = (t.reshape(length, heads, -1).transpose(0, 1) for t in qkv.split(width, dim=1))
     scores = q @ k.transpose(1, 2) / (width // heads) ** 0.5

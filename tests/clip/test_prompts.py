@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clip import layers as clip_layers
 from clip import model as clip_model
 from clip import packing
 from clip.chunks import encode_text_in_chunks
-from clip.layers import MLP
+from clip.layers import ResidualAttentionBlock, fused_mlp
 from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
 from clip.prompting import Prompt, deep_prompts, join_prompts
@@ -221,7 +222,7 @@ def test_chunks_are_encoded_again_for_the_backward_pass(model, monkeypatch):
 def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
     """The scaled products are the plain formula, and one hidden layer is kept for backward."""
     torch.manual_seed(0)
-    mlp = MLP(16, 64, quick_gelu=True).requires_grad_(False)
+    mlp = ResidualAttentionBlock(16, 1).mlp.requires_grad_(False)
     x, weights = torch.randn(3, 5, 16).double(), torch.randn(3, 5, 16).double()
     slow, fast = (x.clone().requires_grad_() for _ in range(2))
     mlp.double()
@@ -235,7 +236,7 @@ def test_mlp_is_quick_gelu_between_linear_maps(dtype, tolerance):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = mlp(fast.to(dtype))
+        result = fused_mlp(mlp, fast.to(dtype))
     (result.double() * weights).sum().backward()
     assert result.dtype == dtype
     assert (result - expected).abs().max() <= tolerance * expected.abs().max()
@@ -265,11 +266,20 @@ def test_one_long_name_attends_in_groups(model, longest):
 def test_derivatives_of_the_mlp():
     """Of its input and all weights, against finite differences."""
     torch.manual_seed(0)
-    mlp = MLP(3, 5, quick_gelu=True).double()
+    mlp = ResidualAttentionBlock(3, 1, mlp_width=5).mlp.double()
     names, weights = zip(*mlp.named_parameters(), strict=True)
 
+    class Fused(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, x: Tensor) -> Tensor:
+            return fused_mlp(self.mlp, x)
+
     def run(x: Tensor, *values: Tensor) -> Tensor:
-        return torch.func.functional_call(mlp, dict(zip(names, values, strict=True)), x)
+        values = {f"mlp.{name}": value for name, value in zip(names, values, strict=True)}
+        return torch.func.functional_call(Fused(), values, x)
 
     inputs = (torch.randn(2, 4, 3).double().requires_grad_(), *weights)
     assert torch.autograd.gradcheck(run, inputs)
@@ -339,31 +349,31 @@ def test_float32_agrees_to_rounding(model):
     assert (fast - slow).abs().max() < 2e-5 * slow.abs().max()
 
 
-def test_work_grows_with_real_tokens_only(model):
+def mlp_rows(monkeypatch) -> list[int]:
+    """Rows that go into the MLPs of all blocks from now on, one entry per call."""
+    rows = []
+
+    def counted(mlp: torch.nn.Module, x: Tensor) -> Tensor:
+        rows.append(x[..., 0].numel())
+        return fused_mlp(mlp, x)
+
+    monkeypatch.setattr(clip_layers, "fused_mlp", counted)
+    return rows
+
+
+def test_work_grows_with_real_tokens_only(model, monkeypatch):
     """Packed: shared prompts and padding cost nothing per class in the linear layers."""
-    rows = [[1], [2] * 7, [3], [4], [5]]
-    seen = []
-    hook = model.transformer.resblocks[1].mlp.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].shape[-2])
-    )
+    rows, seen = [[1], [2] * 7, [3], [4], [5]], mlp_rows(monkeypatch)
     model.encode_text(token_ids(rows), {0: Prompt(torch.zeros(4, WIDTH).double(), at=1)})
-    hook.remove()
-    assert seen == [1 + 4 + sum(len(row) + 1 for row in rows)]
+    assert seen[:-1] == [1 + 4 + sum(len(row) + 1 for row in rows)] * (LAYERS - 1)
 
 
-def test_last_blocks_finish_one_token(model):
-    seen = []
-    hooks = [
-        tower.resblocks[-1].mlp.register_forward_pre_hook(
-            lambda _, args: seen.append(args[0].shape[-2])
-        )
-        for tower in (model.transformer, model.visual.transformer)
-    ]
+def test_last_blocks_finish_one_token(model, monkeypatch):
+    seen = mlp_rows(monkeypatch)
     model.encode_text(token_ids([[1, 2], [3]]))
+    assert len(seen) == LAYERS and seen[-1] == 2
     model.encode_image(torch.zeros(1, 3, 32, 32).double())
-    for hook in hooks:
-        hook.remove()
-    assert seen == [2, 1]
+    assert seen[LAYERS:] == [17] * (LAYERS - 1) + [1]
 
 
 def test_packed_once_gives_the_same(model):
@@ -397,23 +407,32 @@ def test_length_first_transformer_is_the_same_encoder(model):
         ({0: Prompt(torch.zeros(3, 1, WIDTH), at=1)}, "3 sets"),
         ({0: Prompt(torch.zeros(30, WIDTH), at=1)}, "context holds 24"),
         ({0: Prompt(torch.zeros(1, WIDTH), at=(1, 1, 1))}, "3 prompt positions for 2"),
+        (
+            {i: Prompt(torch.zeros(i + 2, 1, 1, WIDTH), at=1) for i in range(2)},
+            r"batches of different size: \[2, 3\]",
+        ),
     ],
 )
-def test_impossible_text_prompts(model, prompts, message):
+@pytest.mark.parametrize("plain", [False, True])
+def test_impossible_text_prompts(model, prompts, message, plain):
     with pytest.raises(ValueError, match=message):
-        model.encode_text(token_ids([[1, 2], [3, 4]]), prompts)
+        model.encode_text(token_ids([[1, 2], [3, 4]]), prompts, plain)
 
 
-def test_impossible_image_prompts(model):
+@pytest.mark.parametrize("plain", [False, True])
+def test_impossible_image_prompts(model, plain):
     image = torch.zeros(2, 3, 32, 32).double()
     with pytest.raises(ValueError, match="cannot drop 99"):
-        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)})
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=99)}, plain)
     with pytest.raises(ValueError, match="at position 0"):
-        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=0)})
+        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=0)}, plain)
     with pytest.raises(ValueError, match="cannot drop 17"):
-        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)})
+        model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)}, plain)
     with pytest.raises(ValueError, match="2 sequences"):
-        model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))})
+        model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))}, plain)
+
+
+def test_impossible_prompts_themselves():
     with pytest.raises(ValueError, match="dimensions"):
         Prompt(torch.zeros(3))
     with pytest.raises(ValueError, match="-1"):

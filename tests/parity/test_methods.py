@@ -135,7 +135,7 @@ def test_sequence_lengths_of_the_image_encoder(build, name, tmp_path):
     trainer = build(recorded.config["trainer"], recorded, *settings(recorded))
     seen, model = [], trainer.model
     hooks = [
-        block.ln_1.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+        block.ln_1.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
         for block in model.clip.visual.transformer.resblocks
     ]
     with torch.no_grad():

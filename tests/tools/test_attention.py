@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from PIL import Image
 
@@ -55,24 +56,25 @@ def test_weights_are_those_of_the_fused_attention(n, heads, q_len, k_len, seed):
 @torch.no_grad()
 def test_what_is_seen_is_what_the_pass_computes(tiny_run, monkeypatch, layer):
     predictor = Predictor.load(tiny_run)
-    block = predictor.model.clip.visual.transformer.resblocks[layer]
-    attn, image, calls = block.attn, torch.randn(3, 3, 32, 32), []
-    attend = attn.attend
+    blocks = predictor.model.clip.visual.transformer.resblocks
+    image, calls, attend = torch.randn(3, 3, 32, 32), [], F.scaled_dot_product_attention
 
-    def recording(q, k, v, causal=False):
-        assert not causal
-        calls.append((q, k, v, attend(q, k, v)))
+    def recording(q, k, v, *rest, **options):
+        calls.append((q, k, v, attend(q, k, v, *rest, **options)))
         return calls[-1][-1]
 
-    monkeypatch.setattr(attn, "attend", recording)
     before = predictor.model.image_features(image)
-    found = attention.class_attention(block, lambda: predictor.model.image_features(image))
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", recording)
+        found = attention.class_attention(
+            blocks[layer], lambda: predictor.model.image_features(image)
+        )
     assert torch.equal(predictor.model.image_features(image), before)
     # the weights give the fused attention's result in this pass, and the command shows their mean
-    q, k, v, mixed = calls[1]
-    weights = attn.weights(q, k)
-    by_hand = (weights @ attn.split(v)).transpose(1, 2).reshape(q.shape)
-    assert torch.allclose(by_hand, mixed, atol=1e-5)
+    assert len(calls) == len(blocks)
+    q, k, v, mixed = calls[layer]
+    weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    assert torch.allclose(weights @ v, mixed, atol=1e-5)
     assert torch.allclose(found, weights[:, :, 0].mean(dim=1), atol=1e-6)
     assert found.shape == (3, 1 + 16 + 4)
 

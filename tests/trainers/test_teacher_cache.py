@@ -303,6 +303,29 @@ def test_zero_keeps_nothing(clip, folder):
     assert calls == [2, 2] and not folder.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is hooked")
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_hooked_model_keeps_and_looks_up_nothing(make_cfg, tower):
+    """The hook is in no key; its effect reaches the frozen and the prompted features."""
+    features = {}
+    for hooked in (False, True, False):
+        trainer, _, _ = build(make_cfg, "PromptSRC", *FIXED, *WHOLE)
+        model, batch = trainer.model, next(iter(trainer.train_loader_x))
+        owner = model.clip if tower == "text" else model.clip.visual
+        with torch.no_grad():
+            prompted = [model.text_features()]  # kept from now on
+            if hooked:
+                owner.transformer.resblocks[0].ln_1.register_forward_hook(lambda *a: 2 * a[-1])
+            frozen = model.predict_frozen(batch["img"], batch.get("view"))
+            prompted = [model.text_features(), model.image_features(batch["img"])]
+        model.teacher_cache.save()
+        found = [frozen.text_features, frozen.image_features, *prompted]
+        for old, new, text in zip(features.get("first", found), found, (1, 0, 1, 0), strict=True):
+            changed = hooked and text == (tower == "text")
+            assert torch.equal(old, new) != changed
+        features.setdefault("first", found)
+
+
 def test_a_negative_bound_is_refused(make_cfg):
     with pytest.raises(ValueError, match="TEACHER_CACHE_MB is -1: use 0"):
         build_trainer(make_cfg("MMLoP", "MODEL.TEACHER_CACHE_MB", -1))
