@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,28 @@ def test_a_copied_file_takes_the_place_of_ours(words, their, capsys):
     assert out.count("Note: trainer CoOp of trainers.coop is replaced\n") == 1
     assert out.count("coop.py declares no config keys; --extend-cfg FILE does so\n") == 2
     assert TRAINER_REGISTRY.get("CoOp").load_model.__code__.co_filename == str(file)
+
+
+def test_the_file_of_the_docs(words, tmp_path, capsys):
+    page = (ROOT / "docs/own_trainer.md").read_text()
+    file = tmp_path / "probe.py"
+    file.write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    words[: words.index("--trainer")] = ["--trainer-file", str(file)]
+    words[words.index("UpstreamCoOp")] = "Probe"
+    at = words.index("TRAINER.UPSTREAMCOOP.PREC")
+    words[at : at + 2] = ["TRAINER.PROBE.SCALE", "5"]
+    assert train.main(words) == 0
+    out = capsys.readouterr().out
+    assert "registers trainer Probe" in out and "epoch [2/2] batch [2/2]" in out
+    # its keys in the form of the YAML file
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(textwrap.dedent(re.search(r" *```yaml\n(.*?)```", page, re.DOTALL)[1]))
+    assert (
+        setup(
+            "--extend-cfg", str(keys), "--trainer", "CoOp", "DATASET.NAME", "TestImages"
+        ).TRAINER.PROBE.SCALE
+        == 10
+    )
 
 
 @pytest.mark.parametrize("file", ["train.py", "keys.yaml"])
