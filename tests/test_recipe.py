@@ -26,18 +26,12 @@ def copy(tmp_path_factory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     recipe = (ROOT / "README.md").read_text().split("## How to add a method\n")[1].split("\n## ")[0]
-    module, config = re.findall(r"`((?:trainers|configs)/\S+)`[:,]", recipe)
-    for name, kind in ((module, "python"), (config, "yaml")):
+    names = re.findall(r"`((?:trainers|configs)/\S+)`[:,]", recipe)
+    blocks = re.findall(r"^ *```\w+\n(.*?)^ *```", recipe, re.DOTALL | re.MULTILINE)
+    for name, text in zip([*names, "commands.sh"], blocks, strict=True):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(block(recipe, kind))
-    (folder / "commands.sh").write_text(block(recipe, "bash"))
+        (folder / name).write_text(textwrap.dedent(text))
     return folder
-
-
-def block(text: str, kind: str) -> str:
-    """The one block of code of a language."""
-    (found,) = re.findall(rf"^ *```{kind}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    return textwrap.dedent(found)
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
