@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import train
+from dassl.engine import config_node
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,8 +115,8 @@ def test_config_of_one_method_for_another(method, capsys):
         assert setup(*words).TRAINER.NAME == method
     else:
         line = error_of(capsys, *words)
-        assert f"TRAINER.{other.upper()}." in line
-        assert f"{method} reads TRAINER.{method.upper()}.* only" in line
+        assert f"TRAINER.{config_node(other)}." in line
+        assert f"{method} reads TRAINER.{config_node(method)}.* only" in line
 
 
 def test_every_setting_of_the_method_is_logged(files, method_with_a_node_of_its_own, capsys):
