@@ -10,9 +10,12 @@ import argparse
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from support.command_line import run
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -22,10 +25,6 @@ if TYPE_CHECKING:
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
-
-# What a wrong argument, config or missing file raises while the trainer is being built. Whatever
-# else happens there, and anything but an unreadable image during training, keeps its traceback.
-USER_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
 
 # option -> config key, for the options that only set a config value
 OPTION_KEYS = {
@@ -90,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
     add("--load-epoch", type=int, metavar="N", help="epoch to load (default: the best model)")
     add("--no-train", action="store_true", help="build the trainer without training it")
-    add("--traceback", action="store_true", help="show where an error in the settings arose")
+    add("--traceback", action="store_true", help="show where an error arose")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
 
@@ -297,21 +296,28 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     return trainer
 
 
-def build_seeds(words: list[str]) -> SeveralSeeds:
-    """Return the trainers of several seeds, each as its own command line would build it.
+def build_runs(
+    args: argparse.Namespace, words: list[str], cfgs: list[CfgNode]
+) -> TrainerBase | SeveralSeeds:
+    """Return the trainer of the command line, or of several seeds, each as its own would build it.
 
     Args:
-        words: the command line, with ``--seeds``.
+        args: the parsed command line.
+        words: its words.
+        cfgs: receives the configs of the runs before anything is built.
 
     Raises:
         ValueError: when the seeds would share a folder, or cannot be trained together.
     """
+    if args.seeds is None:
+        cfgs.append(setup_cfg(args))
+        return build(args, cfgs[0])
+
     from dassl.engine import TRAINER_REGISTRY
     from trainers.several_seeds import SeveralSeeds, check_trains_together
 
-    seeds = build_parser().parse_args(words).seeds
     runs = {}
-    for seed in seeds:
+    for seed in args.seeds:
         args = build_parser().parse_args([word.replace("{seed}", str(seed)) for word in words])
         args.seed = seed
         cfg = setup_cfg(args)
@@ -326,31 +332,32 @@ def build_seeds(words: list[str]) -> SeveralSeeds:
         )
     if not args.eval_only:
         check_trains_together(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
+    cfgs += [cfg for _, cfg in runs.values()]
     return SeveralSeeds({seed: partial(build, *run) for seed, run in runs.items()})
 
 
-def describe(error: Exception) -> str:
-    """Return an exception's message on one line."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}: install requirements.txt (bash scripts/setup.sh does) and use its python"
-    # str() of a KeyError quotes its message.
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def report(error: Exception, traceback: bool = False) -> int:
-    """Print the one line that a user's error gets; return the exit status.
+def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
+    """Return the line that Ctrl-C ends with: what is saved, and what to do to go on.
 
     Args:
-        error: the error being handled.
-        traceback: raise it again instead, to show where it arose.
+        args: the parsed command line.
+        cfgs: of the runs as far as they are set up.
     """
-    bare_key = isinstance(error, KeyError) and " " not in str(error)
-    if traceback or bare_key:  # a bare key is a lookup that failed, not a message
-        raise error
-    sys.stdout.flush()
-    print(f"error: {describe(error)}", file=sys.stderr)
-    return 2
+    if args.eval_only or not cfgs:
+        return "interrupted; the same command starts again"
+    from dassl.utils.checkpoint import latest_checkpoint
+
+    folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
+    saved = [latest_checkpoint(str(folder)) for folder in folders]
+    if not saved:
+        freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
+        due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
+        return (
+            f"interrupted before anything was saved ({due}: TRAIN.CHECKPOINT_FREQ); the same "
+            "command starts again"
+        )
+    same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
+    return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
 
 
 def ask_for_large_pages() -> None:
@@ -368,26 +375,22 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        Exit status: 0, or 2 for settings that cannot work and images that cannot be read.
+        Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
+        nobody foresaw, 130 after Ctrl-C.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words)
-    try:
-        trainer = build(args, setup_cfg(args)) if args.seeds is None else build_seeds(words)
-    except USER_ERRORS as error:
-        return report(error, args.traceback)
+    cfgs: list[CfgNode] = []
 
-    from dassl.utils import ImageError, SettingError
-
-    try:
+    def act() -> None:
+        trainer = build_runs(args, words, cfgs)
         if args.eval_only:
             trainer.test()
         elif not args.no_train:
             trainer.train()
-    except (ImageError, SettingError, FloatingPointError) as error:
-        return report(error, args.traceback)
-    return 0
+
+    return run(act, args.traceback, lambda: interruption(args, cfgs))
 
 
 if __name__ == "__main__":

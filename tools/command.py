@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train import USER_ERRORS, report
+from support.command_line import run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,11 +154,7 @@ def run_command(
         argv: words of the command line; those of the process when not given.
 
     Returns:
-        Exit status: 0, or 2 after one line about what cannot be done.
+        Exit status: 0, or that of :func:`support.command_line.run`.
     """
     args = parser.parse_args(argv)
-    try:
-        action(args)
-    except USER_ERRORS as error:
-        return report(error, args.traceback)
-    return 0
+    return run(lambda: action(args), args.traceback)
