@@ -7,12 +7,11 @@ Folders are searched for images, with all folders in them. No data set is needed
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from tools.command import add_common, find_images, positive, read_names, run_command
+from tools.command import add_common, find_images, loading, positive, read_names, run_command
 
 if TYPE_CHECKING:
     from trainers import Label, Predictor
@@ -73,7 +72,7 @@ def predict(args: argparse.Namespace) -> None:
     """Print the labels of every image, batch by batch."""
     check_options(args)
     paths = find_images(args.images)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout holds the results alone
+    with loading(args):
         predictor = load(args)
 
     import torch

@@ -89,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
     add("--load-epoch", type=int, metavar="N", help="epoch to load (default: the best model)")
     add("--no-train", action="store_true", help="build the trainer without training it")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="print results only")
+    shown.add_argument("--verbose", action="store_true", help="print all that the log file gets")
     add("--traceback", action="store_true", help="show where an error arose")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
@@ -257,18 +260,31 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Print the arguments, the config (of this trainer only) and the environment."""
+    """Log the arguments, the config (of this trainer only) and the environment; print what runs."""
     from dassl.config import clean_cfg
-    from dassl.utils import collect_env_info
+    from dassl.utils import collect_env_info, print_detail
 
-    print("***************\n** Arguments **\n***************")
+    print_detail("***************\n** Arguments **\n***************")
     for key, value in sorted(vars(args).items()):
-        print(f"{key}: {value}")
+        print_detail(f"{key}: {value}")
     shown = cfg.clone()
     shown.defrost()
     clean_cfg(shown, cfg.TRAINER.NAME)
-    print(f"************\n** Config **\n************\n{shown}")
-    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n", flush=True)
+    print_detail(f"************\n** Config **\n************\n{shown}")
+    print_detail(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+    seed = f"seed {cfg.SEED}" if cfg.SEED >= 0 else "no seed"
+    print(
+        f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}, {seed}, in {cfg.OUTPUT_DIR}: log.txt there has "
+        "the settings and the environment",
+        flush=True,
+    )
+
+
+def console_level(args: argparse.Namespace) -> int:
+    """What the console shows of a run."""
+    from dassl.utils import logger
+
+    return logger.QUIET if args.quiet else logger.VERBOSE if args.verbose else logger.NORMAL
 
 
 def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
@@ -281,12 +297,12 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     import torch
 
     from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
+    from dassl.utils import print_detail, set_random_seed, setup_logger
 
+    setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
+        print_detail(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)

@@ -89,6 +89,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
+    add("--verbose", action="store_true", help="print what is loaded as well, to stderr")
     add("--traceback", action="store_true", help="show where an error arose")
 
 
@@ -100,11 +101,21 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def loading(args: argparse.Namespace) -> Iterator[None]:
+    """While a model is loaded: what that prints goes to stderr, with ``--verbose``, or nowhere."""
+    from dassl.utils import Logger, logger
+
+    level = logger.VERBOSE if args.verbose else logger.QUIET
+    with contextlib.redirect_stdout(Logger(console=sys.stderr, level=level)):
+        yield
+
+
 def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) -> Predictor:
-    """The predictor of the run that the options name; its notes go to stderr."""
+    """The predictor of the run that the options name."""
     from trainers import Predictor
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with loading(args):
         return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
 
 

@@ -18,7 +18,9 @@ from dassl.utils import (
     SettingError,
     check_availability,
     count_num_param,
+    is_quiet,
     load_pretrained_weights,
+    print_result,
 )
 
 from .base import TrainerBase
@@ -226,8 +228,8 @@ class SimpleTrainer(TrainerBase):
         else:
             split = "test"
             data_loader = self.test_loader
-        print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(data_loader):
+        print_result(f"Evaluate on the *{split}* set")
+        for batch in tqdm(data_loader, disable=is_quiet()):
             input, label = self.parse_batch_test(batch)
             output = self.model_inference(input)
             self.evaluator.process(output, label)

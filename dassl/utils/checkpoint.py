@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .logger import print_detail
 from .tools import SettingError, replacing
 
 __all__ = [
@@ -144,15 +145,15 @@ def restore(
     """
     target = model.module if isinstance(model, nn.DataParallel) else model
     target.load_state_dict(checkpoint["state_dict"])
-    print("Loaded model weights")
+    print_detail("Loaded model weights")
     if optimizer is not None and checkpoint.get("optimizer") is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        print("Loaded optimizer")
+        print_detail("Loaded optimizer")
     if scheduler is not None and checkpoint.get("scheduler") is not None:
         configured = _schedule_settings(scheduler.state_dict())
         scheduler.load_state_dict(checkpoint["scheduler"])
         _warn_of_other_schedule(configured, _schedule_settings(scheduler.state_dict()))
-        print("Loaded scheduler")
+        print_detail("Loaded scheduler")
     print(f"Previous epoch: {checkpoint['epoch']}")
     return checkpoint["epoch"]
 
@@ -180,7 +181,7 @@ def resume_from_checkpoint(
     fpath = latest_checkpoint(fdir)
     if fpath is None:
         raise FileNotFoundError(f'no checkpoint to resume from in "{fdir}" (no file {POINTER})')
-    print(f'Loading checkpoint from "{fpath}"')
+    print_detail(f'Loading checkpoint from "{fpath}"')
     return restore(load_checkpoint(fpath), model, optimizer, scheduler)
 
 
