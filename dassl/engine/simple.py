@@ -27,6 +27,8 @@ from .base import TrainerBase
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
+FINAL_MODELS = ["last_step", "best_val", "best_test"]
+
 
 class SimpleNet(nn.Module):
     """Backbone, optional head, linear classifier.
@@ -92,7 +94,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
-        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
+        check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
@@ -119,6 +121,34 @@ class SimpleTrainer(TrainerBase):
             views = getattr(getattr(getattr(self, name, None), "dataset", None), "views", None)
             if views is not None:
                 views.epoch = epoch
+
+    @property
+    def chosen_on(self) -> str | None:
+        """The split that chooses the epoch: "val", "test", or None where the last one counts."""
+        choice = self.cfg.TEST.FINAL_MODEL
+        return choice.removeprefix("best_") if choice.startswith("best_") else None
+
+    def check_validation(self, setting: str) -> None:
+        """Check that there are validation images, and that none of them is a test image.
+
+        Args:
+            setting: what needs them, named in the error.
+
+        Raises:
+            SettingError: there are not.
+        """
+        name, dataset = self.cfg.DATASET.NAME, self.dm.dataset
+        if self.val_loader is None:
+            problem = f"data set {name} has none"
+        elif {item.impath for item in dataset.val} & {item.impath for item in dataset.test}:
+            problem = f"those of data set {name} are its test images"
+        else:
+            return
+        raise SettingError(
+            f"{setting} needs validation images, and {problem}: use TEST.FINAL_MODEL last_step and "
+            "TEST.SPLIT test, or give the data set validation images of its own. TEST.FINAL_MODEL "
+            "best_test has the test images choose the epoch, and says so"
+        )
 
     def check_cfg(self, cfg: Any) -> None:
         """Raise if the configuration does not fit the trainer; does nothing here."""
@@ -160,8 +190,13 @@ class SimpleTrainer(TrainerBase):
         """Resume if possible, open the TensorBoard writer, start the clock.
 
         Raises:
-            SettingError: the folder holds checkpoints that this run cannot go on from.
+            SettingError: the folder holds checkpoints that this run cannot go on from, or there are
+                no validation images for a setting that needs them.
         """
+        if not self.cfg.TEST.NO_TEST:
+            for key, value in (("FINAL_MODEL", "best_val"), ("SPLIT", "val")):
+                if self.cfg.TEST[key] == value:
+                    self.check_validation(f"TEST.{key} {value}")
         directory = self.cfg.RESUME or self.cfg.OUTPUT_DIR
         try:
             self.start_epoch = self.resume_model_if_exist(directory)
@@ -174,23 +209,26 @@ class SimpleTrainer(TrainerBase):
         """Test the final model, report the time, close the writer."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
-            if self.cfg.TEST.FINAL_MODEL == "best_val":
-                print("Deploy the model with the best val performance")
-                self.load_model(self.output_dir)
-            else:
+            chosen_on = self.chosen_on
+            if chosen_on is None:
                 print("Deploy the last-epoch model")
+            else:
+                print(f"Deploy the model with the best {chosen_on} performance")
+                self.load_model(self.output_dir)
             self.test()
+            if chosen_on == "test":
+                print_result("Note: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
         elapsed = round(time.time() - self.time_start)
         print(f"Elapsed: {datetime.timedelta(seconds=elapsed)}")
         self.close_writer()
 
     def after_epoch(self) -> None:
-        """Validate (``FINAL_MODEL: best_val``) and save when due."""
+        """Validate (``FINAL_MODEL: best_val``; ``best_test``: test) and save when due."""
         last_epoch = (self.epoch + 1) == self.max_epoch
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
-        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
-            curr_result = self.test(split="val")
+        if not self.cfg.TEST.NO_TEST and self.chosen_on is not None:
+            curr_result = self.test(split=self.chosen_on)
             if curr_result > self.best_result:
                 self.best_result = curr_result
                 self.save_model(
@@ -214,20 +252,20 @@ class SimpleTrainer(TrainerBase):
         """Evaluate on a split.
 
         Args:
-            split: "val" or "test"; None means ``TEST.SPLIT``. "val" falls back to "test" when
-                there are no validation images.
+            split: "val" or "test"; None means ``TEST.SPLIT``.
 
         Returns:
             The first result of the evaluator (accuracy in percent).
+
+        Raises:
+            SettingError: "val" without validation images that are not test images as well.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = self.cfg.TEST.SPLIT if split is None else split
-        if split == "val" and self.val_loader is not None:
-            data_loader = self.val_loader
-        else:
-            split = "test"
-            data_loader = self.test_loader
+        if split == "val":
+            self.check_validation("TEST.SPLIT val")
+        data_loader = self.val_loader if split == "val" else self.test_loader
         print_result(f"Evaluate on the *{split}* set")
         for batch in tqdm(data_loader, disable=is_quiet()):
             input, label = self.parse_batch_test(batch)
