@@ -216,7 +216,10 @@ def fitting_weights(
             learner of other classes.
     """
     if missing := [key for key in ("state_dict", "epoch") if key not in checkpoint]:
-        raise ValueError(f"{path} is not a checkpoint: it has no {' and no '.join(missing)}")
+        raise ValueError(
+            f"{path} is not a checkpoint of a run: it has no {' and no '.join(missing)}, but "
+            f"{', '.join(map(str, list(checkpoint)[:5])) or 'nothing'}"
+        )
     meta = checkpoint.get("meta", {})
     _check_layout(meta, path)
     trained_on = meta.get("classnames", list(classnames))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from support.weight_files import state_dict_in, why_unreadable
+
 from .logger import print_detail
 from .tools import SettingError, replacing
 
@@ -124,7 +126,7 @@ def latest_checkpoint(fdir: str) -> str | None:
         go_on = f"or write another name into it ({', '.join(others)}), " if others else ""
         raise FileNotFoundError(
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
-            f"{go_on}or remove the folder to train from scratch"
+            f"{go_on}or train in another output folder"
         )
     return fpath
 
@@ -190,10 +192,17 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
 
     Args:
         model: network.
-        weight_path: checkpoint, or plain state dict.
+        weight_path: plain state dict, or checkpoint with one under a key of ``STATE_KEYS``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or holds no state dict; says which keys it has.
     """
     checkpoint = load_checkpoint(weight_path)
-    state_dict = _strip_module(checkpoint.get("state_dict", checkpoint))
+    try:
+        state_dict = _strip_module(state_dict_in(checkpoint, torch.Tensor))
+    except ValueError as error:
+        raise ValueError(f"{weight_path}: {error}") from error
     own = model.state_dict()
     matched = {k: v for k, v in state_dict.items() if k in own and own[k].shape == v.shape}
     discarded = [k for k in state_dict if k not in matched]
@@ -258,6 +267,8 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _damaged(fpath, error) from error
+    if isinstance(checkpoint, _Inert):
+        raise ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
     return _without_objects(checkpoint)
 
 
@@ -276,14 +287,9 @@ def _without_objects(value: Any) -> Any:
 
 
 def _damaged(fpath: str, error: Exception) -> ValueError:
-    # PyTorch puts general advice, also to load unsafely, before what went wrong.
-    advice = ("Weights only load failed", "Please file an issue")
-    lines = [line for line in str(error).splitlines() if line and not line.startswith(advice)]
-    reason = lines[0] if lines else ""
-    return ValueError(
-        f'cannot read "{fpath}" as a checkpoint (truncated, or not written by torch.save): '
-        f"{reason or type(error).__name__}; copy it again, or remove it and train again"
-    )
+    if isinstance(error, OSError) and error.errno is not None:  # the system's
+        return ValueError(f'cannot read "{fpath}": {error.strerror}')
+    return ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
 
 
 def _free(folder: str) -> str:

@@ -144,8 +144,29 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     save_checkpoint(state_of(*trained()), str(tmp_path))
     data = path.read_bytes()
     path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "text": b"hello\n"}[damage])
-    with pytest.raises(ValueError, match=r"model\.pth\.tar-2.*truncated"):
+    with pytest.raises(ValueError, match=r"model\.pth\.tar-2.*copy it again") as caught:
         load_checkpoint(str(path))
+    assert "remove" not in str(caught.value)
+
+
+def test_a_whole_module_is_no_checkpoint(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth.tar-1")
+    with pytest.raises(ValueError, match=r"pickled objects \(torch\.nn\.modules\.linear\.Linear"):
+        load_checkpoint(str(tmp_path / "model.pth.tar-1"))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_weights_to_start_from_under_any_usual_key(tmp_path, key):
+    source, target = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save({"epoch": 3, key: source.state_dict()}, tmp_path / "a.pth")
+    load_pretrained_weights(target, str(tmp_path / "a.pth"))
+    assert torch.equal(target.weight, source.weight)
+
+
+def test_weights_to_start_from_under_another_key(tmp_path):
+    torch.save({"epoch": 3, "net": nn.Linear(2, 2).state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: no state dict.* keys are epoch, net"):
+        load_pretrained_weights(nn.Linear(2, 2), str(tmp_path / "a.pth"))
 
 
 def test_a_file_of_upstream_with_pickled_objects_is_read_as_data(tmp_path):

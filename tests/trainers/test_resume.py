@@ -81,7 +81,7 @@ def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
     folder = tmp_path / "out" / "prompt_learner"
     newest = folder / "model.pth.tar-2"
     newest.write_bytes(newest.read_bytes()[:2000])
-    assert "copy it again, or remove it" in error_of(words, capsys)
+    assert "is truncated, damaged" in error_of(words, capsys)
     newest.unlink()
     line = error_of(words, capsys)
     assert "or write another name into it (model.pth.tar-1)" in line
