@@ -87,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--head", metavar="NAME", help="name of the head")
     add("--eval-only", action="store_true", help="test only")
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
-    add("--load-epoch", type=int, metavar="N", help="epoch to load (default: the best model)")
+    add("--load-epoch", type=int, metavar="N", help="epoch (default: the best or the last one)")
+    add("--untrained", action="store_true", help="with --eval-only: test what was never trained")
     add("--no-train", action="store_true", help="build the trainer without training it")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
@@ -253,6 +254,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             "--model-dir is read with --eval-only alone: to go on with a run use --resume, to "
             "start from weights MODEL.INIT_WEIGHTS"
         )
+    if args.untrained and (args.model_dir or not args.eval_only):
+        raise ValueError("--untrained goes with --eval-only, and without --model-dir")
     if args.load_epoch is not None and not args.model_dir:
         raise ValueError("--load-epoch needs the run folder that holds the model: --model-dir")
     cfg.freeze()
@@ -308,8 +311,28 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     print_settings(args, cfg)
     trainer = build_trainer(cfg)
     if args.eval_only:
+        check_trained(args, cfg, trainer)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer
+
+
+def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) -> None:
+    """Check that a test is one of trained weights, or that those of the start are meant.
+
+    Args:
+        args: the parsed command line.
+        cfg: its config.
+        trainer: built from it; without models of its own there is nothing to train.
+
+    Raises:
+        ValueError: it would be a test of weights that nothing was learned with.
+    """
+    given = args.model_dir or args.untrained or cfg.MODEL.INIT_WEIGHTS
+    if not given and trainer.get_model_names():
+        raise ValueError(
+            f"--eval-only tests what {cfg.TRAINER.NAME} learned, and no --model-dir names the run "
+            "folder that holds it; --untrained tests the method as it is before any training"
+        )
 
 
 def build_runs(

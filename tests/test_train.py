@@ -95,6 +95,8 @@ def test_every_option_reaches_its_key(files):
         (["--resume", "."], ["--resume: . is no run folder with a checkpoint"]),
         (["--model-dir", "run"], ["--model-dir is read with --eval-only alone", "--resume"]),
         (["--eval-only", "--load-epoch", "2"], ["--load-epoch needs", "--model-dir"]),
+        (["--untrained"], ["--untrained goes with --eval-only"]),
+        (["--eval-only", "--untrained", "--model-dir", "run"], ["--untrained goes", "--model-dir"]),
     ],
 )
 def test_bad_settings_get_one_line(files, capsys, words, parts):
@@ -288,6 +290,7 @@ def data_root(tmp_path_factory):
         (["TRAINER.MMLOP.RANK", "0"], ["RANK", "0"]),
         (["DATASET.NUM_SHOTS", "100000"], ["100000"]),
         (["--eval-only", "--model-dir", "no/such/run"], ["no/such/run", "--model-dir"]),
+        (["--eval-only"], ["what MMLoP learned", "--model-dir", "--untrained"]),
         # the first step finds it
         (["MODEL.MEMORY_GB", "0.001"], ["MODEL.MEMORY_GB is 0.001", "training step of 16 images"]),
     ],

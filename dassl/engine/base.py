@@ -16,7 +16,7 @@ from dassl.utils import (
     save_checkpoint,
     tolist_if_not,
 )
-from dassl.utils.checkpoint import BEST, latest_checkpoint, restore
+from dassl.utils.checkpoint import BEST, NUMBERED, latest_checkpoint, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
 __all__ = ["TrainerBase"]
@@ -181,7 +181,8 @@ class TrainerBase:
 
         Args:
             directory: run folder; empty does nothing.
-            epoch: number of finished epochs; None loads ``model-best.pth.tar``.
+            epoch: number of finished epochs; None loads ``model-best.pth.tar`` or, where the run
+                chose no best model, the last one.
 
         Raises:
             FileNotFoundError: if there is no such checkpoint.
@@ -189,9 +190,10 @@ class TrainerBase:
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        file = BEST if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
-            path = osp.join(directory, name, file)
+            path = osp.join(directory, name, BEST if epoch is None else f"{NUMBERED}{epoch}")
+            if epoch is None:
+                path = model_to_test(osp.join(directory, name)) or path
             if not osp.exists(path):
                 raise FileNotFoundError(f'No model at "{path}"')
             checkpoint = load_checkpoint(path)

@@ -22,6 +22,7 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "load_pretrained_weights",
+    "model_to_test",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
@@ -29,6 +30,8 @@ __all__ = [
 
 POINTER = "checkpoint"
 BEST = "model-best.pth.tar"
+#: start of the other files' names, which the number of finished epochs follows
+NUMBERED = "model.pth.tar-"
 
 
 def save_checkpoint(
@@ -55,7 +58,7 @@ def save_checkpoint(
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": _strip_module(state["state_dict"])}
-    fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    fpath = osp.join(save_dir, model_name or f"{NUMBERED}{state['epoch']}")
     try:
         with replacing(fpath) as tmp:
             torch.save(state, tmp)
@@ -118,17 +121,43 @@ def latest_checkpoint(fdir: str) -> str | None:
     pointer = osp.join(fdir, POINTER)
     if not osp.isfile(pointer):
         return None
-    with open(pointer, encoding="utf-8") as file:
-        name = file.readline().strip()
+    name = _named_by_pointer(fdir)
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
-        others = sorted(file for file in os.listdir(fdir) if file.startswith("model.pth.tar-"))
+        others = sorted(file for file in os.listdir(fdir) if file.startswith(NUMBERED))
         go_on = f"or write another name into it ({', '.join(others)}), " if others else ""
         raise FileNotFoundError(
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
             f"{go_on}or train in another output folder"
         )
     return fpath
+
+
+def model_to_test(fdir: str) -> str | None:
+    """Return the path of the checkpoint in a folder that its run was tested with.
+
+    That is the best one, where the run chose one; else the last one, which the text file
+    ``checkpoint`` names, or, where that is missing, the one of the highest epoch.
+
+    Args:
+        fdir: folder of a model in a run folder; it need not exist.
+
+    Returns:
+        The path, or None when there is no checkpoint.
+    """
+    files = os.listdir(fdir) if osp.isdir(fdir) else []
+    if BEST in files:
+        return osp.join(fdir, BEST)
+    if POINTER in files and osp.isfile(osp.join(fdir, _named_by_pointer(fdir))):
+        return latest_checkpoint(fdir)
+    epochs = [file.removeprefix(NUMBERED) for file in files if file.startswith(NUMBERED)]
+    last = max((int(epoch) for epoch in epochs if epoch.isdecimal()), default=None)
+    return None if last is None else osp.join(fdir, f"{NUMBERED}{last}")
+
+
+def _named_by_pointer(fdir: str) -> str:
+    with open(osp.join(fdir, POINTER), encoding="utf-8") as file:
+        return file.readline().strip()
 
 
 def restore(

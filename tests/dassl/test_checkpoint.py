@@ -20,6 +20,7 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from dassl.utils.checkpoint import model_to_test
 
 
 def trained(epochs: int = 2):
@@ -129,6 +130,28 @@ def test_nothing_to_resume_and_a_lost_file_are_told_apart(tmp_path):
     (tmp_path / "checkpoint").write_text("model.pth.tar-9\n")
     with pytest.raises(FileNotFoundError, match=r"model\.pth\.tar-9"):
         resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("files", "pointer", "found"),
+    [
+        (["model.pth.tar-2", "model.pth.tar-10"], None, "model.pth.tar-10"),
+        (["model.pth.tar-2", "model.pth.tar-10"], "model.pth.tar-2", "model.pth.tar-2"),
+        (["model.pth.tar-2", "model.pth.tar-10"], "model.pth.tar-30", "model.pth.tar-10"),
+        (["model.pth.tar-2", "model-best.pth.tar"], "model.pth.tar-2", "model-best.pth.tar"),
+        (["model.pth.tar-2", "model.pth.tar-7.tmp1"], None, "model.pth.tar-2"),
+        (["notes.txt"], None, None),
+        ([], None, None),
+    ],
+)
+def test_the_model_that_a_run_is_tested_with(tmp_path, files, pointer, found):
+    for file in files:
+        (tmp_path / file).touch()
+    if pointer is not None:
+        (tmp_path / "checkpoint").write_text(f"{pointer}\n")
+    path = model_to_test(str(tmp_path))
+    assert path == (None if found is None else str(tmp_path / found))
+    assert model_to_test(str(tmp_path / "none")) is None
 
 
 def test_bad_paths():

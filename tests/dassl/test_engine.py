@@ -329,8 +329,12 @@ def test_load_model(cfg, capsys):
     assert torch.equal(fresh.model[1].weight, trainer.model[1].weight)
     path = f"{cfg.OUTPUT_DIR}/linear/model.pth.tar-3"
     assert f"Load {path} to linear (epoch=3, val_result=none)" in capsys.readouterr().out
+    fresh.load_model(cfg.OUTPUT_DIR)  # no best one was chosen
+    assert f"Load {path} to linear (epoch=3, val_result=none)" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"No model at .*model\.pth\.tar-2"):
+        fresh.load_model(cfg.OUTPUT_DIR, epoch=2)
     with pytest.raises(FileNotFoundError, match=r"No model at .*model-best\.pth\.tar"):
-        fresh.load_model(cfg.OUTPUT_DIR)
+        fresh.load_model(f"{cfg.OUTPUT_DIR}/none")
     fresh.load_model("")
     assert "skipped" in capsys.readouterr().out
 
