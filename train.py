@@ -157,7 +157,7 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
         cfg: the config; one of its keys in the place of a value tells that the value is missing.
 
     Raises:
-        ValueError: when a key has no value, or an option comes after the pairs.
+        ValueError: when a key has no value or is joined to it, or an option comes after the pairs.
     """
     for word in opts:
         if word.startswith("--"):
@@ -165,6 +165,9 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
     sections = tuple(f"{name}." for name, node in cfg.items() if isinstance(node, dict))
     for index in range(0, len(opts), 2):
         key, *value = opts[index : index + 2]
+        name, is_pair, rest = key.partition("=")
+        if is_pair and name.split(".")[0] in cfg:
+            raise ValueError(f"{key} is one word: write KEY VALUE, here {name} {rest or 'VALUE'}")
         if not key or not value or value[0].startswith(sections):
             raise ValueError(
                 f"KEY VALUE pairs: {key or 'an empty word'} has no value (in {' '.join(opts)!r}); "

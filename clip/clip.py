@@ -162,7 +162,10 @@ def _local_checkpoint(name: str) -> Path:
         raise FileNotFoundError(f"no such checkpoint file: {path.absolute()}")
 
     def folded(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", text.lower())
+        text = re.sub(r"[^a-z0-9]", "", text.lower())
+        # as Hugging Face spells them: openai/clip-vit-base-patch16
+        text = text.replace("base", "b").replace("large", "l").replace("patch", "")
+        return re.sub(r"^(openai)?(clip)?", "", text)
 
     by_folded = {folded(model): model for model in _MODELS}
     near = difflib.get_close_matches(folded(name), by_folded, n=1)

@@ -26,27 +26,46 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def read_names(path: str) -> list[str]:
-    """Class names from a text file, one per line; blank lines do not count.
+def read_names(given: str) -> list[str]:
+    """Class names: those of a text file, one per line without the blank ones, or those given.
+
+    Args:
+        given: path of the file, or the names themselves with commas between them.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no name, a name twice, or not UTF-8 text; names the file.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [line.strip() for line in file if line.strip()]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--classes: no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--classes: {path} is not UTF-8 text ({error}): save it as UTF-8"
-        ) from error
+    if os.path.exists(given):
+        try:
+            with open(given, encoding="utf-8") as file:
+                words = list(file)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"--classes: {given} is not UTF-8 text ({error}): save it as UTF-8"
+            ) from error
+    elif "," in given:
+        words = given.split(",")
+    else:
+        raise FileNotFoundError(
+            f"--classes: no file {given}; a file has one name per line, and names given here have "
+            "commas between them, as in banana,apple"
+        )
+    names = [word.strip() for word in words if word.strip()]
     if not names:
-        raise ValueError(f"--classes: {path} holds no class name")
+        raise ValueError(f"--classes: {given} holds no class name")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"--classes: {path} names {', '.join(twice)} more than once")
+        raise ValueError(f"--classes: {given} names {', '.join(twice)} more than once")
     return names
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add the option that :func:`read_names` reads."""
+    parser.add_argument(
+        "--classes",
+        metavar="FILE|NAME,NAME",
+        help="class names: a file with one per line, or the names (default: those of the run)",
+    )
 
 
 def find_images(words: Sequence[str]) -> list[str]:
@@ -102,8 +121,8 @@ def run_parser(description: str) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def loading(args: argparse.Namespace) -> Iterator[None]:
-    """While a model is loaded: what that prints goes to stderr, with ``--verbose``, or nowhere."""
+def quietly(args: argparse.Namespace) -> Iterator[None]:
+    """What a model prints on the way to a result goes to stderr, with ``--verbose``, or nowhere."""
     from dassl.utils import Logger, logger
 
     level = logger.VERBOSE if args.verbose else logger.QUIET
@@ -115,7 +134,7 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None) 
     """The predictor of the run that the options name."""
     from trainers import Predictor
 
-    with loading(args):
+    with quietly(args):
         return Predictor.load(args.run, classnames, args.load_epoch, args.device, args.backbone)
 
 

@@ -325,6 +325,8 @@ def test_unpacking_another_safetensors_file(tmp_path):
         ("ViT-L/14-336", "ViT-L/14@336px"),
         ("rn 50", "RN50"),
         ("tinny", "tiny"),
+        ("openai/clip-vit-base-patch16", "ViT-B/16"),
+        ("openai/clip-vit-large-patch14", "ViT-L/14"),
     ],
 )
 def test_unknown_name(name, near):
