@@ -29,6 +29,7 @@ from results.logs import BadLog, logs_below, metrics_below, read_run
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
+from support.command_line import run
 
 # --- one directory, as upstream -------------------------------------------------------------------
 
@@ -199,6 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
     add("--multi-exp", action="store_true", help="the directory holds several experiments")
+    add("--traceback", action="store_true", help="show where an error arose")
     return parser
 
 
@@ -209,35 +211,30 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        Exit status: 0, or 2 when nothing was found.
+        Exit status: 0, 2 when nothing was found, or that of :func:`support.command_line.run`.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
-    try:
-        if args.published:
-            others = [args.directory, args.output, args.compare, args.plot, args.ci95]
-            others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
-            if any(others):
-                parser.error("--published takes no directory and no option but --format")
-            show_published(args)
-        elif args.directory is None:
-            if args.test_log or args.multi_exp:
-                parser.error("--test-log and --multi-exp need a directory")
-            if args.keyword != "accuracy" and (args.compare or args.plot):
-                parser.error("--compare and --plot are for --keyword accuracy")
-            args.output = args.output or default_output()
-            parse_output(args)
-        else:
-            if args.format or args.output or args.compare or args.plot:
-                parser.error(
-                    "--format, --output, --compare and --plot are for the tables: "
-                    "leave out the directory"
-                )
-            parse_directory(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if args.published:
+        others = [args.directory, args.output, args.compare, args.plot, args.ci95]
+        others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
+        if any(others):
+            parser.error("--published takes no directory and no option but --format")
+    elif args.directory is None:
+        if args.test_log or args.multi_exp:
+            parser.error("--test-log and --multi-exp need a directory")
+        if args.keyword != "accuracy" and (args.compare or args.plot):
+            parser.error("--compare and --plot are for --keyword accuracy")
+        args.output = args.output or default_output()
+    elif args.format or args.output or args.compare or args.plot:
+        parser.error(
+            "--format, --output, --compare and --plot are for the tables: leave out the directory"
+        )
+    if args.published:
+        action = show_published
+    else:
+        action = parse_output if args.directory is None else parse_directory
+    return run(lambda: action(args), args.traceback)
 
 
 if __name__ == "__main__":

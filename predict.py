@@ -7,12 +7,19 @@ Folders are searched for images, with all folders in them. No data set is needed
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from tools.command import add_common, find_images, positive, read_names, run_command
+from tools.command import (
+    add_classes,
+    add_common,
+    find_images,
+    positive,
+    quietly,
+    read_names,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from trainers import Label, Predictor
@@ -27,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="image files, and folders to search for them")
     add("--model-dir", metavar="RUN", help="output folder of a training run")
-    add("--classes", metavar="FILE", help="class names, one per line (default: those of the run)")
+    add_classes(parser)
     add("--trainer", metavar="NAME", help="without a run: ZeroshotCLIP or ZeroshotCLIP2")
     add("--top-k", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
@@ -62,18 +69,30 @@ def show(path: str, labels: list[Label], as_json: bool) -> None:
     """Print the labels of one image."""
     if as_json:
         found = [{"label": name, "probability": probability} for name, probability in labels]
-        print(json.dumps({"image": path, "predictions": found}, ensure_ascii=False))
+        content = {"image": path, "predictions": found}
+        line = json.dumps(content, ensure_ascii=False)
+        # what the console cannot show would be escaped in another way than JSON's
+        print(line if _can_be_printed(line) else json.dumps(content))
         return
     print(path)
     for name, probability in labels:
-        print(f"{100 * probability:9.2f} %  {name}")
+        # as the text encoder reads it
+        print(f"{100 * probability:9.2f} %  {name.replace('_', ' ')}")
+
+
+def _can_be_printed(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def predict(args: argparse.Namespace) -> None:
     """Print the labels of every image, batch by batch."""
     check_options(args)
     paths = find_images(args.images)
-    with contextlib.redirect_stdout(sys.stderr):  # stdout holds the results alone
+    with quietly(args):
         predictor = load(args)
 
     import torch
@@ -91,7 +110,8 @@ def predict(args: argparse.Namespace) -> None:
                 print(f"skipped: {error}", file=sys.stderr)
                 bad += 1
         if batch:
-            labels = predictor.label(torch.stack(batch), args.top_k)
+            with quietly(args):
+                labels = predictor.label(torch.stack(batch), args.top_k)
             for path, found in zip(read, labels, strict=True):
                 show(path, found, args.json)
     if bad:

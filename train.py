@@ -10,9 +10,12 @@ import argparse
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from support.command_line import run
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -22,10 +25,6 @@ if TYPE_CHECKING:
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
-
-# What a wrong argument, config or missing file raises while the trainer is being built. Whatever
-# else happens there, and anything but an unreadable image during training, keeps its traceback.
-USER_ERRORS = (ValueError, KeyError, OSError, RuntimeError, ModuleNotFoundError)
 
 # option -> config key, for the options that only set a config value
 OPTION_KEYS = {
@@ -102,9 +101,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--head", metavar="NAME", help="name of the head")
     add("--eval-only", action="store_true", help="test only")
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
-    add("--load-epoch", type=int, metavar="N", help="epoch to load (default: the best model)")
+    add("--load-epoch", type=int, metavar="N", help="epoch (default: the best or the last one)")
+    add("--untrained", action="store_true", help="with --eval-only: test what was never trained")
     add("--no-train", action="store_true", help="build the trainer without training it")
-    add("--traceback", action="store_true", help="show where an error in the settings arose")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="print results only")
+    shown.add_argument("--verbose", action="store_true", help="print all that the log file gets")
+    add("--traceback", action="store_true", help="show where an error arose")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
 
@@ -168,7 +171,7 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
         cfg: the config; one of its keys in the place of a value tells that the value is missing.
 
     Raises:
-        ValueError: when a key has no value, or an option comes after the pairs.
+        ValueError: when a key has no value or is joined to it, or an option comes after the pairs.
     """
     for word in opts:
         if word.startswith("--"):
@@ -176,6 +179,9 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
     sections = tuple(f"{name}." for name, node in cfg.items() if isinstance(node, dict))
     for index in range(0, len(opts), 2):
         key, *value = opts[index : index + 2]
+        name, is_pair, rest = key.partition("=")
+        if is_pair and name.split(".")[0] in cfg:
+            raise ValueError(f"{key} is one word: write KEY VALUE, here {name} {rest or 'VALUE'}")
         if not key or not value or value[0].startswith(sections):
             raise ValueError(
                 f"KEY VALUE pairs: {key or 'an empty word'} has no value (in {' '.join(opts)!r}); "
@@ -294,6 +300,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             "--model-dir is read with --eval-only alone: to go on with a run use --resume, to "
             "start from weights MODEL.INIT_WEIGHTS"
         )
+    if args.untrained and (args.model_dir or not args.eval_only):
+        raise ValueError("--untrained goes with --eval-only, and without --model-dir")
     if args.load_epoch is not None and not args.model_dir:
         raise ValueError("--load-epoch needs the run folder that holds the model: --model-dir")
     cfg.freeze()
@@ -301,19 +309,32 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Print the arguments, the config (of this trainer only) and the environment."""
+    """Log the arguments, the config (of this trainer only) and the environment; print what runs."""
     from dassl.config import clean_cfg
     from dassl.engine import config_node
-    from dassl.utils import collect_env_info
+    from dassl.utils import collect_env_info, print_detail
 
-    print("***************\n** Arguments **\n***************")
+    print_detail("***************\n** Arguments **\n***************")
     for key, value in sorted(vars(args).items()):
-        print(f"{key}: {value}")
+        print_detail(f"{key}: {value}")
     shown = cfg.clone()
     shown.defrost()
     clean_cfg(shown, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))
-    print(f"************\n** Config **\n************\n{shown}")
-    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n", flush=True)
+    print_detail(f"************\n** Config **\n************\n{shown}")
+    print_detail(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+    seed = f"seed {cfg.SEED}" if cfg.SEED >= 0 else "no seed"
+    print(
+        f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}, {seed}, in {cfg.OUTPUT_DIR}: log.txt there has "
+        "the settings and the environment",
+        flush=True,
+    )
+
+
+def console_level(args: argparse.Namespace) -> int:
+    """What the console shows of a run."""
+    from dassl.utils import logger
+
+    return logger.QUIET if args.quiet else logger.VERBOSE if args.verbose else logger.NORMAL
 
 
 def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
@@ -327,37 +348,64 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
 
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
+    from dassl.utils import print_detail, set_random_seed, setup_logger
 
+    setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
+        print_detail(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves
         trainer = build_trainer(cfg)
     if args.eval_only:
+        check_trained(args, cfg, trainer)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     return trainer
 
 
-def build_seeds(words: list[str]) -> SeveralSeeds:
-    """Return the trainers of several seeds, each as its own command line would build it.
+def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) -> None:
+    """Check that a test is one of trained weights, or that those of the start are meant.
 
     Args:
-        words: the command line, with ``--seeds``.
+        args: the parsed command line.
+        cfg: its config.
+        trainer: built from it; without models of its own there is nothing to train.
+
+    Raises:
+        ValueError: it would be a test of weights that nothing was learned with.
+    """
+    given = args.model_dir or args.untrained or cfg.MODEL.INIT_WEIGHTS
+    if not given and trainer.get_model_names():
+        raise ValueError(
+            f"--eval-only tests what {cfg.TRAINER.NAME} learned, and no --model-dir names the run "
+            "folder that holds it; --untrained tests the method as it is before any training"
+        )
+
+
+def build_runs(
+    args: argparse.Namespace, words: list[str], cfgs: list[CfgNode]
+) -> TrainerBase | SeveralSeeds:
+    """Return the trainer of the command line, or of several seeds, each as its own would build it.
+
+    Args:
+        args: the parsed command line.
+        words: its words.
+        cfgs: receives the configs of the runs before anything is built.
 
     Raises:
         ValueError: when the seeds would share a folder, or cannot be trained together.
     """
+    if args.seeds is None:
+        cfgs.append(setup_cfg(args))
+        return build(args, cfgs[0])
+
     from dassl.engine import TRAINER_REGISTRY
     from trainers.several_seeds import SeveralSeeds, check_trains_together
 
-    seeds = build_parser().parse_args(words).seeds
     runs = {}
-    for seed in seeds:
+    for seed in args.seeds:
         args = build_parser().parse_args([word.replace("{seed}", str(seed)) for word in words])
         args.seed = seed
         cfg = setup_cfg(args)
@@ -372,31 +420,32 @@ def build_seeds(words: list[str]) -> SeveralSeeds:
         )
     if not args.eval_only:
         check_trains_together(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
+    cfgs += [cfg for _, cfg in runs.values()]
     return SeveralSeeds({seed: partial(build, *run) for seed, run in runs.items()})
 
 
-def describe(error: Exception) -> str:
-    """Return an exception's message on one line."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}: install requirements.txt (bash scripts/setup.sh does) and use its python"
-    # str() of a KeyError quotes its message.
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def report(error: Exception, traceback: bool = False) -> int:
-    """Print the one line that a user's error gets; return the exit status.
+def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
+    """Return the line that Ctrl-C ends with: what is saved, and what to do to go on.
 
     Args:
-        error: the error being handled.
-        traceback: raise it again instead, to show where it arose.
+        args: the parsed command line.
+        cfgs: of the runs as far as they are set up.
     """
-    bare_key = isinstance(error, KeyError) and " " not in str(error)
-    if traceback or bare_key:  # a bare key is a lookup that failed, not a message
-        raise error
-    sys.stdout.flush()
-    print(f"error: {describe(error)}", file=sys.stderr)
-    return 2
+    if args.eval_only or not cfgs:
+        return "interrupted; the same command starts again"
+    from dassl.utils.checkpoint import latest_checkpoint
+
+    folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
+    saved = [latest_checkpoint(str(folder)) for folder in folders]
+    if not saved:
+        freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
+        due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
+        return (
+            f"interrupted before anything was saved ({due}: TRAIN.CHECKPOINT_FREQ); the same "
+            "command starts again"
+        )
+    same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
+    return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
 
 
 def ask_for_large_pages() -> None:
@@ -414,26 +463,22 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        Exit status: 0, or 2 for settings that cannot work and images that cannot be read.
+        Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
+        nobody foresaw, 130 after Ctrl-C.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words)
-    try:
-        trainer = build(args, setup_cfg(args)) if args.seeds is None else build_seeds(words)
-    except USER_ERRORS as error:
-        return report(error, args.traceback)
+    cfgs: list[CfgNode] = []
 
-    from dassl.utils import ImageError, SettingError
-
-    try:
+    def act() -> None:
+        trainer = build_runs(args, words, cfgs)
         if args.eval_only:
             trainer.test()
         elif not args.no_train:
             trainer.train()
-    except (ImageError, SettingError, FloatingPointError) as error:
-        return report(error, args.traceback)
-    return 0
+
+    return run(act, args.traceback, lambda: interruption(args, cfgs))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import re
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file
+
+from support.weight_files import state_dict_in, why_unreadable
 
 from . import openclip, tiny
 from .download import cache_folder, fetch
@@ -100,7 +102,7 @@ def load_state_dict(
         name_or_path: one of `available_models()`, downloaded when absent; weights of open_clip,
             "open_clip:ARCHITECTURE/TAG" or "open_clip:ARCHITECTURE=FILE" (see `clip.openclip`); or
             a local file: a TorchScript archive as OpenAI publishes them, a state dict saved by
-            `torch.save` (plain or under the key "state_dict"), or safetensors.
+            `torch.save` (plain or under a key of `STATE_KEYS`), or safetensors.
         root: cache folder; by default the environment variable CLIP_CACHE or ~/.cache/clip.
 
     Returns:
@@ -109,7 +111,7 @@ def load_state_dict(
 
     Raises:
         FileNotFoundError: there is no such local file.
-        RuntimeError: a download failed or the file is damaged.
+        RuntimeError: a download failed, or the file is damaged or holds pickled objects.
         ValueError: neither a known name nor a path, or the file holds no CLIP.
     """
     name, source = str(name_or_path), None
@@ -127,11 +129,7 @@ def load_state_dict(
     except (OSError, MemoryError):
         raise
     except Exception as error:  # on a damaged file the readers raise nearly anything
-        raise RuntimeError(
-            f"cannot read the checkpoint {path} ({path.stat().st_size} bytes): it is truncated, "
-            "damaged or holds other things than tensors. Delete it and download or copy it again "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
-        ) from error
+        raise RuntimeError(f"cannot read the checkpoint {path}: {why_unreadable(path)}") from error
     try:
         state_dict = _weights(content)
         if source is None and not any(trait in state_dict for trait in TRAITS):
@@ -164,7 +162,10 @@ def _local_checkpoint(name: str) -> Path:
         raise FileNotFoundError(f"no such checkpoint file: {path.absolute()}")
 
     def folded(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", text.lower())
+        text = re.sub(r"[^a-z0-9]", "", text.lower())
+        # as Hugging Face spells them: openai/clip-vit-base-patch16
+        text = text.replace("base", "b").replace("large", "l").replace("patch", "")
+        return re.sub(r"^(openai)?(clip)?", "", text)
 
     by_folded = {folded(model): model for model in _MODELS}
     near = difflib.get_close_matches(folded(name), by_folded, n=1)
@@ -188,15 +189,9 @@ def _read(path: Path) -> object:
 
 
 def _weights(content: object) -> dict[str, torch.Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
-        raise ValueError("no state dict (names to tensors, or a dict with the key 'state_dict')")
     return {
         key.removeprefix("module."): value  # left by torch's DataParallel
-        for key, value in content.items()
+        for key, value in state_dict_in(content, torch.Tensor).items()
         if key not in SIZE_ENTRIES
     }
 

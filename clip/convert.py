@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.command_line import run
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "float32; keep (default): as they are",
     )
     add("--force", action="store_true", help="replace OUT if it exists")
+    add("--traceback", action="store_true", help="show where an error arose")
     return parser
 
 
@@ -186,13 +189,11 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status, 2 for input that cannot be converted."""
     args = build_parser().parse_args(argv)
-    try:
-        lines = convert(args.source, args.target, args.dtype, args.force)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print("\n".join(lines))
-    return 0
+
+    def act() -> None:
+        print("\n".join(convert(args.source, args.target, args.dtype, args.force)))
+
+    return run(act, args.traceback)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import filelock
 from tqdm import tqdm
@@ -66,7 +67,8 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
                 return True
             if response.status_code in (408, 425, 429) or response.status_code >= 500:
                 raise _Interrupted(f"HTTP status {response.status_code}")
-            response.raise_for_status()
+            if not response.ok:
+                raise RuntimeError(f"HTTP status {response.status_code} ({response.reason})")
             # Should the range be another than the one asked for, the checksum will tell.
             resumed = bool(offset) and response.status_code == 206
             if not resumed:
@@ -88,12 +90,11 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
                     file.write(chunk)
                     bar.update(len(chunk))
             return resumed
-    except (
-        requests.ConnectionError,
-        requests.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    ) as error:
-        raise _Interrupted(str(error)) from error
+    except requests.Timeout as error:
+        raise _Interrupted(f"{urlsplit(url).hostname} does not answer") from error
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        # the libraries' own texts are about their insides
+        raise _Interrupted(f"the connection to {urlsplit(url).hostname} failed") from error
     except requests.RequestException as error:
         raise RuntimeError(str(error)) from error
 
@@ -206,8 +207,7 @@ def fetch(
     except (RuntimeError, OSError) as error:
         what = "store" if isinstance(error, OSError) else "download"
         raise RuntimeError(
-            f"cannot {what} {url}: {error}.\n"
-            f"Expected file: {path} (SHA-256 {sha256}).\n"
-            "Put the file there by hand, name another cache folder with the environment variable "
-            f"{CACHE_VARIABLE}, or give the path of a local checkpoint instead of the name"
+            f"cannot {what} {url}: {error}. Put the file at {path} by hand (SHA-256 {sha256}), "
+            f"name another cache folder with the environment variable {CACHE_VARIABLE}, or give "
+            "the path of a local checkpoint instead of the name"
         ) from error

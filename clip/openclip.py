@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -91,12 +92,16 @@ class Source:
         import open_clip
 
         folder = root or os.environ.get(CACHE_VARIABLE) or None
+        # which would tell of every attempt
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             return Path(open_clip.download_pretrained(self.published, cache_dir=folder))
         except Exception as error:  # several libraries with errors of their own
             where = self.published.get("hf_hub") or self.published.get("url")
+            offline = "connection" in str(error).lower()
+            why = "the connection failed" if offline else str(error)
             raise RuntimeError(
-                f"open_clip could not download {self.name} ({where}): {error}. Download the file "
+                f"open_clip could not download {self.name} ({where}): {why}. Download the file "
                 f"elsewhere and name it as {PREFIX}{self.name}=FILE"
             ) from error
 

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from support import command_line
+
 from .preparation.fetching import Options, obtain
 from .preparation.inspection import (
     GENERATED,
@@ -124,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sources", metavar="YAML", help="entries that replace those of datasets/sources.yaml")
     add("--timeout", type=seconds, metavar="S", default=30.0, help="of a silent server; 30 seconds")
     add("--delete-archives", action="store_true", help="delete archives once unpacked")
+    add("--traceback", action="store_true", help="show where an error arose")
     return parser
 
 
@@ -246,19 +249,12 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        exit status: 0, 1 if something asked for is not ready, 2 for wrong arguments, 130 if
-        interrupted.
+        exit status: 0, 1 if something asked for is not ready, or that of
+        :func:`support.command_line.run`.
     """
     args = build_parser().parse_args(argv)
-    try:
-        return run(args)
-    except (ValueError, OSError) as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    again = "interrupted; the same command goes on from here"
+    return command_line.run(lambda: run(args), args.traceback, lambda: again)
 
 
 if __name__ == "__main__":

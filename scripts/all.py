@@ -228,8 +228,11 @@ class Runner:
             self.failures.append(f"{title(call)} failed: {reason} (status {status}, log {log})")
             self.count("failed")
         else:
-            before = any(line.startswith("finished already: ") for line in lines)
-            before &= not any("** Arguments **" in line for line in lines)
+            skipped = [line.startswith("finished already: ") for line in lines]
+            before = any(skipped) and all(
+                is_skipped or line.startswith("note: ")
+                for is_skipped, line in zip(skipped, lines, strict=True)
+            )
             self.count("finished before" if before else "done")
         return not status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -62,7 +63,7 @@ def test_process_prints_labels_only(tiny_run, pictures):
     for i, labels in enumerate(expected):
         for line, (name, probability) in zip(lines[3 * i + 1 : 3 * i + 3], labels, strict=True):
             shown, percent, *words = line.split()
-            assert (percent, " ".join(words)) == ("%", name)
+            assert (percent, " ".join(words)) == ("%", name.replace("_", " "))
             assert float(shown) == pytest.approx(100 * probability, abs=0.011)
 
 
@@ -92,11 +93,11 @@ def test_json_lines_in_any_batch_size(tiny_run, pictures, capsys):
 def test_other_classes_with_and_without_a_run(tiny_run, pictures, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("\ndigit three\n  über\n\n", encoding="utf-8")
-    words = ["--classes", names, "--json", pictures / "b.png"]
+    words = ["--json", pictures / "b.png"]
     for source in (
-        ["--model-dir", tiny_run],
-        ["--model-dir", tiny_run, "--backbone", "tiny"],
-        ["--trainer", "ZeroshotCLIP", "--backbone", "tiny"],
+        ["--model-dir", tiny_run, "--classes", names],
+        ["--model-dir", tiny_run, "--backbone", "tiny", "--classes", "digit three,über"],
+        ["--trainer", "ZeroshotCLIP", "--backbone", "tiny", "--classes", "über, digit three,"],
     ):
         out = run(capsys, *source, *words)
         labels = {p["label"] for p in json.loads(out)["predictions"]}
@@ -130,6 +131,9 @@ def test_bad_images_stop_or_are_skipped(tiny_run, pictures, tmp_path, capsys):
         (["--model-dir", "RUN", "nothing.png"], "no such image or folder: nothing.png"),
         (["--model-dir", "RUN", "empty"], "empty has no images (.jpg"),
         (["--model-dir", "RUN", "--classes", "no.txt"], "--classes: no file no.txt"),
+        (["--model-dir", "RUN", "--classes", "dog"], "as in banana,apple"),
+        (["--model-dir", "RUN", "--classes", "dog,cat,dog"], "names dog more than once"),
+        (["--model-dir", "RUN", "--classes", " , "], "holds no class name"),
         (["--model-dir", "RUN", "--classes", "blank"], "blank holds no class name"),
         (["--model-dir", "RUN", "--classes", "twice"], "twice names dog more than once"),
         (["--model-dir", "RUN", "--classes", "bytes"], "bytes is not UTF-8"),
@@ -146,6 +150,23 @@ def test_bad_input_gets_one_line(tiny_run, pictures, tmp_path, monkeypatch, caps
         Path(name).write_bytes(content)
     words = [str(tiny_run) if word == "RUN" else word for word in words]
     assert part in error_of(capsys, *words, pictures / "b.png")
+
+
+def test_what_a_console_cannot_show_is_valid_json(tiny_run, pictures, tmp_path, monkeypatch):
+    picture = shutil.copy(pictures / "b.png", tmp_path / "图片😀.png")
+    words = ["--model-dir", tiny_run, "--classes", "猫,é", picture]
+    for options in ([], ["--json"]):
+        console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", console)
+            assert predict.main([str(word) for word in [*words, *options]]) == 0
+        text = console.buffer.getvalue().decode("cp1252")
+        if options:
+            content = json.loads(text)
+            assert content["image"] == str(picture)
+            assert {p["label"] for p in content["predictions"]} == {"猫", "é"}
+        else:
+            assert "\\U0001f600.png" in text and "\\u732b" in text and "é" in text
 
 
 @pytest.mark.parametrize("option", ["--top-k", "--batch-size", "--load-epoch"])

@@ -89,6 +89,10 @@ def test_every_option_reaches_its_key(files):
         (["DATASET.NUM_SHOTS", "four"], ["DATASET.NUM_SHOTS", "'four'", "int"]),
         (["DATASET.NUM_SHOTS"], ["DATASET.NUM_SHOTS has no value", "shell variable"]),
         (["DATASET.NUM_SHOTS", ""], ["DATASET.NUM_SHOTS"]),
+        (["OPTIM.LR=0.01"], ["OPTIM.LR=0.01 is one word", "here OPTIM.LR 0.01"]),
+        (["SEED=1", "OPTIM.LR", "0.01"], ["SEED=1 is one word", "here SEED 1"]),
+        (["SEED", "1", "OPTIM.LR=", "0.01"], ["OPTIM.LR= is one word", "here OPTIM.LR VALUE"]),
+        (["DATASET.TEMPLATES", "a photo of a {}."], ["takes a list", "\"['a photo of a {}.']\""]),
         (["SEED", "OPTIM.LR", "0.1"], ["SEED has no value", "shell variable"]),
         (["", "4"], ["an empty word has no value"]),
         (["SEED", "4", "--eval-only"], ["--eval-only comes after the KEY VALUE pairs"]),
@@ -96,6 +100,8 @@ def test_every_option_reaches_its_key(files):
         (["--resume", "."], ["--resume: . is no run folder with a checkpoint"]),
         (["--model-dir", "run"], ["--model-dir is read with --eval-only alone", "--resume"]),
         (["--eval-only", "--load-epoch", "2"], ["--load-epoch needs", "--model-dir"]),
+        (["--untrained"], ["--untrained goes with --eval-only"]),
+        (["--eval-only", "--untrained", "--model-dir", "run"], ["--untrained goes", "--model-dir"]),
     ],
 )
 def test_bad_settings_get_one_line(files, capsys, words, parts):
@@ -274,13 +280,14 @@ def test_missing_data_set_stops_at_once(tmp_path):
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
     assert str(tmp_path / "eurosat") in done.stderr
-    # What the run was is on the screen and in its log, without the other trainers' settings.
+    # What the run was is in its log, without the other trainers' settings; the screen says where.
     log = (tmp_path / "out" / "log.txt").read_text()
-    for text in (done.stdout, log):
-        assert "seed: 0" in text
-        assert "** System info **" in text
-        assert "COOP:" in text
-        assert "MMLOP:" not in text
+    assert "seed: 0" in log
+    assert "** System info **" in log
+    assert "COOP:" in log
+    assert "MMLOP:" not in log
+    assert done.stdout.startswith(f"CoOp on EuroSAT, seed 0, in {tmp_path / 'out'}: log.txt there ")
+    assert len(done.stdout.splitlines()) < 5
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +304,7 @@ def data_root(tmp_path_factory):
         (["TRAINER.MMLOP.RANK", "0"], ["RANK", "0"]),
         (["DATASET.NUM_SHOTS", "100000"], ["100000"]),
         (["--eval-only", "--model-dir", "no/such/run"], ["no/such/run", "--model-dir"]),
+        (["--eval-only"], ["what MMLoP learned", "--model-dir", "--untrained"]),
         # the first step finds it
         (["MODEL.MEMORY_GB", "0.001"], ["MODEL.MEMORY_GB is 0.001", "training step of 16 images"]),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train import USER_ERRORS, report
+from support.command_line import run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,27 +31,46 @@ def stem(text: str) -> str:
     return text.removesuffix(".png").removesuffix(".csv")
 
 
-def read_names(path: str) -> list[str]:
-    """Class names from a text file, one per line; blank lines do not count.
+def read_names(given: str) -> list[str]:
+    """Class names: those of a text file, one per line without the blank ones, or those given.
+
+    Args:
+        given: path of the file, or the names themselves with commas between them.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no name, a name twice, or not UTF-8 text; names the file.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [line.strip() for line in file if line.strip()]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--classes: no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--classes: {path} is not UTF-8 text ({error}): save it as UTF-8"
-        ) from error
+    if os.path.exists(given):
+        try:
+            with open(given, encoding="utf-8") as file:
+                words = list(file)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"--classes: {given} is not UTF-8 text ({error}): save it as UTF-8"
+            ) from error
+    elif "," in given:
+        words = given.split(",")
+    else:
+        raise FileNotFoundError(
+            f"--classes: no file {given}; a file has one name per line, and names given here have "
+            "commas between them, as in banana,apple"
+        )
+    names = [word.strip() for word in words if word.strip()]
     if not names:
-        raise ValueError(f"--classes: {path} holds no class name")
+        raise ValueError(f"--classes: {given} holds no class name")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"--classes: {path} names {', '.join(twice)} more than once")
+        raise ValueError(f"--classes: {given} names {', '.join(twice)} more than once")
     return names
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add the option that :func:`read_names` reads."""
+    parser.add_argument(
+        "--classes",
+        metavar="FILE|NAME,NAME",
+        help="class names: a file with one per line, or the names (default: those of the run)",
+    )
 
 
 def find_images(words: Sequence[str]) -> list[str]:
@@ -98,6 +117,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
+    add("--verbose", action="store_true", help="print what is loaded as well, to stderr")
     add("--traceback", action="store_true", help="show where an error arose")
 
 
@@ -115,13 +135,23 @@ def run_parser(description: str, several: bool = False) -> argparse.ArgumentPars
     return parser
 
 
+@contextlib.contextmanager
+def quietly(args: argparse.Namespace) -> Iterator[None]:
+    """What a model prints on the way to a result goes to stderr, with ``--verbose``, or nowhere."""
+    from dassl.utils import Logger, logger
+
+    level = logger.VERBOSE if args.verbose else logger.QUIET
+    with contextlib.redirect_stdout(Logger(console=sys.stderr, level=level)):
+        yield
+
+
 def load_run(
     run: str, args: argparse.Namespace, classnames: Sequence[str] | None = None
 ) -> Predictor:
-    """The predictor of a run folder, as the common options say; its notes go to stderr."""
+    """The predictor of a run folder, as the common options say."""
     from trainers import Predictor
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with quietly(args):
         return Predictor.load(run, classnames, args.load_epoch, args.device, args.backbone)
 
 
@@ -171,11 +201,7 @@ def run_command(
         argv: words of the command line; those of the process when not given.
 
     Returns:
-        Exit status: 0, or 2 after one line about what cannot be done.
+        Exit status: 0, or that of :func:`support.command_line.run`.
     """
     args = parser.parse_args(argv)
-    try:
-        action(args)
-    except USER_ERRORS as error:
-        return report(error, args.traceback)
-    return 0
+    return run(lambda: action(args), args.traceback)

@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import load_run, read_names, run_command, run_parser, writing
+from .command import add_classes, load_run, read_names, run_command, run_parser, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("out", nargs="?", metavar="OUT.safetensors", help="file for prompts and embeddings")
     add("--classifier", metavar="FILE", help="class embeddings alone, .npy or .safetensors")
-    add("--classes", metavar="FILE", help="class names, one per line (default: those of the run)")
+    add_classes(parser)
     return parser
 
 

@@ -16,7 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import load_run, positive, run_command, run_parser, stem, write_csv, write_png
+from .command import (
+    load_run,
+    positive,
+    quietly,
+    run_command,
+    run_parser,
+    stem,
+    write_csv,
+    write_png,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +68,8 @@ def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]
         cfg.DATASET.ROOT = args.root
     if args.subsample is not None:
         cfg.DATASET.SUBSAMPLE_CLASSES = args.subsample
-    data = build_dataset(cfg)
+    with quietly(args):
+        data = build_dataset(cfg)
     items = {"train": data.train_x, "val": data.val, "test": data.test}[args.split]
     if not items:
         raise ValueError(f"--split {args.split}: data set {cfg.DATASET.NAME} has no such images")

@@ -370,7 +370,8 @@ class PromptTrainer(TrainerX):
 
         Args:
             directory: run folder; empty loads nothing.
-            epoch: number of the epoch; ``None`` for the best model.
+            epoch: number of the epoch; ``None`` for the best model or, where the run chose none,
+                the last one.
 
         Raises:
             FileNotFoundError: no such checkpoint.

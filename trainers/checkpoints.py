@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import os.path as osp
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,12 +14,15 @@ from torch import Tensor
 from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
 from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils import check_availability
-from dassl.utils.checkpoint import BEST, latest_checkpoint
+from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
 
 from .learner import PromptLearner
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
+
+#: how far below a folder runs are looked for that could have been meant
+LEVELS = 3
 
 
 def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
@@ -27,22 +31,24 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
     Args:
         directory: run folder.
         name: folder of the model in it.
-        epoch: number of the epoch; ``None`` for the best model.
+        epoch: number of the epoch; ``None`` for the model that the run was tested with: the best
+            one where it was chosen on validation images, else the last one.
 
     Raises:
         FileNotFoundError: no such file; says what there is.
     """
     folder = osp.join(directory, name)
-    path = osp.join(folder, BEST if epoch is None else f"model.pth.tar-{epoch}")
+    if epoch is None:
+        path = model_to_test(folder) or folder
+    else:
+        path = osp.join(folder, f"{NUMBERED}{epoch}")
     if osp.isfile(path):
         return path
     others = ", ".join(_model_folders(directory))
-    if _models(directory):
-        found = f": {directory} is the folder of a model; name the run folder above it"
-    elif not osp.isdir(folder) and others:
+    if not others:
+        raise FileNotFoundError(_instead_of_a_run(directory))
+    if not osp.isdir(folder):
         found = f": the run holds {others}, which is of another method. Correct --trainer"
-    elif not osp.isdir(folder):
-        found = f": the folder {folder} does not exist. Train first, or correct --model-dir"
     else:
         with_models = ", ".join(_models(folder)) or "nothing"
         found = f". There is: {with_models}; correct --load-epoch"
@@ -54,29 +60,36 @@ def find_checkpoint(run: str, epoch: int | None = None) -> str:
 
     Args:
         run: run folder.
-        epoch: number of the epoch; ``None`` for the model that the run was tested with: the best
-            one where it was chosen on validation images, else the last one.
+        epoch: as for :func:`checkpoint_path`.
 
     Raises:
-        FileNotFoundError: no such folder or no such model.
+        FileNotFoundError: no such folder or no such model; says what there is.
         ValueError: the run holds several models.
     """
-    if not osp.isdir(run):
-        raise FileNotFoundError(f"the run folder {run} does not exist. Train first, or correct it")
     names = _model_folders(run)
-    if not names and _models(run):
-        raise FileNotFoundError(f"{run} is the folder of a model; name the run folder above it")
     if not names:
-        raise FileNotFoundError(
-            f"{run} is no run folder of a trained method: no folder in it holds a model.pth.tar-*"
-        )
+        raise FileNotFoundError(_instead_of_a_run(run))
     if len(names) > 1:
         raise ValueError(f"{run} holds several models ({', '.join(names)}), not one learner")
-    if epoch is None and BEST not in _models(osp.join(run, names[0])):
-        last = latest_checkpoint(osp.join(run, names[0]))
-        if last is not None:
-            return last
     return checkpoint_path(run, names[0], epoch)
+
+
+def _instead_of_a_run(folder: str) -> str:
+    """What to say of a folder that holds no model of a run."""
+    if not osp.isdir(folder):
+        return f"the run folder {folder} does not exist. Train first, or correct --model-dir"
+    if _models(folder):
+        return f"{folder} is the folder of a model; name the run folder above it"
+    for depth in range(1, LEVELS + 1):
+        runs = {path.parent.parent for path in Path(folder).glob("*/" * depth + f"*/{NUMBERED}*")}
+        if runs:
+            names = sorted(map(str, runs))
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            return f"{folder} holds runs and is none: name one of {', '.join(names[:3])}{more}"
+    return (
+        f"{folder} is no run folder of a trained method: no folder in it holds a {NUMBERED}*. "
+        "Train first, or correct --model-dir"
+    )
 
 
 def _model_folders(run: str) -> list[str]:
@@ -88,7 +101,7 @@ def _model_folders(run: str) -> list[str]:
 def _models(folder: str) -> list[str]:
     if not osp.isdir(folder):
         return []
-    return sorted(f for f in os.listdir(folder) if f.startswith(("model.pth.tar-", BEST)))
+    return sorted(f for f in os.listdir(folder) if f.startswith((NUMBERED, BEST)))
 
 
 def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
@@ -255,7 +268,10 @@ def fitting_weights(
             learner of other classes.
     """
     if missing := [key for key in ("state_dict", "epoch") if key not in checkpoint]:
-        raise ValueError(f"{path} is not a checkpoint: it has no {' and no '.join(missing)}")
+        raise ValueError(
+            f"{path} is not a checkpoint of a run: it has no {' and no '.join(missing)}, but "
+            f"{', '.join(map(str, list(checkpoint)[:5])) or 'nothing'}"
+        )
     meta = checkpoint.get("meta", {})
     _check_layout(meta, path)
     trained_on = meta.get("classnames", list(classnames))

@@ -17,6 +17,7 @@ from clip.memory import image_bytes, text_bytes
 from clip.model import CLIP, convert_weights
 from clip.plain import PlainEncoders
 from clip.prompting import LayerPrompts, n_samples
+from dassl.utils import is_quiet
 
 from .learner import PromptLearner, class_prompts
 from .memory_bound import MemoryBound
@@ -77,7 +78,8 @@ def encode_templates(
     """
     total: Tensor | float = 0.0
     # for a thousand classes and 60 templates this takes a while
-    for template in tqdm(templates, desc="templates", leave=False, disable=len(templates) == 1):
+    hidden = len(templates) == 1 or is_quiet()
+    for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
         text = class_prompts(clip, classnames, template)
         features = encode_text_in_chunks(encoders or clip, text, size=size).float()
         total = total + (F.normalize(features, dim=-1) if unit else features)

@@ -155,7 +155,8 @@ _C.TEST.COMPUTE_CMAT = False
 _C.TEST.NO_TEST = False
 # test or val
 _C.TEST.SPLIT = "test"
-# last_step or best_val
+# last_step, best_val, or best_test: the test images choose the epoch (upstream does that where
+# best_val finds no validation images)
 _C.TEST.FINAL_MODEL = "last_step"
 
 _C.TRAINER = CN()

@@ -236,6 +236,13 @@ def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> A
         return float(value)
     if isinstance(old, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(old)(value)
+    if isinstance(old, (list, tuple)):
+        one = raw if isinstance(raw, str) else value
+        asked = f'{full_key} "{[one]}"' if from_text else f"{full_key.rpartition('.')[2]}: {[one]}"
+        raise ValueError(
+            f"config key {full_key}{where} takes a list (so far {list(old)}), not {value!r} "
+            f"({type(value).__name__}): write {asked}"
+        )
     raise ValueError(
         f"config key {full_key}{where} takes {type(old).__name__} values (so far "
         f"{old!r}), not {value!r} ({type(value).__name__})"

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dassl.utils import ImageError, read_image, replacing, tools
+from dassl.utils import ImageError, is_quiet, read_image, replacing, tools
 
 __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
 
@@ -142,7 +142,9 @@ def open_cache(
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.parent / "lock", timeout=0):
             _make_room(path.parent, size, limit)
-            with tqdm(desc=f"caching {dataset}", total=len(paths), leave=False) as bar:
+            with tqdm(
+                desc=f"caching {dataset}", total=len(paths), leave=False, disable=is_quiet()
+            ) as bar:
                 PixelFile.write(str(path), _load_all(paths, load, threads, bar))
         return PixelFile(str(path), len(paths))
     except ImageError as error:
@@ -235,7 +237,7 @@ def _load_all(
 def _unreadable(paths: Sequence[str], load: Callable[[str], np.ndarray]) -> list[str]:
     """What is wrong with the images that cannot be read, so that one look mends all."""
     texts: list[str] = []
-    for path in tqdm(paths, desc="looking for unreadable images", leave=False):
+    for path in tqdm(paths, desc="looking for unreadable images", leave=False, disable=is_quiet()):
         try:
             load(path)
         except ImageError as error:

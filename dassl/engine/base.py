@@ -9,8 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dassl.utils import load_checkpoint, mkdir_if_missing, save_checkpoint, tolist_if_not
-from dassl.utils.checkpoint import BEST, latest_checkpoint, restore
+from dassl.utils import (
+    load_checkpoint,
+    mkdir_if_missing,
+    print_detail,
+    save_checkpoint,
+    tolist_if_not,
+)
+from dassl.utils.checkpoint import BEST, NUMBERED, latest_checkpoint, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
 __all__ = ["TrainerBase"]
@@ -157,11 +163,11 @@ class TrainerBase:
         names = self.get_model_names()
         paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
         if not names or None in paths:
-            print("No checkpoint found, train from scratch")
+            print_detail("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
         for name, path in zip(names, paths, strict=True):
-            print(f'Loading checkpoint from "{path}"')
+            print_detail(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
             start_epoch = restore(
                 checkpoint, self._models[name], self._optims[name], self._scheds[name]
@@ -175,7 +181,8 @@ class TrainerBase:
 
         Args:
             directory: run folder; empty does nothing.
-            epoch: number of finished epochs; None loads ``model-best.pth.tar``.
+            epoch: number of finished epochs; None loads ``model-best.pth.tar`` or, where the run
+                chose no best model, the last one.
 
         Raises:
             FileNotFoundError: if there is no such checkpoint.
@@ -183,9 +190,10 @@ class TrainerBase:
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        file = BEST if epoch is None else f"model.pth.tar-{epoch}"
         for name in self.get_model_names():
-            path = osp.join(directory, name, file)
+            path = osp.join(directory, name, BEST if epoch is None else f"{NUMBERED}{epoch}")
+            if epoch is None:
+                path = model_to_test(osp.join(directory, name)) or path
             if not osp.exists(path):
                 raise FileNotFoundError(f'No model at "{path}"')
             checkpoint = load_checkpoint(path)
@@ -243,7 +251,7 @@ class TrainerBase:
             # TensorBoard takes seconds to import, and only training needs it.
             from torch.utils.tensorboard import SummaryWriter
 
-            print(f"Initialize tensorboard (log_dir={log_dir})")
+            print_detail(f"Initialize tensorboard (log_dir={log_dir})")
             mkdir_if_missing(log_dir)
             self._writer = SummaryWriter(log_dir=log_dir)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, print_detail
 
 TRAINER_REGISTRY = Registry("TRAINER")
 
@@ -28,5 +28,5 @@ def build_trainer(cfg: Any) -> Any:
     """
     check_availability(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names(), "TRAINER.NAME")
     if cfg.VERBOSE:
-        print(f"Loading trainer: {cfg.TRAINER.NAME}")
+        print_detail(f"Loading trainer: {cfg.TRAINER.NAME}")
     return TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)

@@ -19,12 +19,16 @@ from dassl.utils import (
     SettingError,
     check_availability,
     count_num_param,
+    is_quiet,
     load_pretrained_weights,
+    print_result,
 )
 
 from .base import TrainerBase
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
+
+FINAL_MODELS = ["last_step", "best_val", "best_test"]
 
 
 class SimpleNet(nn.Module):
@@ -91,7 +95,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
-        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
+        check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
@@ -118,6 +122,34 @@ class SimpleTrainer(TrainerBase):
             views = getattr(getattr(getattr(self, name, None), "dataset", None), "views", None)
             if views is not None:
                 views.epoch = epoch
+
+    @property
+    def chosen_on(self) -> str | None:
+        """The split that chooses the epoch: "val", "test", or None where the last one counts."""
+        choice = self.cfg.TEST.FINAL_MODEL
+        return choice.removeprefix("best_") if choice.startswith("best_") else None
+
+    def check_validation(self, setting: str) -> None:
+        """Check that there are validation images, and that none of them is a test image.
+
+        Args:
+            setting: what needs them, named in the error.
+
+        Raises:
+            SettingError: there are not.
+        """
+        name, dataset = self.cfg.DATASET.NAME, self.dm.dataset
+        if self.val_loader is None:
+            problem = f"data set {name} has none"
+        elif {item.impath for item in dataset.val} & {item.impath for item in dataset.test or ()}:
+            problem = f"those of data set {name} are its test images"
+        else:
+            return
+        raise SettingError(
+            f"{setting} needs validation images, and {problem}: use TEST.FINAL_MODEL last_step and "
+            "TEST.SPLIT test, or give the data set validation images of its own. TEST.FINAL_MODEL "
+            "best_test has the test images choose the epoch, and says so"
+        )
 
     def check_cfg(self, cfg: Any) -> None:
         """Raise if the configuration does not fit the trainer; does nothing here."""
@@ -159,8 +191,13 @@ class SimpleTrainer(TrainerBase):
         """Resume if possible, open the TensorBoard writer, start the clock.
 
         Raises:
-            SettingError: the folder holds checkpoints that this run cannot go on from.
+            SettingError: the folder holds checkpoints that this run cannot go on from, or there are
+                no validation images for a setting that needs them.
         """
+        if not self.cfg.TEST.NO_TEST:
+            for key, value in (("FINAL_MODEL", "best_val"), ("SPLIT", "val")):
+                if self.cfg.TEST[key] == value:
+                    self.check_validation(f"TEST.{key} {value}")
         directory = self.cfg.RESUME or self.cfg.OUTPUT_DIR
         try:
             self.start_epoch = self.resume_model_if_exist(directory)
@@ -172,30 +209,32 @@ class SimpleTrainer(TrainerBase):
     def after_train(self) -> None:
         """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
-        if not self.cfg.TEST.NO_TEST:
-            if self.cfg.TEST.FINAL_MODEL == "best_val":
-                print("Deploy the model with the best val performance")
-                self.load_model(self.output_dir)
-            else:
-                print("Deploy the last-epoch model")
-        # scripts/run.sh and results/logs.py know by this line that no result is to come
+        # scripts/run.sh and results/logs.py know by these lines that no result is to come
         if self.cfg.TEST.NO_TEST:
             print("Not tested: TEST.NO_TEST")
-        elif self.loader_of(self.cfg.TEST.SPLIT)[1] is None:
+        elif self.loader_of(self.cfg.TEST.SPLIT) is None:
             print("Not tested: no test images")
         else:
+            chosen_on = self.chosen_on
+            if chosen_on is None:
+                print("Deploy the last-epoch model")
+            else:
+                print(f"Deploy the model with the best {chosen_on} performance")
+                self.load_model(self.output_dir)
             self.test()
+            if chosen_on == "test":
+                print_result("Note: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
         elapsed = round(time.time() - self.time_start)
         print(f"Elapsed: {datetime.timedelta(seconds=elapsed)}")
         self.close_writer()
 
     def after_epoch(self) -> None:
-        """Validate (``FINAL_MODEL: best_val``) and save when due."""
+        """Validate (``FINAL_MODEL: best_val``; ``best_test``: test) and save when due."""
         last_epoch = (self.epoch + 1) == self.max_epoch
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
-        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
-            curr_result = self.test(split="val")
+        if not self.cfg.TEST.NO_TEST and self.chosen_on is not None:
+            curr_result = self.test(split=self.chosen_on)
             if curr_result > self.best_result:
                 self.best_result = curr_result
                 self.save_model(
@@ -214,30 +253,28 @@ class SimpleTrainer(TrainerBase):
         super().load_trainer_state(state)
         self.best_result = state["best_result"]
 
-    def loader_of(self, split: str) -> tuple[str, DataLoader | None]:
-        """The split that is evaluated for "val" or "test", and its loader.
-
-        "val" falls back to "test" when there are no validation images; the loader is None when
-        there are no test images either.
-        """
-        if split == "val" and self.val_loader is not None:
-            return split, self.val_loader
-        return "test", self.test_loader
+    def loader_of(self, split: str) -> DataLoader | None:
+        """The loader of "val" or "test"; None where there are no such images."""
+        return self.val_loader if split == "val" else self.test_loader
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
         """Evaluate on a split.
 
         Args:
-            split: "val" or "test"; None means ``TEST.SPLIT``. See :meth:`loader_of`.
+            split: "val" or "test"; None means ``TEST.SPLIT``.
 
         Returns:
             The first result of the evaluator (accuracy in percent).
 
         Raises:
-            SettingError: there are no such images.
+            SettingError: there are no such images, or "val" without validation images that are not
+                test images as well.
         """
-        split, data_loader = self.loader_of(self.cfg.TEST.SPLIT if split is None else split)
+        split = self.cfg.TEST.SPLIT if split is None else split
+        if split == "val":
+            self.check_validation("TEST.SPLIT val")
+        data_loader = self.loader_of(split)
         if data_loader is None:
             raise SettingError(
                 f"data set {self.cfg.DATASET.NAME} has no {split} images to evaluate on: its "
@@ -245,8 +282,8 @@ class SimpleTrainer(TrainerBase):
             )
         self.set_model_mode("eval")
         self.evaluator.reset()
-        print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(data_loader):
+        print_result(f"Evaluate on the *{split}* set")
+        for batch in tqdm(data_loader, disable=is_quiet()):
             input, label = self.parse_batch_test(batch)
             output = self.model_inference(input)
             self.evaluator.process(output, label)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dassl.utils import replacing
+from dassl.utils import print_result, replacing
 
 from .build import EVALUATOR_REGISTRY
 
@@ -102,7 +102,7 @@ class Classification(EvaluatorBase):
         results["accuracy"] = accuracy
         results["error_rate"] = 100.0 - accuracy
         results["macro_f1"] = float(macro_f1)
-        print(
+        print_result(
             "=> result\n"
             f"* total: {self._total:,}\n"
             f"* correct: {self._correct:,}\n"
@@ -117,19 +117,19 @@ class Classification(EvaluatorBase):
         return results
 
     def _report_classes(self, per_class: dict[int, list[int]]) -> float:
-        print("=> per-class result")
+        print_result("=> per-class result")
         accuracies = []
         for label in sorted(per_class):
             matches = per_class[label]
             accuracies.append(100.0 * sum(matches) / len(matches))
-            print(
+            print_result(
                 f"* class: {label} ({self._lab2cname[label]})\t"
                 f"total: {len(matches):,}\t"
                 f"correct: {sum(matches):,}\t"
                 f"acc: {accuracies[-1]:.2f}%"
             )
         mean = float(np.mean(accuracies))
-        print(f"* average: {mean:.2f}%")
+        print_result(f"* average: {mean:.2f}%")
         return mean
 
     def _save_confusion_matrix(self) -> None:

@@ -9,7 +9,7 @@ from .checkpoint import (
     resume_from_checkpoint,
     save_checkpoint,
 )
-from .logger import Logger, setup_logger
+from .logger import Logger, is_quiet, print_detail, print_result, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -49,12 +49,15 @@ __all__ = [
     "count_num_param",
     "download_url",
     "init_network_weights",
+    "is_quiet",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
     "mkdir_if_missing",
     "open_all_layers",
     "open_specified_layers",
+    "print_detail",
+    "print_result",
     "read_image",
     "read_json",
     "replacing",

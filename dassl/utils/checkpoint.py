@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from support.weight_files import state_dict_in, why_unreadable
+
+from .logger import print_detail
 from .tools import SettingError, replacing
 
 __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "load_pretrained_weights",
+    "model_to_test",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
@@ -26,6 +30,8 @@ __all__ = [
 
 POINTER = "checkpoint"
 BEST = "model-best.pth.tar"
+#: start of the other files' names, which the number of finished epochs follows
+NUMBERED = "model.pth.tar-"
 
 
 def save_checkpoint(
@@ -52,7 +58,7 @@ def save_checkpoint(
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": _strip_module(state["state_dict"])}
-    fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    fpath = osp.join(save_dir, model_name or f"{NUMBERED}{state['epoch']}")
     try:
         with replacing(fpath) as tmp:
             torch.save(state, tmp)
@@ -115,17 +121,43 @@ def latest_checkpoint(fdir: str) -> str | None:
     pointer = osp.join(fdir, POINTER)
     if not osp.isfile(pointer):
         return None
-    with open(pointer, encoding="utf-8") as file:
-        name = file.readline().strip()
+    name = _named_by_pointer(fdir)
     fpath = osp.join(fdir, name)
     if not name or not osp.isfile(fpath):
-        others = sorted(file for file in os.listdir(fdir) if file.startswith("model.pth.tar-"))
+        others = sorted(file for file in os.listdir(fdir) if file.startswith(NUMBERED))
         go_on = f"or write another name into it ({', '.join(others)}), " if others else ""
         raise FileNotFoundError(
             f'{pointer} names the checkpoint "{name}", which is not in {fdir}; put the file back, '
-            f"{go_on}or remove the folder to train from scratch"
+            f"{go_on}or train in another output folder"
         )
     return fpath
+
+
+def model_to_test(fdir: str) -> str | None:
+    """Return the path of the checkpoint in a folder that its run was tested with.
+
+    That is the best one, where the run chose one; else the last one, which the text file
+    ``checkpoint`` names, or, where that is missing, the one of the highest epoch.
+
+    Args:
+        fdir: folder of a model in a run folder; it need not exist.
+
+    Returns:
+        The path, or None when there is no checkpoint.
+    """
+    files = os.listdir(fdir) if osp.isdir(fdir) else []
+    if BEST in files:
+        return osp.join(fdir, BEST)
+    if POINTER in files and osp.isfile(osp.join(fdir, _named_by_pointer(fdir))):
+        return latest_checkpoint(fdir)
+    epochs = [file.removeprefix(NUMBERED) for file in files if file.startswith(NUMBERED)]
+    last = max((int(epoch) for epoch in epochs if epoch.isdecimal()), default=None)
+    return None if last is None else osp.join(fdir, f"{NUMBERED}{last}")
+
+
+def _named_by_pointer(fdir: str) -> str:
+    with open(osp.join(fdir, POINTER), encoding="utf-8") as file:
+        return file.readline().strip()
 
 
 def restore(
@@ -144,15 +176,15 @@ def restore(
     """
     target = model.module if isinstance(model, nn.DataParallel) else model
     target.load_state_dict(checkpoint["state_dict"])
-    print("Loaded model weights")
+    print_detail("Loaded model weights")
     if optimizer is not None and checkpoint.get("optimizer") is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
-        print("Loaded optimizer")
+        print_detail("Loaded optimizer")
     if scheduler is not None and checkpoint.get("scheduler") is not None:
         configured = _schedule_settings(scheduler.state_dict())
         scheduler.load_state_dict(checkpoint["scheduler"])
         _warn_of_other_schedule(configured, _schedule_settings(scheduler.state_dict()))
-        print("Loaded scheduler")
+        print_detail("Loaded scheduler")
     print(f"Previous epoch: {checkpoint['epoch']}")
     return checkpoint["epoch"]
 
@@ -180,7 +212,7 @@ def resume_from_checkpoint(
     fpath = latest_checkpoint(fdir)
     if fpath is None:
         raise FileNotFoundError(f'no checkpoint to resume from in "{fdir}" (no file {POINTER})')
-    print(f'Loading checkpoint from "{fpath}"')
+    print_detail(f'Loading checkpoint from "{fpath}"')
     return restore(load_checkpoint(fpath), model, optimizer, scheduler)
 
 
@@ -189,10 +221,17 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
 
     Args:
         model: network.
-        weight_path: checkpoint, or plain state dict.
+        weight_path: plain state dict, or checkpoint with one under a key of ``STATE_KEYS``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or holds no state dict; says which keys it has.
     """
     checkpoint = load_checkpoint(weight_path)
-    state_dict = _strip_module(checkpoint.get("state_dict", checkpoint))
+    try:
+        state_dict = _strip_module(state_dict_in(checkpoint, torch.Tensor))
+    except ValueError as error:
+        raise ValueError(f"{weight_path}: {error}") from error
     own = model.state_dict()
     matched = {k: v for k, v in state_dict.items() if k in own and own[k].shape == v.shape}
     discarded = [k for k in state_dict if k not in matched]
@@ -257,6 +296,8 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _damaged(fpath, error) from error
+    if isinstance(checkpoint, _Inert):
+        raise ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
     return _without_objects(checkpoint)
 
 
@@ -275,14 +316,9 @@ def _without_objects(value: Any) -> Any:
 
 
 def _damaged(fpath: str, error: Exception) -> ValueError:
-    # PyTorch puts general advice, also to load unsafely, before what went wrong.
-    advice = ("Weights only load failed", "Please file an issue")
-    lines = [line for line in str(error).splitlines() if line and not line.startswith(advice)]
-    reason = lines[0] if lines else ""
-    return ValueError(
-        f'cannot read "{fpath}" as a checkpoint (truncated, or not written by torch.save): '
-        f"{reason or type(error).__name__}; copy it again, or remove it and train again"
-    )
+    if isinstance(error, OSError) and error.errno is not None:  # the system's
+        return ValueError(f'cannot read "{fpath}": {error.strerror}')
+    return ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
 
 
 def _free(folder: str) -> str:

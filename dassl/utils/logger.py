@@ -14,43 +14,73 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["Logger", "setup_logger"]
+__all__ = ["Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
 
 #: seconds to wait for another process to let go of a log file
 LOCK_PATIENCE = 10.0
+
+#: what a console shows: results; what a person needs to follow a run; all that the log file holds
+QUIET, NORMAL, VERBOSE = range(3)
 
 
 class Logger:
     """Text stream that writes to the console and to a file.
 
     Every full line reaches the file at once, so a killed run leaves its log. Closing the logger
-    closes the file only; the console belongs to the process.
+    closes the file only; the console belongs to the process. A run outlives both: what is left
+    for a console that was closed, or a file that cannot be written, goes to the other one alone.
 
     Args:
         fpath: log file, opened for appending; None writes to the console only.
         console: stream to forward to; None means the present ``sys.stdout``.
+        level: what the console shows: QUIET, NORMAL or VERBOSE; the file gets everything.
     """
 
-    def __init__(self, fpath: str | None = None, console: TextIO | None = None) -> None:
+    def __init__(
+        self, fpath: str | None = None, console: TextIO | None = None, level: int = VERBOSE
+    ) -> None:
         self.console = sys.stdout if console is None else console
+        self.level = level
         self.file: TextIO | None = None
         if fpath is not None:
             os.makedirs(os.path.dirname(os.path.abspath(fpath)), exist_ok=True)
-            self.file = open(fpath, "a", buffering=1, encoding="utf-8")
+            # file names that are no text become escapes
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
     def write(self, msg: str) -> int:
-        self.console.write(msg)
+        self.write_at(NORMAL, msg)
+        return len(msg)
+
+    def write_at(self, level: int, msg: str) -> None:
+        """Write text that the console shows from a level on."""
+        if level <= self.level:
+            with self._without_console():
+                self.console.write(msg)
         if self.file is not None:
             with self._giving_up():
                 self.file.write(msg)
-        return len(msg)
 
     def flush(self) -> None:
-        self.console.flush()
+        with self._without_console():
+            self.console.flush()
         if self.file is not None:
             with self._giving_up():
                 self.file.flush()
                 os.fsync(self.file.fileno())
+
+    @contextmanager
+    def _without_console(self) -> Iterator[None]:
+        """Go on without a console that was closed, as in ``... | head``, if there is a file."""
+        try:
+            yield
+        except BrokenPipeError:
+            if self.file is None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.fileno())
+            print(
+                f"Note: standard output was closed; the run goes on in {self.file.name}",
+                file=sys.stderr,
+            )
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
@@ -77,12 +107,34 @@ class Logger:
 
     def __getattr__(self, name: str) -> Any:
         # isatty, encoding, fileno, buffer ...: what callers ask of a console.
-        if name in ("console", "file"):
+        if name in ("console", "file", "level"):
             raise AttributeError(name)
         return getattr(self.console, name)
 
 
-def setup_logger(output: str | None = None) -> None:
+def print_detail(text: str) -> None:
+    """Print what only someone who looks for it needs: a console shows it at VERBOSE alone."""
+    _print_at(VERBOSE, text)
+
+
+def print_result(text: str) -> None:
+    """Print a result, which a console shows at every level."""
+    _print_at(QUIET, text)
+
+
+def _print_at(level: int, text: str) -> None:
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.write_at(level, f"{text}\n")
+    else:
+        print(text)
+
+
+def is_quiet() -> bool:
+    """Whether the console is to show results only, and so no progress."""
+    return isinstance(sys.stdout, Logger) and sys.stdout.level == QUIET
+
+
+def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:
     """Copy all further standard output to a log file.
 
     An existing file is continued, so that the log of a resumed run is one file whose last result
@@ -92,6 +144,7 @@ def setup_logger(output: str | None = None) -> None:
     Args:
         output: path ending in ``.txt`` or ``.log``, or a folder that gets ``log.txt``; None does
             nothing.
+        level: what the console shows: QUIET, NORMAL or VERBOSE.
 
     Raises:
         OSError: the file cannot be written, or another process is writing it.
@@ -104,7 +157,7 @@ def setup_logger(output: str | None = None) -> None:
         console.close()
         console = console.console
     try:
-        logger = Logger(fpath, console)
+        logger = Logger(fpath, console, level)
     except OSError as error:
         raise OSError(
             f"cannot write {fpath} ({error.strerror}): choose another folder with --output-dir "

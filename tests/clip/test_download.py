@@ -250,6 +250,18 @@ def test_damaged_file_is_replaced_only_by_a_good_one(path):
     assert path.read_bytes() == b"damaged"
 
 
+def test_without_a_network_the_error_is_one_line_on_the_file(path):
+    with serving() as server:
+        pass  # nobody listens there now
+    with pytest.raises(RuntimeError) as caught:
+        get(server, path, attempts=1)
+    message = str(caught.value)
+    assert "the connection to 127.0.0.1 failed" in message
+    assert f"Put the file at {path} by hand" in message
+    assert "\n" not in message
+    assert not any(word in message for word in ("Pool", "retries", "Errno", "object at"))
+
+
 def test_refusal_is_final_and_trouble_is_retried(path):
     with serving(Reply(status=403)) as server:
         with pytest.raises(RuntimeError, match="403"):

@@ -5,6 +5,8 @@ import functools
 import hashlib
 import http.server
 import importlib
+import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,11 +81,17 @@ def save_parallel(state_dict, path):
     torch.save({f"module.{key}": value for key, value in state_dict.items()}, path)
 
 
+def save_under(key):
+    return lambda weights, path: torch.save({"epoch": 3, key: weights, "loss": [0.5]}, path)
+
+
 FORMATS = {
     "torchscript": ("a.pt", save_torchscript),
     "plain": ("a.pt", torch.save),
     "legacy": ("a.bin", save_legacy),
-    "nested": ("a.pth", lambda weights, path: torch.save({"state_dict": weights}, path)),
+    "nested": ("a.pth", save_under("state_dict")),
+    "of a loop": ("a.pth", save_under("model_state_dict")),
+    "of another loop": ("a.pth", save_under("model")),
     "parallel": ("a.ckpt", save_parallel),
     "safetensors": ("a.safetensors", save_file),
 }
@@ -317,6 +325,8 @@ def test_unpacking_another_safetensors_file(tmp_path):
         ("ViT-L/14-336", "ViT-L/14@336px"),
         ("rn 50", "RN50"),
         ("tinny", "tiny"),
+        ("openai/clip-vit-base-patch16", "ViT-B/16"),
+        ("openai/clip-vit-large-patch14", "ViT-L/14"),
     ],
 )
 def test_unknown_name(name, near):
@@ -347,7 +357,7 @@ def test_truncated_file(tmp_path, form, left):
         clip.load_state_dict(path)
     message = str(caught.value)
     assert str(path) in message and f"({path.stat().st_size} bytes)" in message
-    assert "Delete it and download or copy it again" in message
+    assert "copy it again from where it came from" in message
 
 
 @given(content=st.binary(max_size=200))
@@ -355,13 +365,37 @@ def test_arbitrary_bytes(tmp_path_factory, content):
     for name in ("a.pt", "a.safetensors"):
         path = tmp_path_factory.getbasetemp() / name
         path.write_bytes(content)
-        with pytest.raises(RuntimeError, match="truncated, damaged or holds other things"):
+        with pytest.raises(RuntimeError, match="cannot read the checkpoint"):
             clip.load_state_dict(path)
 
 
-def test_file_with_code_is_not_run(tmp_path):
-    torch.save(random_clip("vit"), tmp_path / "a.pt")  # a whole module, not its weights
-    with pytest.raises(RuntimeError, match="holds other things than tensors"):
+def save_pickle(module, path):
+    with open(path, "wb") as file:
+        pickle.dump(module, file)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_legacy, save_pickle])
+def test_a_whole_module_is_named_and_not_run(tmp_path, save):
+    save(random_clip("vit"), tmp_path / "a.pt")
+    with pytest.raises(RuntimeError) as caught:
+        clip.load_state_dict(tmp_path / "a.pt")
+    message = str(caught.value)
+    assert "holds pickled objects (clip.model.CLIP, " in message
+    assert "torch.save(model.state_dict(), FILE)" in message
+    assert not {"elete", "remove", "truncated", "\x1b"} & set(re.findall(r"\w+|\x1b", message))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_was_downloaded_in_its_place(tmp_path, content, says):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(RuntimeError, match=says):
         clip.load_state_dict(tmp_path / "a.pt")
 
 
@@ -369,7 +403,9 @@ def test_file_with_code_is_not_run(tmp_path):
     ("content", "message"),
     [
         ([torch.zeros(1)], "no state dict"),
-        ({"epoch": 3, "model": {}}, "no state dict"),
+        (torch.zeros(1), "no state dict, but a Tensor"),
+        ({"epoch": 3, "model": {}}, "no state dict.*model_state_dict, model; .* are epoch, model"),
+        ({"net": {"w": torch.zeros(1)}, "args": {}}, "the file's keys are net, args"),
         ({"fc.weight": torch.zeros(1)}, "text_projection"),
     ],
 )

@@ -20,6 +20,7 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from dassl.utils.checkpoint import model_to_test
 
 
 def trained(epochs: int = 2):
@@ -131,6 +132,28 @@ def test_nothing_to_resume_and_a_lost_file_are_told_apart(tmp_path):
         resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("files", "pointer", "found"),
+    [
+        (["model.pth.tar-2", "model.pth.tar-10"], None, "model.pth.tar-10"),
+        (["model.pth.tar-2", "model.pth.tar-10"], "model.pth.tar-2", "model.pth.tar-2"),
+        (["model.pth.tar-2", "model.pth.tar-10"], "model.pth.tar-30", "model.pth.tar-10"),
+        (["model.pth.tar-2", "model-best.pth.tar"], "model.pth.tar-2", "model-best.pth.tar"),
+        (["model.pth.tar-2", "model.pth.tar-7.tmp1"], None, "model.pth.tar-2"),
+        (["notes.txt"], None, None),
+        ([], None, None),
+    ],
+)
+def test_the_model_that_a_run_is_tested_with(tmp_path, files, pointer, found):
+    for file in files:
+        (tmp_path / file).touch()
+    if pointer is not None:
+        (tmp_path / "checkpoint").write_text(f"{pointer}\n")
+    path = model_to_test(str(tmp_path))
+    assert path == (None if found is None else str(tmp_path / found))
+    assert model_to_test(str(tmp_path / "none")) is None
+
+
 def test_bad_paths():
     with pytest.raises(ValueError, match="None"):
         load_checkpoint(None)
@@ -144,8 +167,29 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     save_checkpoint(state_of(*trained()), str(tmp_path))
     data = path.read_bytes()
     path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "text": b"hello\n"}[damage])
-    with pytest.raises(ValueError, match=r"model\.pth\.tar-2.*truncated"):
+    with pytest.raises(ValueError, match=r"model\.pth\.tar-2.*copy it again") as caught:
         load_checkpoint(str(path))
+    assert "remove" not in str(caught.value)
+
+
+def test_a_whole_module_is_no_checkpoint(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth.tar-1")
+    with pytest.raises(ValueError, match=r"pickled objects \(torch\.nn\.modules\.linear\.Linear"):
+        load_checkpoint(str(tmp_path / "model.pth.tar-1"))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_weights_to_start_from_under_any_usual_key(tmp_path, key):
+    source, target = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save({"epoch": 3, key: source.state_dict()}, tmp_path / "a.pth")
+    load_pretrained_weights(target, str(tmp_path / "a.pth"))
+    assert torch.equal(target.weight, source.weight)
+
+
+def test_weights_to_start_from_under_another_key(tmp_path):
+    torch.save({"epoch": 3, "net": nn.Linear(2, 2).state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: no state dict.* keys are epoch, net"):
+        load_pretrained_weights(nn.Linear(2, 2), str(tmp_path / "a.pth"))
 
 
 def test_a_file_of_upstream_with_pickled_objects_is_read_as_data(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dassl.engine.trainer as trainer_module
-from dassl.data.datasets import DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, build_trainer
 from dassl.utils import SettingError, set_random_seed, setup_logger
 from tests.dassl import toy
@@ -260,12 +260,58 @@ def test_splits(cfg, capsys):
     trainer = build_trainer(cfg)
     trainer.test(split="val")
     assert "*val* set\n=> result\n* total: 3" in capsys.readouterr().out
-    trainer.val_loader = None
-    result = trainer.test(split="val")
+    result = trainer.test()
     out = capsys.readouterr().out
     assert "*test* set\n=> result\n* total: 6" in out
     assert f"* accuracy: {result:.2f}%" in out
     assert not trainer.model.training
+
+
+def without_validation(dataset):
+    dataset._val = None
+
+
+def validation_is_the_test(dataset):
+    dataset._val = list(dataset.test)
+
+
+@pytest.mark.parametrize("change", [without_validation, validation_is_the_test])
+@pytest.mark.parametrize(("key", "value"), [("FINAL_MODEL", "best_val"), ("SPLIT", "val")])
+def test_test_images_do_not_pass_for_validation_images(
+    cfg, monkeypatch, capsys, change, key, value
+):
+    class Lacking(toy.ToyColours):
+        def __init__(self, cfg):
+            super().__init__(cfg)
+            change(self)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "ToyColours", Lacking)
+    cfg.TEST[key] = value
+    keys = rf"TEST\.{key} {value} needs validation images.*TEST\.FINAL_MODEL best_test"
+    with pytest.raises(SettingError, match=keys):
+        trained(cfg)
+    assert not LINE.search(capsys.readouterr().out)
+    cfg.TEST[key] = {"FINAL_MODEL": "best_test", "SPLIT": "test"}[key]
+    trained(cfg)
+    cfg.TEST.FINAL_MODEL, cfg.TEST.SPLIT = "best_val", "test"
+    build_trainer(cfg).test()  # which needs none
+
+
+def test_the_test_images_choose_the_epoch_on_request_and_it_is_said(cfg, tmp_path, capsys):
+    class OnTest(Scripted):
+        def test(self, split=None):
+            super().test(split)
+            return self.results[self.epoch]
+
+    cfg.TEST.FINAL_MODEL = "best_test"
+    OnTest(cfg).train()
+    out = capsys.readouterr().out
+    assert out.count("Evaluate on the *test* set") == 4
+    assert "*val*" not in out
+    assert "Deploy the model with the best test performance" in out
+    assert "to linear (epoch=2, val_result=80.0)" in out
+    result, _, after = out.partition("Note: the test images chose the epoch")
+    assert "* accuracy" in result and after
 
 
 def test_no_test(cfg, capsys):
@@ -313,8 +359,12 @@ def test_load_model(cfg, capsys):
     assert torch.equal(fresh.model[1].weight, trainer.model[1].weight)
     path = f"{cfg.OUTPUT_DIR}/linear/model.pth.tar-3"
     assert f"Load {path} to linear (epoch=3, val_result=none)" in capsys.readouterr().out
+    fresh.load_model(cfg.OUTPUT_DIR)  # no best one was chosen
+    assert f"Load {path} to linear (epoch=3, val_result=none)" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"No model at .*model\.pth\.tar-2"):
+        fresh.load_model(cfg.OUTPUT_DIR, epoch=2)
     with pytest.raises(FileNotFoundError, match=r"No model at .*model-best\.pth\.tar"):
-        fresh.load_model(cfg.OUTPUT_DIR)
+        fresh.load_model(f"{cfg.OUTPUT_DIR}/none")
     fresh.load_model("")
     assert "skipped" in capsys.readouterr().out
 

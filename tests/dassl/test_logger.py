@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dassl.utils import Logger, setup_logger
+from dassl.utils import Logger, is_quiet, print_detail, print_result, setup_logger
 from dassl.utils import logger as logger_module
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,49 @@ def test_a_file_name_is_used_as_it_is(tmp_path, name):
     setup_logger(str(tmp_path / name))
     print("line")
     assert (tmp_path / name).read_text() == "line\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        (logger_module.QUIET, "result\n"),
+        (logger_module.NORMAL, "line\nresult\n"),
+        (logger_module.VERBOSE, "detail\nline\nresult\n"),
+    ],
+)
+def test_a_console_shows_what_is_asked_for(tmp_path, capsys, level, shown):
+    setup_logger(str(tmp_path), level)
+    print_detail("detail")
+    print("line")
+    print_result("result")
+    assert is_quiet() is (level == logger_module.QUIET)
+    assert capsys.readouterr().out == shown
+    assert (tmp_path / "log.txt").read_text() == "detail\nline\nresult\n"
+
+
+def test_without_a_log_all_is_shown(capsys):
+    print_detail("detail")
+    print_result("result")
+    assert not is_quiet()
+    assert capsys.readouterr().out == "detail\nresult\n"
+
+
+def test_any_text_reaches_the_file(tmp_path):
+    setup_logger(str(tmp_path))
+    print("图片 \udcff")
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "图片 \\udcff\n"
+
+
+def test_a_run_outlives_its_console(tmp_path):
+    """As with ``| head``: the rest is in the file."""
+    code = LOGGER + "    for i in range(10**5): print(i)\n    sys.stdout.flush()\n"
+    process = run(code, str(tmp_path), wait=False)
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read().count("Note: standard output was closed; the run goes on in") == 1
+    assert (tmp_path / "log.txt").read_text().endswith("\n99999\n")
+    process.stderr.close()
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_run(capsys):

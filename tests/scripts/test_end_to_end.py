@@ -43,7 +43,9 @@ def test_base2new_from_the_images_to_the_table(method, tmp_path):
         return done
 
     script("base2new_train")
-    assert "SUBSAMPLE_CLASSES: new" in script("base2new_test").stdout
+    script("base2new_test")
+    (log,) = (tmp_path / "output/base2new/test_new").rglob("log.txt")
+    assert "SUBSAMPLE_CLASSES: new" in log.read_text()
     for protocol in ("base2new_train", "base2new_test"):
         assert script(protocol).stdout.startswith("finished already: ")
 

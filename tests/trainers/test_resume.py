@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
     folder = tmp_path / "out" / "prompt_learner"
     newest = folder / "model.pth.tar-2"
     newest.write_bytes(newest.read_bytes()[:2000])
-    assert "copy it again, or remove it" in error_of(words, capsys)
+    assert "is truncated, damaged" in error_of(words, capsys)
     newest.unlink()
     line = error_of(words, capsys)
     assert "or write another name into it (model.pth.tar-1)" in line
@@ -136,6 +137,29 @@ def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
     assert newest.exists()
     line = error_of([*words, "TRAINER.COOP.CTX_INIT", "a picture of"], capsys)
     assert "ctx has shape" in line and "this run needs" in line
+
+
+@pytest.mark.parametrize("folder", ["", "MMLoP", "digits/MMLoP"])
+def test_a_folder_above_runs_names_them(begun, tmp_path, folder):
+    for seed in ("seed1", "seed2"):
+        shutil.copytree(begun.output_dir, tmp_path / "above" / folder / seed)
+    runs = f"name one of {tmp_path / 'above' / folder / 'seed1'}, .*seed2"
+    with pytest.raises(FileNotFoundError, match=runs):
+        begun.load_model(str(tmp_path / "above"))
+    with pytest.raises(FileNotFoundError, match=runs):
+        find_checkpoint(str(tmp_path / "above"))
+
+
+def test_the_model_file_alone_is_enough(begun, tmp_path, capsys):
+    """As for a run that somebody passed on: without ``checkpoint``, the newest file counts."""
+    source = Path(begun.output_dir, begun.model_name)
+    folder = tmp_path / "passed on" / begun.model_name
+    folder.mkdir(parents=True)
+    for epoch in (1, 9, 10):
+        shutil.copy(source / "model.pth.tar-1", folder / f"model.pth.tar-{epoch}")
+    assert find_checkpoint(str(folder.parent)) == str(folder / "model.pth.tar-10")
+    begun.load_model(str(folder.parent))
+    assert f'from "{folder / "model.pth.tar-10"}"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("epoch", [None, 2])

@@ -7,7 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from dassl.utils import check_availability, mkdir_if_missing, unpack_archive
+from dassl.utils import check_availability, mkdir_if_missing, print_detail, unpack_archive
 
 
 class Datum:
@@ -202,7 +202,7 @@ class DatasetBase:
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
-        print(f"Creating a {num_shots}-shot dataset")
+        print_detail(f"Creating a {num_shots}-shot dataset")
         output = []
         for data_source in data_sources:
             chosen: list[Datum] = []

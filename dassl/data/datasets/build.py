@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, print_detail
 
 DATASET_REGISTRY = Registry("DATASET")
 
@@ -17,5 +17,5 @@ def build_dataset(cfg: Any) -> Any:
     """
     check_availability(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "DATASET.NAME")
     if cfg.VERBOSE:
-        print(f"Loading dataset: {cfg.DATASET.NAME}")
+        print_detail(f"Loading dataset: {cfg.DATASET.NAME}")
     return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)

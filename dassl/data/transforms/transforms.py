@@ -10,7 +10,7 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from dassl.config import optional
-from dassl.utils import check_availability
+from dassl.utils import check_availability, print_detail
 
 from .augmentations import (
     Cutout,
@@ -113,9 +113,9 @@ def build_transform(
         steps = _train_steps(cfg.INPUT, choices, device if pixels else None)
     else:
         steps = _test_steps(cfg.INPUT, choices)
-    print(f"Building transform_{'train' if is_train else 'test'}")
+    print_detail(f"Building transform_{'train' if is_train else 'test'}")
     for text, _ in steps:
-        print(f"+ {text}")
+        print_detail(f"+ {text}")
     transforms = [step for _, step in steps]
     return PixelCompose(transforms, device) if pixels else T.Compose(transforms)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, print_detail
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
 
@@ -28,7 +28,7 @@ def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
     """
     check_availability(name, BACKBONE_REGISTRY.registered_names())
     if verbose:
-        print(f"Backbone: {name}")
+        print_detail(f"Backbone: {name}")
     return BACKBONE_REGISTRY.get(name)(**kwargs)
 
 

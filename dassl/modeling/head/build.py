@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, print_detail
 
 HEAD_REGISTRY = Registry("HEAD")
 
@@ -19,5 +19,5 @@ def build_head(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
     """
     check_availability(name, HEAD_REGISTRY.registered_names())
     if verbose:
-        print(f"Head: {name}")
+        print_detail(f"Head: {name}")
     return HEAD_REGISTRY.get(name)(**kwargs)

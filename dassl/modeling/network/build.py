@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, print_detail
 
 NETWORK_REGISTRY = Registry("NETWORK")
 
@@ -19,5 +19,5 @@ def build_network(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
     """
     check_availability(name, NETWORK_REGISTRY.registered_names())
     if verbose:
-        print(f"Network: {name}")
+        print_detail(f"Network: {name}")
     return NETWORK_REGISTRY.get(name)(**kwargs)

@@ -1,0 +1,150 @@
+"""What every command does alike: one line for an error, for Ctrl-C and for a closed pipe."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import select
+import sys
+import traceback as tracebacks
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: exit statuses
+WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 2, 1, 130, 141
+
+# As terminals take them for colours and as PyTorch puts them into its texts.
+_ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# What a loader's worker process hands over in the place of an error of its own.
+_FOREIGN_TRACEBACK = "Traceback (most recent call last)"
+_FOREIGN_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
+
+
+def print_any_text() -> None:
+    r"""Let standard output and error take every character, as ``\u56fe`` where they cannot show it.
+
+    A console of Windows, a pipe there or the locale C knows a few hundred characters, and file
+    names need not be text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's message on one line, without escape codes."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: install requirements.txt (bash scripts/setup.sh does) and use its python"
+    # str() of a KeyError quotes its message.
+    quoted = isinstance(error, KeyError) and error.args and _is_sentence(error.args[0])
+    text = str(error.args[0]) if quoted else str(error)
+    if _FOREIGN_TRACEBACK in text:
+        text = text.strip().splitlines()[-1]
+    return " ".join(_ESCAPE_CODES.sub("", text).split()) or type(error).__name__
+
+
+def _is_sentence(key: object) -> bool:
+    """Whether what a KeyError holds is a message, not the key that a look-up failed for."""
+    return isinstance(key, str) and " " in key
+
+
+def _is_ours(file: str) -> bool:
+    path = Path(file).resolve()
+    return path.is_relative_to(ROOT) and "site-packages" not in path.parts
+
+
+def _is_meant(error: BaseException) -> bool:
+    """Whether an exception was raised for the user to read: by code here, or by the system."""
+    if isinstance(error, KeyError) and not _is_sentence(next(iter(error.args), None)):
+        return False
+    if isinstance(error, OSError | ModuleNotFoundError):
+        return True
+    own_class = getattr(sys.modules.get(type(error).__module__), "__file__", None)
+    if own_class is not None and _is_ours(own_class):
+        return True
+    *_, (frame, line) = tracebacks.walk_tb(error.__traceback__)
+    file = frame.f_code.co_filename
+    return _is_ours(file) and linecache.getline(file, line).split()[:1] == ["raise"]
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception arose: the last place in the toolbox on the way there, if there is one."""
+    frames = [
+        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in tracebacks.walk_tb(error.__traceback__)
+    ]
+    if _FOREIGN_TRACEBACK in str(error):
+        frames += _FOREIGN_FRAME.findall(str(error))
+    file, line, name = ([f for f in frames if _is_ours(f[0])] or frames)[-1]
+    shown = Path(file).resolve().relative_to(ROOT) if _is_ours(file) else file
+    return f"{shown}, line {line}, in {name}"
+
+
+def report(error: BaseException) -> int:
+    """Print the one line that an error gets.
+
+    Returns:
+        Exit status: 2 for what the user can mend, 1 for what nobody foresaw, which is named with
+        the place where it arose.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if _is_meant(error):
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return WRONG_INPUT
+    what = describe(error)
+    kind = type(error).__name__
+    print(
+        f"error: unexpected {what if what.startswith(kind) else f'{kind}: {what}'} "
+        f"({_place(error)}); --traceback shows how it came about",
+        file=sys.stderr,
+    )
+    return UNEXPECTED
+
+
+def run(
+    action: Callable[[], int | None],
+    traceback: bool = False,
+    interrupted: Callable[[], str] = lambda: "interrupted",
+) -> int:
+    """Do the work of a command.
+
+    Args:
+        action: does it; what it returns is the exit status, None stands for 0.
+        traceback: let exceptions through, to show where they arose.
+        interrupted: the line that Ctrl-C ends with.
+
+    Returns:
+        Exit status: that of ``action``, see :func:`report` for errors, 130 after Ctrl-C, 141 when
+        whoever read standard output has closed it (as in ``... | head``).
+    """
+    print_any_text()
+    try:
+        status = action() or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        if traceback:
+            raise
+        print(f"\n{interrupted()}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return CLOSED_PIPE
+        if traceback:
+            raise
+        return report(error)
+
+
+def _output_is_closed() -> bool:
+    """Whether standard output leads nowhere; if so, what is left for it is dropped silently."""
+    if hasattr(select, "poll"):  # elsewhere a broken pipe is taken for that of standard output
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if not poll.poll(0):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True

@@ -1,0 +1,119 @@
+"""Files of weights as users have them: under which key the weights are, and why a file has none."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+#: keys under which training code stores a state dict, tried in this order
+STATE_KEYS = ("state_dict", "model_state_dict", "model")
+
+# What torch.save itself needs for tensors and dicts of them.
+_PLAIN = (
+    *("collections.OrderedDict", "__builtin__.", "builtins."),
+    *("torch._utils.", "torch.storage.", "torch.serialization.", "torch._tensor."),
+)
+_MOST_NAMED = 3
+
+
+def state_dict_in(content: Any, tensor: type) -> Mapping[str, Any]:
+    """Return the state dict that a file holds, by itself or under one of :data:`STATE_KEYS`.
+
+    Args:
+        content: what was read.
+        tensor: class of the weights.
+
+    Raises:
+        ValueError: there is none; says what there is.
+    """
+
+    def holds_weights(value: Any) -> bool:
+        if not isinstance(value, Mapping) or not value:
+            return False
+        return all(isinstance(weight, tensor) for weight in value.values())
+
+    if not isinstance(content, Mapping):
+        raise ValueError(f"no state dict, but a {type(content).__name__}")
+    for found in (*map(content.get, STATE_KEYS), content):
+        if holds_weights(found):
+            return found
+    raise ValueError(
+        "no state dict (names to tensors), by itself or under one of the keys "
+        f"{', '.join(STATE_KEYS)}; the file's keys are {_some(content) or 'none'}"
+    )
+
+
+def why_unreadable(path: str | Path) -> str:
+    """Say why a file cannot be read as weights, and what to do; nothing in it is run.
+
+    Args:
+        path: a file that a reader of tensors has refused.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        start = file.read(200).lstrip()
+    size, again = f"({path.stat().st_size} bytes)", "copy it again from where it came from"
+    if not start:
+        return f"it is empty {size}: {again}"
+    if start.startswith(b"version https://git-lfs"):
+        return f"it is Git LFS's pointer to the file, not the file {size}: git lfs pull gets it"
+    if start.startswith(b"<"):
+        return f"it is a web page, not the file behind it {size}: download that one"
+    if classes := pickled_classes(path):
+        return (
+            f"it holds pickled objects ({_some(classes)}), not weights alone, and reading those "
+            "could run code. With the code that made it, write the weights to another file: "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    return f"it is truncated, damaged, or not of torch.save or safetensors {size}: {again}"
+
+
+def pickled_classes(path: str | Path) -> list[str]:
+    """Names of what a pickled file needs besides tensors; it is looked through, not run.
+
+    Args:
+        path: of ``torch.save`` or ``pickle.dump``; in any other file nothing is found.
+    """
+    found: dict[str, None] = {}
+    # a damaged file makes Python's scanner raise nearly anything, and warn
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.rpartition("/")[2] == "data.pkl":
+                        _collect(io.BytesIO(archive.read(name)), found)
+        else:
+            with open(path, "rb") as file:
+                # of torch.save before 1.6: magic number, version, system, content
+                while file.peek(1)[:1] == b"\x80":
+                    _collect(file, found)
+    return sorted(found, key=lambda name: name.startswith("torch."))
+
+
+def _collect(file: BinaryIO, found: dict[str, None]) -> None:
+    """Add what one pickle names: classes and functions, but for those of plain tensors."""
+    memo: list[str] = []
+    words = ["", ""]  # the last two strings
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "MEMOIZE":
+            memo.append(words[-1])
+        elif "GET" in opcode.name:
+            words = [words[-1], memo[argument] if argument < len(memo) else ""]
+        elif isinstance(argument, str) and opcode.name != "GLOBAL":
+            words = [words[-1], argument]
+        elif opcode.name in ("GLOBAL", "STACK_GLOBAL"):
+            name = argument.replace(" ", ".") if argument else ".".join(words)
+            if not name.startswith(_PLAIN) and not name.endswith("Storage"):
+                found[name] = None
+
+
+def _some(names: Any) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")

@@ -1,0 +1,150 @@
+"""One line for an error, for Ctrl-C and for a closed pipe; any text on any console."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from dassl.utils import ImageError
+from support.command_line import run
+from tools.command import run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+class Unreadable:
+    """A data set whose images cannot be loaded."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        if self.error is not None:
+            raise self.error
+        return {}["impath"]
+
+
+def refuse() -> None:
+    raise ValueError(
+        "OPTIM.LR is -1: use a number\nabove 0",
+    )
+
+
+def load_in_a_worker(error: Exception | None) -> None:
+    list(DataLoader(Unreadable(error), num_workers=1))
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "line"),
+    [
+        (refuse, 2, "error: OPTIM.LR is -1: use a number above 0"),
+        (lambda: open("/no/such/file"), 2, "No such file or directory: '/no/such/file'"),
+        (lambda: importlib.import_module("no_such"), 2, "No module named 'no_such': install req"),
+        (lambda: load_in_a_worker(ImageError("bad.png is empty")), 2, "error: bad.png is empty"),
+        (lambda: {}["labels"], 1, "unexpected KeyError: 'labels' (tests/support/test_command_"),
+        (lambda: [][3], 1, "unexpected IndexError: list index out of range (tests/support/"),
+        (lambda: int("x"), 1, "unexpected ValueError: invalid literal for int() with base 10: 'x'"),
+        (lambda: json.loads("<html>"), 1, "unexpected JSONDecodeError: Expecting value"),
+        (lambda: load_in_a_worker(None), 1, "unexpected KeyError: 'impath' (tests/support/test_"),
+    ],
+)
+def test_an_error_is_one_line(action, status, line, capsys):
+    assert run(action) == status
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert line in err
+    assert err.count("\n") == 1
+    if status == 1:
+        assert "--traceback" in err
+    with pytest.raises(Exception):  # noqa: B017
+        run(action, traceback=True)
+
+
+def test_escape_codes_are_left_out(capsys):
+    def paint() -> None:
+        raise RuntimeError("\x1b[1mbold\x1b[0m")
+
+    run(paint)
+    assert capsys.readouterr().err == "error: bold\n"
+
+
+def test_ctrl_c_is_one_line(capsys):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert run(interrupt, interrupted=lambda: "interrupted; nothing is saved") == 130
+    assert capsys.readouterr().err == "\ninterrupted; nothing is saved\n"
+
+
+def test_a_reader_that_has_seen_enough():
+    code = (
+        "import sys\nfrom support.command_line import run\n"
+        "def act():\n    for i in range(10**5): print(i)\n"
+        "sys.exit(run(act))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+# Every command, with the function that does its work and words that its parser takes.
+COMMANDS = {
+    "train": ("build_runs", "--no-train"),
+    "predict": ("predict", "x.png"),
+    "parse_test_res": ("parse_output",),
+    "datasets.prepare": ("run",),
+    "clip.convert": ("convert", "a", "b"),
+    "tools.attention": ("run", "run", "x.png"),
+    "tools.export": ("export", "run"),
+    "tools.nearest_words": ("run", "run"),
+    "tools.tsne": ("run", "run"),
+}
+
+
+def call(command: str, *options: str) -> int:
+    module, (work, *words) = importlib.import_module(command), COMMANDS[command]
+    words += options
+    if command.startswith("tools."):
+        return run_command(module.build_parser(), getattr(module, work), words)
+    return module.main(words)
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request, monkeypatch):
+    """A command whose work is to look up a key that is not there, after printing any text."""
+
+    def work(*_: object) -> None:
+        print("图片 \udcff é")
+        return {}["labels"]
+
+    monkeypatch.setattr(importlib.import_module(request.param), COMMANDS[request.param][0], work)
+    return request.param
+
+
+def test_no_command_ends_with_a_traceback(command, capsys):
+    assert call(command) == 1
+    assert "error: unexpected KeyError: 'labels' (tests/" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        call(command, "--traceback")
+
+
+def test_every_command_prints_any_text(command, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert call(command) == 1
+    assert console.buffer.getvalue() == "\\u56fe\\u7247 \\udcff é\n".encode("cp1252")
