@@ -1,8 +1,20 @@
 #!/usr/bin/env bash
-# Makes .venv ready: `setup.sh` for running, `setup.sh dev` for the tests as well.
+# Makes .venv ready: `setup.sh` for running, `setup.sh dev` for the tests as well. `setup.sh lowest`
+# makes .venv-lowest, for the tests, with the lowest versions that the requirements files allow.
 # What is there already stays; packages are installed when their requirements file changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv files=(requirements.txt)
+case ${1:-} in
+'') ;;
+dev) files+=(requirements-dev.txt) ;;
+lowest) venv=.venv-lowest files+=(requirements-dev.txt) ;;
+*)
+    echo "error: setup.sh takes dev, lowest or nothing, not '$1'" >&2
+    exit 2
+    ;;
+esac
 
 # Two set-ups at once take turns.
 if command -v flock >/dev/null; then
@@ -10,7 +22,7 @@ if command -v flock >/dev/null; then
     flock 9
 fi
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     for python in python3 python3.13 python3.12 python3.11 python3.10; do
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             break
@@ -21,21 +33,30 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         echo "error: Python 3.10 or newer is needed; found $(python3 --version 2>&1 || true)" >&2
         exit 2
     fi
-    echo "Creating .venv with $("$python" --version)"
-    if ! "$python" -m venv .venv; then
-        echo "error: $python cannot create .venv: does its venv module need installing" \
+    echo "Creating $venv with $("$python" --version)"
+    if ! "$python" -m venv "$venv"; then
+        echo "error: $python cannot create $venv: does its venv module need installing" \
             "(on Debian and Ubuntu: apt install python3-venv)?" >&2
         exit 2
     fi
 fi
 
-files=(requirements.txt)
-[ "${1:-}" != dev ] || files+=(requirements-dev.txt)
+install() { # FILE
+    local pip=("$venv/bin/python" -m pip install --disable-pip-version-check)
+    if [ "$venv" = .venv ]; then
+        "${pip[@]}" -r "$1"
+    else # by uv, which can take the lowest versions; those without a wheel for this Python do not count
+        "${pip[@]}" "uv>=0.5,<1"
+        "$venv/bin/python" -m uv pip install --python "$venv/bin/python" --upgrade \
+            --resolution lowest-direct --only-binary :all: -r "$1"
+    fi
+}
+
 for file in "${files[@]}"; do
-    # The copy of the file in .venv tells what has been installed.
-    if ! cmp -s "$file" ".venv/$file"; then
+    # The copy of the file in the environment tells what has been installed.
+    if ! cmp -s "$file" "$venv/$file"; then
         echo "Installing $file"
-        .venv/bin/python -m pip install --disable-pip-version-check -r "$file"
-        cp "$file" ".venv/$file"
+        install "$file"
+        cp "$file" "$venv/$file"
     fi
 done

@@ -41,7 +41,6 @@ class _Operations(TorchDispatchMode):
             breaks = bool(UNREPEATABLE & set(func.tags))
         # torch.tensor makes its result of host data, even where it is given a device
         breaks |= name in ("aten::lift_fresh", "aten::lift_fresh_copy")
-        breaks |= any(tensor.is_meta for tensor in tensors_of(result))
         if breaks:
             self.found.append(name)
         return result
@@ -53,9 +52,11 @@ class _Calls(TorchFunctionMode):
         self.found = found
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in TO_HOST:
+        result = func(*args, **(kwargs or {}))
+        # Seen here and not as an operation: torch.tensor makes a tensor of host data without one.
+        if func in TO_HOST or any(tensor.is_meta for tensor in tensors_of(result)):
             self.found.append(func.__name__)
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 @contextmanager

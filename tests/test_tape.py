@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,9 @@ from tests.tape import TapeCapture, capture_breakers
 BREAKERS = {
     "host data": lambda x: torch.tensor([1.0, 2.0]),
     "host data for the device": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+    "host data like a tensor": lambda x: x.new_tensor([1.0, 2.0]),
+    "host data, shared if it can be": lambda x: torch.as_tensor([1.0, 2.0]),
+    "host data of NumPy": lambda x: torch.from_numpy(np.ones(2)),
     "a tensor on the host": lambda x: torch.arange(3),
     "item": lambda x: x.sum().item(),
     "a condition": lambda x: bool(x.sum() > 0),

@@ -1,13 +1,17 @@
-"""quickstart.sh and test.sh around an interpreter that only writes logs; setup.sh's checks."""
+"""quickstart.sh and both test scripts around an interpreter that only logs; setup.sh's checks."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 N_RUNS = 2 * (3 * 2 + 2 * (1 + 3))
+INSTALL = "-m pip install --disable-pip-version-check -r requirements.txt"
 
 
 def test_quickstart_prints_the_table_and_runs_once(clone):
@@ -50,8 +54,11 @@ def test_quickstart_has_a_run_on_every_core(clone):
     assert f"seeds 1 2 3, {cores} runs at once" in done.stdout
 
 
-def test_test_sh_lints_then_tests(clone):
-    done = clone.call("scripts/test.sh", "-k", "one")
+@pytest.mark.parametrize("script", ["test.sh", "test_lowest.sh"])
+def test_test_scripts_lint_then_test(clone, script):
+    if script == "test_lowest.sh":
+        (clone.folder / ".venv").rename(clone.folder / ".venv-lowest")
+    done = clone.call(f"scripts/{script}", "-k", "one")
     assert done.returncode == 0, done.stderr
     assert clone.calls() == [
         "-m pip --version",
@@ -70,8 +77,36 @@ def test_changed_requirements_are_installed_once(clone):
         file.write("# changed\n")
     for _ in range(2):
         assert clone.call("scripts/setup.sh").returncode == 0
-    install = "-m pip install --disable-pip-version-check -r requirements.txt"
-    assert clone.calls() == ["-m pip --version", install, "-m pip --version"]
+    assert clone.calls() == ["-m pip --version", INSTALL, "-m pip --version"]
+
+
+def test_lowest_versions_are_installed_by_uv_once(clone):
+    shutil.copytree(clone.folder / ".venv", clone.folder / ".venv-lowest")
+    with open(clone.folder / "requirements.txt", "a") as file:
+        file.write("# changed\n")
+    for _ in range(2):
+        assert clone.call("scripts/setup.sh", "lowest").returncode == 0
+    first, fetch_uv, install, again = clone.calls()
+    assert first == again == "-m pip --version"
+    assert fetch_uv.startswith("-m pip install ") and "uv" in fetch_uv
+    assert install.startswith("-m uv pip install --python .venv-lowest/bin/python ")
+    assert "--resolution lowest-direct" in install and install.endswith("-r requirements.txt")
+    # the other environment is left to the other call
+    assert clone.call("scripts/setup.sh").returncode == 0
+    assert clone.calls()[-1] == INSTALL
+
+
+def test_every_requirement_has_bounds():
+    """The lower one is what test_lowest.sh tries; the upper one keeps out what nobody tried."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            assert line == "-r requirements.txt" or re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", line)
+
+
+def test_setup_refuses_a_word_that_it_does_not_know(clone):
+    done = clone.call("scripts/setup.sh", "lowst")
+    assert done.returncode == 2
+    assert done.stderr == "error: setup.sh takes dev, lowest or nothing, not 'lowst'\n"
 
 
 def test_setup_creates_an_environment(clone):
