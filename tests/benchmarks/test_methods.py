@@ -70,7 +70,7 @@ def test_every_method_is_compared():
 
 def test_document_has_a_place_for_every_table():
     text = methods.DOCUMENT.read_text("utf-8")
-    parts = {"base2new": "a\n", "fewshot": "b\n", "ablation": "c\n"}
+    parts = {name: f"{name}\n" for name in ("base2new", "fewshot", *methods.ABLATION)}
     filled = fill(text, parts)
     assert fill(filled, parts) == filled
     for part in parts.values():
