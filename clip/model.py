@@ -347,8 +347,8 @@ def goes_plain(model: CLIP | VisionTransformer, part: str | None) -> bool:
     if part is not None and not model.changes_noted:
         model.changes_noted.append(part)
         warnings.warn(
-            f"{part} of this CLIP is hooked, wrapped, replaced or patched: its encoders run "
-            "module by module, as OpenAI's do, which is slower",
+            f"{part} of this CLIP is hooked, wrapped, replaced or patched: what encodes with it "
+            "runs module by module, as OpenAI's does, which is slower",
             stacklevel=3,
         )
     return part is not None
