@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import linecache
 import os
 import re
 import select
 import sys
+import threading
 import traceback as tracebacks
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,6 +125,7 @@ def run(
         whoever read standard output has closed it (as in ``... | head``).
     """
     print_any_text()
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         status = action() or 0
         sys.stdout.flush()
@@ -137,6 +141,16 @@ def run(
         if traceback:
             raise
         return report(error)
+    finally:
+        sys.unraisablehook = hook
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Hook for exceptions that Python drops, as in ``__del__``, where loaders end their workers."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _output_is_closed() -> bool:

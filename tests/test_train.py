@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -321,3 +322,62 @@ def test_what_cannot_be_built_gets_one_line(words, parts, data_root, tmp_path, c
     assert line.startswith("error: ")
     for part in parts:
         assert part in line
+
+
+def interrupted(monkeypatch, capsys, *words: str) -> str:
+    """The line that a run ends with when Ctrl-C comes as soon as it is set up."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "build", stop)
+    assert train.main([*words]) == 130
+    return capsys.readouterr().err.strip()
+
+
+def test_ctrl_c_says_what_is_saved(files, tmp_path, monkeypatch, capsys):
+    out = ["--output-dir", str(tmp_path / "out")]
+    line = interrupted(monkeypatch, capsys, *files, *out)
+    assert line.startswith("interrupted before anything was saved (the last epoch alone is saved: ")
+    line = interrupted(monkeypatch, capsys, *files, *out, "TRAIN.CHECKPOINT_FREQ", "5")
+    assert "every 5 epochs are saved: TRAIN.CHECKPOINT_FREQ" in line
+    assert "the same command starts again" in line
+    assert "starts again" in interrupted(monkeypatch, capsys, *files, *out, "--eval-only")
+
+    folder = tmp_path / "out" / "prompt_learner"
+    folder.mkdir(parents=True)
+    (folder / "model.pth.tar-5").touch()
+    (folder / "checkpoint").write_text("model.pth.tar-5\n")
+    line = interrupted(monkeypatch, capsys, *files, *out)
+    assert line == (
+        f"interrupted; the same command goes on from what is saved: {folder / 'model.pth.tar-5'}"
+    )
+    line = interrupted(monkeypatch, capsys, *files, *out, "--resume", str(tmp_path / "out"))
+    assert "the same command without --resume goes on" in line
+
+
+def test_ctrl_c_ends_a_run_with_workers_in_one_line(data_root, tmp_path):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, ROOT / "train.py", "--trainer", "CoOp", "--seed", "1"),
+            *("--root", data_root, "--output-dir", tmp_path),
+            *("--dataset-config-file", ROOT / "configs/datasets/digits.yaml"),
+            *("--config-file", ROOT / "configs/trainers/CoOp/tiny.yaml"),
+            *("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1000", "TRAIN.CHECKPOINT_FREQ", "1"),
+            *("DATALOADER.NUM_WORKERS", "1", "DATALOADER.CACHE", "none"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch [3/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the workers get it as well
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    saved = line.removeprefix("interrupted; the same command goes on from what is saved: ")
+    assert Path(saved).parent == tmp_path / "prompt_learner"
+    assert Path(saved).is_file()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -35,7 +38,24 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class CachingLoader(DataLoader):
+class InterruptibleLoader(DataLoader):
+    """Loader whose workers leave Ctrl-C to the process that they work for, and end with it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return super().__iter__()
+        missed: list[int] = []
+        # the workers start with this handler, and keep it
+        handler = signal.signal(signal.SIGINT, lambda number, _: missed.append(number))
+        try:
+            return super().__iter__()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            if missed:
+                signal.raise_signal(signal.SIGINT)
+
+
+class CachingLoader(InterruptibleLoader):
     """Loader of a :class:`DatasetWrapper` that opens the cache before workers start."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -92,14 +112,25 @@ def build_data_loader(
     cached = dataset_wrapper is None and cache != "none"
     # images that the transform leaves on a GPU are made by this process, and cannot be pinned
     on_gpu = getattr(tfm, "device", CPU).type != "cpu"
-    return (CachingLoader if cached else DataLoader)(
+    return (CachingLoader if cached else InterruptibleLoader)(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA and not on_gpu,
+        worker_init_fn=_end_in_silence,
     )
+
+
+def _end_in_silence(worker: int) -> None:
+    """Have a worker say nothing of a batch that is no longer wanted, since Ctrl-C ended the run."""
+
+    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            sys.__excepthook__(kind, error, traceback)
+
+    sys.excepthook = show
 
 
 def check_loaders(settings: Any) -> None:

@@ -7,10 +7,11 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch.utils.data import DataLoader
+from torch._utils import ExceptionWrapper
 
 from dassl.utils import ImageError
 from support.command_line import run
@@ -19,29 +20,22 @@ from tools.command import run_command
 ROOT = Path(__file__).parents[2]
 
 
-class Unreadable:
-    """A data set whose images cannot be loaded."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> int:
-        if self.error is not None:
-            raise self.error
-        return {}["impath"]
-
-
 def refuse() -> None:
     raise ValueError(
         "OPTIM.LR is -1: use a number\nabove 0",
     )
 
 
-def load_in_a_worker(error: Exception | None) -> None:
-    list(DataLoader(Unreadable(error), num_workers=1))
+def load_in_a_worker(work: Callable[[], object]) -> None:
+    """What a loader does with an error of its worker process."""
+    try:
+        work()
+    except Exception:
+        ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
+def refuse_image() -> None:
+    raise ImageError("bad.png is empty")
 
 
 @pytest.mark.parametrize(
@@ -50,12 +44,16 @@ def load_in_a_worker(error: Exception | None) -> None:
         (refuse, 2, "error: OPTIM.LR is -1: use a number above 0"),
         (lambda: open("/no/such/file"), 2, "No such file or directory: '/no/such/file'"),
         (lambda: importlib.import_module("no_such"), 2, "No module named 'no_such': install req"),
-        (lambda: load_in_a_worker(ImageError("bad.png is empty")), 2, "error: bad.png is empty"),
+        (lambda: load_in_a_worker(refuse_image), 2, "error: bad.png is empty"),
         (lambda: {}["labels"], 1, "unexpected KeyError: 'labels' (tests/support/test_command_"),
         (lambda: [][3], 1, "unexpected IndexError: list index out of range (tests/support/"),
         (lambda: int("x"), 1, "unexpected ValueError: invalid literal for int() with base 10: 'x'"),
         (lambda: json.loads("<html>"), 1, "unexpected JSONDecodeError: Expecting value"),
-        (lambda: load_in_a_worker(None), 1, "unexpected KeyError: 'impath' (tests/support/test_"),
+        (
+            lambda: load_in_a_worker(lambda: {}["impath"]),
+            1,
+            "unexpected KeyError: 'impath' (tests/support/test_",
+        ),
     ],
 )
 def test_an_error_is_one_line(action, status, line, capsys):
