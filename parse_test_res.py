@@ -30,6 +30,7 @@ from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
 from support.command_line import run
+from support.hints import nearest
 
 # --- one directory, as upstream -------------------------------------------------------------------
 
@@ -93,8 +94,6 @@ def keyword_hint(folder: Path, keyword: str) -> str:
     names = metrics_below(folder)
     if not names or keyword in names:
         return ""
-    from train import nearest
-
     return f": no log has {keyword}{nearest(keyword, names)} (they have {', '.join(names)})"
 
 

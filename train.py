@@ -7,7 +7,6 @@ file, trainer file, options, trailing ``KEY VALUE`` pairs; the later one wins.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.command_line import run
+from support.hints import nearest
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -110,13 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--traceback", action="store_true", help="show where an error arose")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Return a hint naming the entry of ``names`` closest to ``name``, or nothing."""
-    lower = {n.lower(): n for n in names}
-    match = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
-    return f"; did you mean {lower[match[0]]}?" if match else ""
 
 
 def require_file(path: str, option: str) -> None:

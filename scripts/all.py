@@ -37,7 +37,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from train import nearest  # noqa: E402  found by the line above
+from support.hints import nearest  # noqa: E402  found by the line above
 
 PROTOCOLS = ("base2new", "fewshot", "xd", "dg")
 BENCHMARK = (

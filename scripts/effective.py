@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dassl.config import decoded, get_cfg_default, is_runtime_key, leaves, values_of_file
 from results.logs import read_facts
-from train import nearest
+from support.hints import nearest
 
 EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
 # What asks for more output of a run whose training is as asked for.

@@ -303,7 +303,6 @@ def data_root(tmp_path_factory):
         (["--backbone", "/no/such/file.pt"], ["/no/such/file.pt"]),
         (["TRAINER.MMLOP.PROMPT_DEPTH", "13"], ["PROMPT_DEPTH", "13", "12"]),
         (["TRAINER.MMLOP.RANK", "0"], ["RANK", "0"]),
-        (["DATASET.NUM_SHOTS", "100000"], ["100000"]),
         (["--eval-only", "--model-dir", "no/such/run"], ["no/such/run", "--model-dir"]),
         (["--eval-only"], ["what MMLoP learned", "--model-dir", "--untrained"]),
         # the first step finds it

@@ -72,10 +72,10 @@ def clone(tmp_path):
     for name in ("requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
         shutil.copy(ROOT / name, tmp_path / ".venv" / name)
-    for name in ("parse_test_res.py", "train.py", "dassl/__init__.py"):
+    for name in ("parse_test_res.py", "dassl/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("results", "dassl/config"):
+    for name in ("results", "support", "dassl/config"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (programs / "python").write_text(INTERPRETER)
     (programs / "python").chmod(0o755)

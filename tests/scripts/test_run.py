@@ -89,7 +89,7 @@ METHODS = {
         "vit_b16_base2new",
         "vit_b16_fewshot",
         "vit_b16_cross_datasets",
-        epochs=(30, 30, 20),
+        epochs=(30, 50, 20),
     ),
 }
 # With those of further methods (README, "How to add a method"), which have all protocols too.
