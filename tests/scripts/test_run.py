@@ -742,6 +742,7 @@ def finished(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "base2new/train_base/digits/shots_16/CoOp/tiny-mine/seed1"
     few = ["DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "base"]
     monkeypatch.setattr("dassl.utils.collect_env_info", str)
+    monkeypatch.setattr("dassl.utils.print_detail", print)  # as it stands in a log
     monkeypatch.chdir(ROOT)
 
     def write(*pairs: str) -> Path:
