@@ -766,13 +766,13 @@ def finished(tmp_path, monkeypatch, capsys):
         ("", "OPTIM.LR 0.1", "", "a finished run with OPTIM.LR 0.01 (now 0.1): give the settings"),
         ("OPTIM.LR 0.1", "OPTIM.LR 1e-1", "finished already", ""),
         ("OPTIM.LR 0.1", "", "", "OPTIM.LR 0.1 (now 0.01)"),
-        ("OPTIM.MOMENTUM 0", "", "", "OPTIM.MOMENTUM 0 (now 0.9)"),
-        ("TRAINER.COOP.N_CTX 3", "", "", "TRAINER.COOP.N_CTX 3 (now default)"),
+        ("OPTIM.MOMENTUM 0", "", "", "OPTIM.MOMENTUM 0.0 (now 0.9)"),
+        ("TRAINER.COOP.N_CTX 3", "", "", "TRAINER.COOP.N_CTX 3 (now 4)"),
         ("OPTIM.MAX_EPOCH 5", "OPTIM.MAX_EPOCH 5", "finished already", ""),
         ("OPTIM.MAX_EPOCH 5", "", "", "or train that one for longer with TRAIN.EXTEND True"),
         ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True", "ran train.py", ""),
         ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.MAX_EPOCH 4", "", "MAX_EPOCH 5 (now 4)"),
-        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.LR 1", "", "OPTIM.MAX_EPOCH 5 (now 20), "),
+        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.LR 1", "", "LR 0.01 (now 1), OPTIM.MAX_EPOCH 5 "),
     ],
 )
 def test_a_finished_run_of_other_settings(
