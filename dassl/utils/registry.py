@@ -8,7 +8,16 @@ from typing import Any
 
 
 class RegistryKeyError(KeyError):
-    """Unknown or doubly used name (a ``KeyError`` whose text is printed as it is)."""
+    """Unknown or doubly used name (a ``KeyError`` whose text is printed as it is).
+
+    Args:
+        text: the message.
+        name: the name.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
     def __str__(self) -> str:
         return self.args[0]
@@ -57,7 +66,8 @@ class Registry:
         if name in self._obj_map and not force:
             raise RegistryKeyError(
                 f"{name} is already registered in the {self._name} registry by "
-                f"{self._obj_map[name].__module__}; choose another name or pass force=True"
+                f"{self._obj_map[name].__module__}; choose another name or pass force=True",
+                name,
             )
         self._obj_map[name] = obj
 
@@ -68,7 +78,7 @@ class Registry:
             KeyError: if there is none; the text names the nearest one.
         """
         if name not in self._obj_map:
-            raise RegistryKeyError(_unknown(f"{self._name} registry", name, self._obj_map))
+            raise RegistryKeyError(_unknown(f"{self._name} registry", name, self._obj_map), name)
         return self._obj_map[name]
 
     def registered_names(self) -> list[str]:
