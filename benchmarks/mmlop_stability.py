@@ -55,9 +55,7 @@ def grid(data: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> l
         std, scales = STARTS[start]
         pairs = ("TRAINER.MMLOP.INIT_STD", std, "TRAINER.MMLOP.TEXT_PROMPT", text)
         pairs += ("OPTIM.CLIP_GRAD_NORM", clip, "OPTIM.LR", rate)
-        runs.append(
-            Run(label(start, text, clip, rate), "MMLoP", name, seed, pairs, scales=scales)
-        )
+        runs.append(Run(label(start, text, clip, rate), "MMLoP", name, seed, pairs, scales=scales))
     return runs
 
 

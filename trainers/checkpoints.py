@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
 from dassl.engine import TRAINER_REGISTRY, config_node
-from dassl.utils import check_availability
 from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
 
 from .learner import PromptLearner
@@ -115,7 +114,8 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         ValueError: written by other code, a newer version or a method that is not registered, or
             with a key that is not known here.
     """
-    from . import extend_cfg  # the package imports this module before it is complete
+    # the package imports this module before it is complete
+    from . import check_trainer, extend_cfg
 
     if "meta" not in checkpoint:
         raise ValueError(
@@ -126,7 +126,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     _check_layout(checkpoint["meta"], path)
     method = checkpoint["meta"]["method"]
     try:
-        check_availability(method, TRAINER_REGISTRY.registered_names())
+        check_trainer(method)
     except ValueError as error:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
     cfg = get_cfg_default()

@@ -14,7 +14,7 @@ from clip.clip import load_state_dict
 from clip.model import build_model
 from dassl.config import CfgNode, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import check_availability, load_checkpoint, read_image
+from dassl.utils import load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
 from .base import PromptTrainer, check_backbone, load_clip
@@ -128,11 +128,13 @@ class Predictor:
         Raises:
             ValueError: unknown backbone or trainer, one that has to be trained, or no class.
         """
-        check_availability(trainer, TRAINER_REGISTRY.registered_names())
+        # the package imports this module before it is complete
+        from . import check_trainer, extend_cfg
+
+        check_trainer(trainer)
         method = TRAINER_REGISTRY.get(trainer)
         if issubclass(method, PromptTrainer):
             raise ValueError(f"{trainer} has to be trained: name the folder of a run (--model-dir)")
-        from . import extend_cfg  # the package imports this module before it is complete
 
         cfg, chosen = get_cfg_default(), choose_device(device)
         extend_cfg(cfg)

@@ -119,7 +119,7 @@ class SeedRun:
             self.trainer.epoch = epoch
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
-            self.trainer.num_batches = len(self.trainer.train_loader_x)
+            self.trainer.num_batches = self.trainer.steps_per_epoch()
             self.log = EpochLog(self.trainer)
             self.batches = enumerate(self.trainer.train_loader_x)
 

@@ -245,15 +245,21 @@ class TrainerBase:
 
     # --- TensorBoard ----------------------------------------------------------------------------
 
-    def init_writer(self, log_dir: str) -> None:
-        """Open a TensorBoard writer unless there is one."""
+    def init_writer(self, log_dir: str, purge_step: int | None = None) -> None:
+        """Open a TensorBoard writer unless there is one.
+
+        Args:
+            log_dir: folder of its files.
+            purge_step: step that the run goes on at; what earlier files of the folder hold from
+                there on is not shown any more.
+        """
         if self._writer is None:
             # TensorBoard takes seconds to import, and only training needs it.
             from torch.utils.tensorboard import SummaryWriter
 
             print_detail(f"Initialize tensorboard (log_dir={log_dir})")
             mkdir_if_missing(log_dir)
-            self._writer = SummaryWriter(log_dir=log_dir)
+            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
 
     def close_writer(self) -> None:
         """Close the TensorBoard writer if there is one."""

@@ -102,6 +102,7 @@ class SimpleTrainer(TrainerBase):
         self.device = torch.device("cuda" if use_cuda else "cpu")
         print(f"Device: {torch.cuda.get_device_name() if use_cuda else 'CPU'}")
         self.start_epoch = self.epoch = 0
+        self.has_ended = False
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
@@ -183,6 +184,20 @@ class SimpleTrainer(TrainerBase):
             print(f"Detected {devices} GPUs (use nn.DataParallel)")
             self.model = nn.DataParallel(self.model)
 
+    def steps_per_epoch(self) -> int:
+        """Number of training steps of an epoch."""
+        return len(self.train_loader_x)
+
+    def test_step(self) -> int:
+        """Step, on the axis of the training's scalars, at which a test is logged.
+
+        A test after an epoch is at the epoch's last step, the test of the final model one further:
+        a run that only tests again, since it was finished, replaces the latter alone.
+        """
+        if self.has_ended:
+            return self.max_epoch * self.steps_per_epoch()
+        return (self.epoch + 1) * self.steps_per_epoch() - 1
+
     def train(self) -> None:
         """Train from ``start_epoch`` to ``max_epoch``."""
         super().train(self.start_epoch, self.max_epoch)
@@ -203,12 +218,16 @@ class SimpleTrainer(TrainerBase):
             self.start_epoch = self.resume_model_if_exist(directory)
         except (ValueError, OSError, RuntimeError) as error:  # PyTorch's of weights that do not fit
             raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
-        self.init_writer(osp.join(self.output_dir, "tensorboard"))
+        self.init_writer(
+            osp.join(self.output_dir, "tensorboard"), self.start_epoch * self.steps_per_epoch()
+        )
+        self.has_ended = False
         self.time_start = time.time()
 
     def after_train(self) -> None:
         """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
+        self.has_ended = True
         # scripts/run.sh and results/logs.py know by these lines that no result is to come
         if self.cfg.TEST.NO_TEST:
             print("Not tested: TEST.NO_TEST")
@@ -289,7 +308,7 @@ class SimpleTrainer(TrainerBase):
             self.evaluator.process(output, label)
         results = self.evaluator.evaluate()
         for name, value in results.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
+            self.write_scalar(f"{split}/{name}", value, self.test_step())
         return next(iter(results.values()))
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:

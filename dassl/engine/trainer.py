@@ -114,7 +114,7 @@ class TrainerX(SimpleTrainer):
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
-        self.num_batches = len(self.train_loader_x)
+        self.num_batches = self.steps_per_epoch()
         with EpochLog(self) as log:
             for batch_idx, batch in enumerate(self.train_loader_x):
                 self.batch_idx = batch_idx
@@ -136,8 +136,7 @@ class TrainerXU(SimpleTrainer):
     ``TRAIN.COUNT_ITER`` sets the length of an epoch: train_x, train_u or smaller_one.
     """
 
-    def run_epoch(self) -> None:
-        self.set_model_mode("train")
+    def steps_per_epoch(self) -> int:
         count = self.cfg.TRAIN.COUNT_ITER
         check_availability(count, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER")
         if self.train_loader_u is None:
@@ -147,7 +146,11 @@ class TrainerXU(SimpleTrainer):
             )
         len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
         lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
-        self.num_batches = lengths[count]
+        return lengths[count]
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        self.num_batches = self.steps_per_epoch()
         batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
         with EpochLog(self) as log:
             for batch_idx in range(self.num_batches):

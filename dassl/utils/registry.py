@@ -17,7 +17,16 @@ class Registered(NamedTuple):
 
 
 class RegistryKeyError(KeyError):
-    """Unknown or doubly used name (a ``KeyError`` whose text is printed as it is)."""
+    """Unknown or doubly used name (a ``KeyError`` whose text is printed as it is).
+
+    Args:
+        text: the message.
+        name: the name.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
     def __str__(self) -> str:
         return self.args[0]
@@ -71,7 +80,8 @@ class Registry:
             if earlier is None or any(known is entry.obj for entry in earlier):
                 raise RegistryKeyError(
                     f"{name} is already registered in the {self._name} registry by "
-                    f"{known.__module__}; choose another name or pass force=True"
+                    f"{known.__module__}; choose another name or pass force=True",
+                    name,
                 )
             print(f"Note: {self._name.lower()} {name} of {known.__module__} is replaced")
         self._obj_map[name] = obj
@@ -85,7 +95,7 @@ class Registry:
             KeyError: if there is none; the text names the nearest one.
         """
         if name not in self._obj_map:
-            raise RegistryKeyError(_unknown(f"{self._name} registry", name, self._obj_map))
+            raise RegistryKeyError(_unknown(f"{self._name} registry", name, self._obj_map), name)
         return self._obj_map[name]
 
     def registered_names(self) -> list[str]:

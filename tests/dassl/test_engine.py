@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,47 @@ def test_scalars(cfg):
     assert [event.step for event in written["train/loss"]] == list(range(6))
     assert written["train/lr"][0].value == pytest.approx(1e-5)
     assert trainer._writer is None
+
+
+def steps(cfg):
+    return {tag: [event.step for event in events] for tag, events in scalars(cfg).items()}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_tests_are_logged_on_the_axis_of_the_training(cfg, split):
+    cfg.TEST.FINAL_MODEL = f"best_{split}"
+    trained(cfg)
+    found = steps(cfg)
+    assert found["train/loss"] == list(range(6))
+    each = found[f"{split}/accuracy"]
+    assert each[:3] == [1, 3, 5]
+    assert found["test/accuracy"][-1] == 6 and len(found["test/accuracy"]) in (1, 4)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_steps_come_once_after_a_resume(cfg, monkeypatch, stop):
+    """The run stops in the middle of an epoch, goes on from its last checkpoint, and again."""
+    cfg.TRAIN.CHECKPOINT_FREQ, cfg.TEST.FINAL_MODEL = 1, "best_val"
+    step, done = toy.ToyTrainer.forward_backward, itertools.count(1)
+
+    def stopping(self, batch):
+        summary = step(self, batch)
+        if next(done) == stop + 1:
+            raise Stop
+        return summary
+
+    monkeypatch.setattr(toy.ToyTrainer, "forward_backward", stopping)
+    with pytest.raises(Stop):
+        trained(cfg)
+    now = time.time
+    for hours in (1, 2):  # the second time there is only the test to do
+        # files of TensorBoard are ordered by the second of their creation
+        monkeypatch.setattr(time, "time", lambda hours=hours: now() + 3600 * hours)
+        trained(cfg)
+        found = steps(cfg)
+        assert found["train/loss"] == found["train/lr"] == list(range(6))
+        assert found["val/accuracy"] == [1, 3, 5]
+        assert found["test/accuracy"] == [6]
 
 
 def test_print_freq(cfg, capsys):

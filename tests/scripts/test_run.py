@@ -772,7 +772,12 @@ def finished(tmp_path, monkeypatch, capsys):
         ("OPTIM.MAX_EPOCH 5", "", "", "or train that one for longer with TRAIN.EXTEND True"),
         ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True", "ran train.py", ""),
         ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.MAX_EPOCH 4", "", "MAX_EPOCH 5 (now 4)"),
-        ("OPTIM.MAX_EPOCH 5", "TRAIN.EXTEND True OPTIM.LR 1", "", "LR 0.01 (now 1), OPTIM.MAX_EPOCH 5 "),
+        (
+            "OPTIM.MAX_EPOCH 5",
+            "TRAIN.EXTEND True OPTIM.LR 1",
+            "",
+            "0.01 (now 1), OPTIM.MAX_EPOCH 5",
+        ),
     ],
 )
 def test_a_finished_run_of_other_settings(

@@ -52,7 +52,7 @@ def refuse_image() -> None:
         (
             lambda: load_in_a_worker(lambda: {}["impath"]),
             1,
-            "unexpected KeyError: 'impath' (tests/support/test_",
+            "unexpected KeyError: 'impath' (tests/",
         ),
     ],
 )
