@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import runpy
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import ROOT, run
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -56,13 +58,46 @@ def seed_list(text: str) -> list[int]:
     return seeds
 
 
+class PrintVersion(argparse.Action):
+    """Option that prints the version, which is read when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        version = runpy.run_path(str(ROOT / "trainers" / "version.py"))["__version__"]
+        print(version)
+        parser.exit()
+
+
+def epilog() -> str:
+    """What ``--help`` ends with: precedence, the names that can be given, and an example."""
+
+    def names(pattern: str) -> str:
+        found = sorted((path.stem for path in (ROOT / "configs").glob(pattern)), key=str.lower)
+        return textwrap.indent(textwrap.fill(", ".join(found), 76), "  ")
+
+    return f"""Later wins: defaults, data set file, trainer file, options, KEY VALUE pairs.
+
+trainers (their settings: configs/trainers/NAME/*.yaml):
+{names("trainers/*")}
+
+data sets (configs/datasets/NAME.yaml; digits and shapes come with the repository):
+{names("datasets/*.yaml")}
+
+example:
+  python train.py --root data --seed 1 --trainer MMLoP --output-dir output/digits \\
+    --dataset-config-file configs/datasets/digits.yaml \\
+    --config-file configs/trainers/MMLoP/tiny.yaml DATASET.NUM_SHOTS 4
+"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description="Train or test one trainer on one data set.",
-        epilog="Later wins: defaults, data set file, trainer file, options, KEY VALUE pairs.",
+        epilog=epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("--version", action=PrintVersion, nargs=0, help="print the version and exit")
     add("--root", metavar="DIR", help="folder that holds the data sets")
     add("--output-dir", metavar="DIR", help="folder for the log and the checkpoints")
     add("--resume", metavar="DIR", help="resume from this folder instead of the output folder")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 import yaml
 
 import train
+from dassl.engine import TRAINER_REGISTRY
+from trainers.version import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,9 +254,26 @@ def test_help_imports_no_torch():
     )
     assert done.returncode == 0
     assert "--dataset-config-file" in done.stdout
+    for name in (*TRAINER_REGISTRY.registered_names(), "digits", "oxford_pets", "imagenet_r"):
+        if name != "ZeroshotCLIP2":  # has the settings of ZeroshotCLIP
+            assert re.search(rf"\b{name}\b", done.stdout), name
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in modules
     assert not {"torch", "numpy", "dassl", "clip"} & modules
+
+
+def test_the_example_of_the_help_is_a_command_that_works(monkeypatch, capsys):
+    text = train.build_parser().format_help()
+    example = text[text.index("python train.py --root") :].replace("\\\n", " ")
+    monkeypatch.chdir(ROOT)
+    cfg = setup(*shlex.split(example)[2:])
+    assert (cfg.TRAINER.NAME, cfg.DATASET.NAME, cfg.DATASET.NUM_SHOTS) == ("MMLoP", "Digits", 4)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        train.main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 def test_load_epoch_needs_a_number():
