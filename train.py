@@ -63,7 +63,8 @@ class PrintVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         version = runpy.run_path(str(ROOT / "trainers" / "version.py"))["__version__"]
-        parser.exit(message=f"{version}\n")
+        print(version)
+        parser.exit()
 
 
 def epilog() -> str:
@@ -87,7 +88,7 @@ trainers (their settings: configs/trainers/NAME/*.yaml):
 data sets (configs/datasets/NAME.yaml; digits and shapes come with the repository):
 {names("datasets/*.yaml")}
 
-example, a minute on a CPU:
+example:
   python train.py --root data --seed 1 --trainer MMLoP --output-dir output/digits \\
     --dataset-config-file configs/datasets/digits.yaml \\
     --config-file configs/trainers/MMLoP/tiny.yaml DATASET.NUM_SHOTS 4
