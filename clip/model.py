@@ -114,7 +114,8 @@ class VisionTransformer(nn.Module):
             ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``. Without
             gradients on the CPU, the blocks see a large batch in nearly equal parts.
         """
-        if plain or goes_plain(self, changed_part(self, IMAGE_PARTS, causal=False)):
+        changed = changed_part(self, IMAGE_PARTS, causal=False)
+        if plain or goes_plain(self, changed and f"visual.{changed}"):
             return plain_encoders.encode_image(self, x, prompts)
         layers = by_layer(prompts, len(self.transformer.resblocks))
         shared = all(p.tokens.dim() == 2 for entry in layers for p in entry)
@@ -250,6 +251,7 @@ class CLIP(nn.Module):
         self, image: Tensor, prompts: LayerPrompts | None = None, plain: bool = False
     ) -> Tensor:
         """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
+        image = image.type(self.dtype)  # as OpenAI's; a forward of somebody's own counts on it
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
             return self.visual(image, prompts, plain=True)
         return self.visual(image, prompts) if prompts else self.visual(image)

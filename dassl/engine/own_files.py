@@ -64,6 +64,10 @@ def load_own_file(path: str) -> OwnFile:
         raise FileNotFoundError(f"no file {path}")
     if file.suffix != ".py":
         raise ValueError(f"{path} is not a Python file (.py)")
+    if "." in file.stem:
+        raise ValueError(
+            f"{path} cannot be imported: Python takes the dot in its name for a package; rename it"
+        )
     if file not in _loaded:
         try:
             with replacing_names() as registered:

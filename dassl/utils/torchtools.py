@@ -7,11 +7,22 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .checkpoint import (
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+
 __all__ = [
     "count_num_param",
     "init_network_weights",
+    "load_checkpoint",
+    "load_pretrained_weights",
     "open_all_layers",
     "open_specified_layers",
+    "resume_from_checkpoint",
+    "save_checkpoint",
 ]
 
 

@@ -651,3 +651,12 @@ def test_design_details_of_changed_copies(build):
     for arguments, named in (((details,), {}), ((), {"design_details": details})):
         with pytest.raises(ValueError, match=r"design_details.*copy of OpenAI's clip.*its clip/"):
             build(small().state_dict(), *arguments, **named)
+
+
+def test_image_tower_gets_images_of_the_models_type():
+    """A forward of somebody's own, on a model in half precision, counts on it."""
+    model = small().half()
+    seen = []
+    model.visual.forward = lambda x, *_: seen.append(x.dtype) or x
+    model.encode_image(images().float())
+    assert seen == [torch.float16]

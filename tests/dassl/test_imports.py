@@ -26,6 +26,7 @@ PUBLIC = {
     "dassl.data.samplers": "build_sampler RandomDomainSampler SeqDomainSampler RandomClassSampler",
     "dassl.optim": "build_optimizer build_lr_scheduler",
     "dassl.optim.radam": "RAdam AdamW",
+    "dassl.utils.torchtools": "load_checkpoint save_checkpoint resume_from_checkpoint",
     "dassl.optim.lr_scheduler": "ConstantWarmupScheduler LinearWarmupScheduler",
     "dassl.metrics": "compute_accuracy compute_distance_matrix",
     "dassl.evaluation": "build_evaluator EVALUATOR_REGISTRY EvaluatorBase Classification",
