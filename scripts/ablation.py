@@ -10,21 +10,27 @@ be a list, 1,2,3: its seeds are trained together. Further KEY VALUE pairs go to 
 `python parse_test_res.py` shows the runs below one another, by the names of their folders;
 docs/results.md says how they are compared with the paper's.
 
-From the environment: what scripts/run.sh reads but TAG, which names the runs here; DRY_RUN=1
-prints the commands.
+From the environment: what scripts/run.sh reads. TAG, and KEY VALUE pairs that make another setting
+where there is no TAG, are added to the name of each run. DRY_RUN=1 prints the commands.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dassl.config import is_runtime_key  # noqa: E402  found by the line above
+
 FOLDER = ROOT / "configs" / "ablations"
 #: table that runs when none is named
 FIRST = "steps"
@@ -65,6 +71,13 @@ def chosen_runs(
     return {run: pairs for name in names for run, pairs in tables[name].items()}
 
 
+def own_name(opts: Sequence[str]) -> str:
+    """Return the name that run.sh gives to KEY VALUE pairs that make another setting."""
+    pairs = zip(opts[::2], opts[1::2], strict=False)
+    name = "-".join(f"{key}={value}" for key, value in pairs if not is_runtime_key(key))
+    return re.sub(r"[^A-Za-z0-9._=,+-]", "_", name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -76,14 +89,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="ablation.sh",
+        usage="ablation.sh DATASET SEED [TABLE ...] [KEY VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("method", metavar="METHOD", help="folder of scripts/")
-    parser.add_argument("trainer", metavar="TRAINER", help="its registry name")
+    parser.add_argument("method", help=argparse.SUPPRESS)  # ablation.sh names it
+    parser.add_argument("trainer", help=argparse.SUPPRESS)
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("seed", metavar="SEED")
-    parser.add_argument("rest", metavar="TABLE | KEY VALUE", nargs=argparse.REMAINDER)
+    parser.add_argument("rest", metavar="TABLE", nargs=argparse.REMAINDER, default=[])
     args = parser.parse_args(argv)
     # keys have dots, tables do not
     first = next((i for i, word in enumerate(args.rest) if "." in word), len(args.rest))
@@ -92,13 +106,16 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    opts = args.rest[first:]
+    added = os.environ.get("TAG", own_name(opts))
     for run, pairs in runs.items():
         env = {key: value for key, value in os.environ.items() if key != "TAG"}
-        if pairs:
-            env["TAG"] = run
+        # one without pairs is the method itself, in the folder of an ordinary run
+        if name := "-".join(filter(None, (run if pairs else "", added))):
+            env["TAG"] = name
         for protocol in ("base2new_train", "base2new_test"):
             script = ROOT / "scripts" / args.method / f"{protocol}.sh"
-            words = [args.dataset, args.seed, *pairs, *args.rest[first:]]
+            words = [args.dataset, args.seed, *pairs, *opts]
             status = subprocess.run(["bash", script, *words], env=env).returncode
             if status:
                 return status

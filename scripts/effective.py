@@ -91,7 +91,8 @@ def compared(log: str, files: str, words: list[str]) -> str:
         hint = f", or train that one for longer with {EXTEND} True" if longer else ""
         advice = f"give the settings of that one, or this one a TAG=<short name> of its own{hint}"
         return f"other {listed(differences)}: {advice}"
-    if any(runtime.get(key, (True, False)) == (False, True) for key in OUTPUTS):
+    asked_for = any(runtime.get(key, (True, False)) == (False, True) for key in OUTPUTS)
+    if asked_for or runtime.get("TEST.NO_TEST") == (True, False):
         return "more"
     shown = {key: values for key, values in runtime.items() if key in pairs_of(words)}
     return f"same, with {listed(shown)}" if shown else "same"

@@ -130,6 +130,10 @@ opts=("$@")
 for ((i = 0; i < ${#opts[@]}; i += 2)); do
     [[ ${opts[i]} != *=* ]] || fail "${opts[i]}: write key and value as two words," \
         "${opts[i]%%=*} ${opts[i]#*=}"
+    case ${opts[i]} in # these make the folder and the row of a table
+    DATASET.NUM_SHOTS) fail "${opts[i]} is set by SHOTS (fewshot.sh: by its second argument)" ;;
+    DATASET.SUBSAMPLE_CLASSES) fail "${opts[i]} is set by the protocol" ;;
+    esac
 done
 [ $((${#opts[@]} % 2)) -eq 0 ] || fail "a key has no value in: ${opts[*]}"
 

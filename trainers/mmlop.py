@@ -168,7 +168,7 @@ class MMLoP(PromptTrainer):
 
         start = "every factor starts with TRAINER.MMLOP.INIT_STD, as in the paper"
         cfg.register_renamed_key("TRAINER.MMLOP.INIT_STD_U", "TRAINER.MMLOP.INIT_STD", start)
-        rate = "both factors learn at its rate"
+        rate = "the rate of both factors"
         cfg.register_renamed_key("TRAINER.MMLOP.LR_MULT_U", "OPTIM.LR", rate)
 
     @classmethod
@@ -185,6 +185,9 @@ class MMLoP(PromptTrainer):
         for key in ("RANK", "N_CTX"):
             if node[key] < 1:
                 raise ValueError(f"TRAINER.MMLOP.{key} is {node[key]}: use 1 or more")
+        for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "LOGIT_LOSS_WEIGHT"):
+            if node[key] < 0:
+                raise ValueError(f"TRAINER.MMLOP.{key} is {node[key]}: use 0 or more")
         if node.INIT_STD <= 0:
             raise ValueError(f"TRAINER.MMLOP.INIT_STD is {node.INIT_STD}: use a positive number")
         for key, choices in (("TEXT_PROMPT", TEXT_PROMPTS), ("LOGIT_LOSS", LOGIT_LOSSES)):

@@ -80,6 +80,13 @@ class CfgNode(YacsNode):
         for node, key, value in found:
             node[key] = value
 
+    def raise_key_rename_error(self, full_key: str) -> None:
+        """Raise: ConfigKeyError: naming what takes the place of a key that there was."""
+        instead = self.__dict__[YacsNode.RENAMED_KEYS][full_key]
+        new_key, note = instead if isinstance(instead, tuple) else (instead, "")
+        note = f" ({note})" if note else ""
+        raise ConfigKeyError(f"there is no {full_key} any more: use {new_key}{note}")
+
     def _merge_tree(self, tree: dict, where: str) -> None:
         found = []
         for full_key, raw in leaves(tree):

@@ -86,7 +86,8 @@ NODES = {
     "CoOp": "CTX_INIT: a photo of a|N_CTX: 4|CSC: False|CLASS_TOKEN_POSITION: end",
     "MaPLe": "N_CTX: 2|PROMPT_DEPTH: 9",
     "MMLoP": "N_CTX: 4|PROMPT_DEPTH: 9|RANK: 1|LOW_RANK: True|SHARED_U: True|CONSISTENCY: True|"
-    "DRIFT_CORRECTION: True|LOGIT_LOSS: symmetric|TEXT_PROMPT: replace|INIT_STD: 0.05",
+    "DRIFT_CORRECTION: True|LOGIT_LOSS: symmetric|TEXT_PROMPT: replace|INIT_STD: 0.05|"
+    "TEXT_LOSS_WEIGHT: 25.0|IMAGE_LOSS_WEIGHT: 10.0|LOGIT_LOSS_WEIGHT: 1.0",
     "ZeroshotCLIP": "",
 }
 

@@ -41,7 +41,7 @@ def dry_run(monkeypatch, capfd):
     monkeypatch.setenv("DRY_RUN", "1")
     monkeypatch.setenv("PYTHON", sys.executable)
     monkeypatch.setenv("OUTPUT", "/o")
-    monkeypatch.setenv("TAG", "not-for-ablations")
+    monkeypatch.delenv("TAG", raising=False)
 
     def run(*words: str) -> tuple[int, list[str], str]:
         status = main(["mmlop", "MMLoP", *words])
@@ -62,10 +62,11 @@ def test_steps(dry_run):
     # both seeds are trained together and tested one by one
     assert len(commands) == 5 * 3
     runs = [Path(option(command, "--output-dir")).parent.name for command in commands[::3]]
-    steps = [f"vit_b16_base2new-{run}" for run, pairs in read_tables("MMLoP")["steps"].items()]
+    own = "OPTIM.MAX_EPOCH=2"
+    steps = [f"vit_b16_base2new-{run}-{own}" for run in read_tables("MMLoP")["steps"]]
     assert runs[:4] == steps[:4]
     # the last one is MMLoP itself, with the caller's own setting
-    assert runs[4] == "vit_b16_base2new-OPTIM.MAX_EPOCH=2"
+    assert runs[4] == f"vit_b16_base2new-{own}"
     assert all(command.endswith("OPTIM.MAX_EPOCH 2") for command in commands)
     assert "TRAINER.MMLOP.LOW_RANK False" in commands[0]
     assert "TRAINER.MMLOP" not in commands[-1]
@@ -80,6 +81,23 @@ def test_whole_method_shares_the_folder_of_an_ordinary_run(dry_run):
     _, commands, _ = dry_run("dtd", "1", "logits")
     folders = [option(command, "--output-dir") for command in commands]
     assert "/o/base2new/train_base/dtd/shots_16/MMLoP/vit_b16_base2new/seed1" in folders
+
+
+def test_a_tag_names_every_run(dry_run, monkeypatch):
+    monkeypatch.setenv("TAG", "mine")
+    _, commands, _ = dry_run("dtd", "1", "OPTIM.MAX_EPOCH", "2")
+    runs = [Path(option(command, "--output-dir")).parent.name for command in commands[::2]]
+    assert runs[0] == "vit_b16_base2new-step1-full-prompts-mine"
+    assert runs[4] == "vit_b16_base2new-mine"
+
+
+def test_how_it_is_computed_makes_no_other_run(dry_run):
+    _, commands, _ = dry_run("dtd", "1", "TRAIN.PRINT_FREQ", "1")
+    runs = [Path(option(command, "--output-dir")).parent.name for command in commands[::2]]
+    assert runs == [
+        f"vit_b16_base2new-{run}" if pairs else "vit_b16_base2new"
+        for run, pairs in read_tables("MMLoP")["steps"].items()
+    ]
 
 
 def test_a_run_of_several_tables_is_done_once(dry_run):

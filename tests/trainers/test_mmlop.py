@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from clip.clip import tokenize
 from clip.simple_tokenizer import SimpleTokenizer
+from dassl.config.node import ConfigKeyError
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 from tests.parity.limits import LOGITS
@@ -195,6 +196,7 @@ def test_gradient_clipping_bounds_the_step(make_cfg):
         (["TEXT_PROMPT", "before", "CTX_INIT", ""], "CTX_INIT has no words"),
         (["INIT_STD", 0.0], "INIT_STD is 0.0"),
         (["RANK", 0], "RANK is 0"),
+        (["TEXT_LOSS_WEIGHT", -25.0], "TEXT_LOSS_WEIGHT is -25.0"),
     ],
 )
 def test_settings_that_do_not_exist(make_cfg, pair, message):
@@ -205,15 +207,15 @@ def test_settings_that_do_not_exist(make_cfg, pair, message):
 
 @pytest.mark.parametrize(
     ("key", "instead"),
-    [("INIT_STD_U", r"TRAINER\.MMLOP\.INIT_STD;"), ("LR_MULT_U", r"OPTIM\.LR;")],
+    [("INIT_STD_U", r"use TRAINER\.MMLOP\.INIT_STD \("), ("LR_MULT_U", r"use OPTIM\.LR \(")],
 )
 def test_removed_keys_say_what_replaces_them(make_cfg, tmp_path, key, instead):
-    with pytest.raises(KeyError, match=instead):
+    with pytest.raises(ConfigKeyError, match=instead):
         make_cfg("MMLoP", f"TRAINER.MMLOP.{key}", 1.0)
     cfg = make_cfg("MMLoP")
     cfg.defrost()
     (tmp_path / "old.yaml").write_text(f"TRAINER:\n  MMLOP:\n    {key}: 1.0\n")
-    with pytest.raises(KeyError, match=instead):
+    with pytest.raises(ConfigKeyError, match=instead):
         cfg.merge_from_file(str(tmp_path / "old.yaml"))
 
 
