@@ -82,7 +82,8 @@ def test_the_text_of_methods_without_text_prompts(make_cfg, texts):
 def test_the_teacher(make_cfg, method, texts):
     model = build(make_cfg, method, texts).model
     want = encode_templates(model.clip, model.classnames, texts or TEACHER_TEMPLATES, unit=False)
-    assert torch.equal(model.frozen_text_features(), want)
+    # kept features may come from another size of parts, which rounds otherwise
+    torch.testing.assert_close(model.frozen_text_features(), want, rtol=1e-5, atol=1e-6)
     assert TEXTS[0] not in model.learner.template
 
 
