@@ -16,6 +16,7 @@ from statistics import fmean, pstdev
 from tabulate import tabulate
 
 from benchmarks.documents import fill_document
+from benchmarks.methods import ABLATION, ablation_table
 from benchmarks.sweep import ROOT, Run, sweep
 
 DATA = ("digits", "shapes")
@@ -40,6 +41,17 @@ ROWS = [(start, "replace", clip) for start, clip in product(STARTS, CLIPS)] + [
 #: a run has collapsed when its harmonic mean is so many points below that of zero-shot CLIP; less
 #: is what few shots and other classes cost any method now and then
 COLLAPSE = 5.0
+#: rows that are looked at with more seeds: start, text prompt, clipping and learning rate
+CLOSER = [
+    ("paper", "replace", 0.0, 0.01),
+    ("paper", "replace", 0.0, 0.0025),
+    ("paper", "replace", 0.0, 0.02),
+    ("paper", "replace", 1.0, 0.01),
+    ("paper", "before", 0.0, 0.01),
+]
+#: steps of the paper's ablation below the whole method
+STEPS = ("step4-drift-correction", "step3-consistency", "step2-low-rank")
+MORE_SEEDS = (1, 2, 3, 4, 5)
 DOCUMENT = ROOT / "docs" / "mmlop_stability.md"
 
 
@@ -50,13 +62,28 @@ def label(start: str, text: str, clip: float, rate: float) -> str:
 
 def grid(data: Sequence[str], seeds: Sequence[int], rates: Sequence[float]) -> list[Run]:
     """Return zero-shot CLIP and all settings of the study."""
-    runs = [Run("zero-shot", "ZeroshotCLIP", name, seeds[0]) for name in data]
-    for (start, text, clip), rate, name, seed in product(ROWS, rates, data, seeds):
-        std, scales = STARTS[start]
-        pairs = ("TRAINER.MMLOP.INIT_STD", std, "TRAINER.MMLOP.TEXT_PROMPT", text)
-        pairs += ("OPTIM.CLIP_GRAD_NORM", clip, "OPTIM.LR", rate)
-        runs.append(Run(label(start, text, clip, rate), "MMLoP", name, seed, pairs, scales=scales))
-    return runs
+    zero_shot = [Run("zero-shot", "ZeroshotCLIP", name, seeds[0]) for name in data]
+    return zero_shot + [
+        run_of(*row, rate, name, seed)
+        for row, rate, name, seed in product(ROWS, rates, data, seeds)
+    ]
+
+
+def run_of(start: str, text: str, clip: float, rate: float, data: str, seed: int) -> Run:
+    """Return a run of the study."""
+    std, scales = STARTS[start]
+    pairs = ("TRAINER.MMLOP.INIT_STD", std, "TRAINER.MMLOP.TEXT_PROMPT", text)
+    pairs += ("OPTIM.CLIP_GRAD_NORM", clip, "OPTIM.LR", rate)
+    return Run(label(start, text, clip, rate), "MMLoP", data, seed, pairs, scales=scales)
+
+
+def closer() -> list[Run]:
+    """Return the runs of some settings, and of the ablation's steps, with more seeds."""
+    runs = [run_of(*s, name, seed) for s, name, seed in product(CLOSER, DATA, MORE_SEEDS)]
+    return runs + [
+        Run(step, "MMLoP", name, seed, ABLATION["steps"][step])
+        for step, name, seed in product(STEPS, DATA, MORE_SEEDS)
+    ]
 
 
 def table(results: Sequence[dict], rates: Sequence[float]) -> str:
@@ -106,7 +133,12 @@ def main() -> None:
     out = ROOT / "benchmarks" / "results" / "mmlop_stability.jsonl"
     results = sweep(grid(DATA, SEEDS, RATES), out, args.root, args.jobs)
     parts = {name: table([r for r in results if r["data"] == name], RATES) for name in DATA}
-    fill_document(DOCUMENT, parts | {"average": average_table(results, RATES)})
+    more = sweep(closer(), out, args.root, args.jobs)
+    parts |= {
+        "average": average_table(results, RATES),
+        "closer": ablation_table(more, [*(label(*setting) for setting in CLOSER), *STEPS]),
+    }
+    fill_document(DOCUMENT, parts)
 
 
 if __name__ == "__main__":

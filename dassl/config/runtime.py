@@ -7,17 +7,14 @@ another's checkpoints (``trainers.checkpoints``) and has the same folder and row
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
-#: keys of ``cfg``; ``*`` stands for the node of any method
+#: keys of ``cfg``
 RUNTIME_KEYS = (
     # where things lie
     "OUTPUT_DIR",
     "RESUME",
     "DATASET.ROOT",
-    # device, precision and speed: other roundings, or another stream of random numbers
+    # device and speed: other roundings, or another stream of random numbers
     "USE_CUDA",
-    "TRAINER.*.PREC",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.CACHE",
     "DATALOADER.CACHE_MB",
@@ -42,4 +39,4 @@ RUNTIME_KEYS = (
 
 def is_runtime_key(key: str) -> bool:
     """Return whether a dotted key of the config is one of :data:`RUNTIME_KEYS`."""
-    return any(fnmatchcase(key, pattern) for pattern in RUNTIME_KEYS)
+    return key in RUNTIME_KEYS
