@@ -56,8 +56,8 @@ class Views:
         """Name of the view that ``transform`` gives in this epoch: the same name, the same pixels.
 
         It has two parts with a slash between them: one for the data set, how its files are read,
-        the transform, seed and epoch where it is random, and the libraries; one for path, size and time of change of the
-        file.
+        the transform, seed and epoch where it is random, and the libraries; one for path, size and
+        time of change of the file.
 
         Args:
             transform: from PIL image to tensor.
