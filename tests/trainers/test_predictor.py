@@ -165,7 +165,7 @@ def test_how_a_run_was_computed_is_left_behind(make_cfg, tmp_path):
     with torch.no_grad():
         image = next(iter(trainer.test_loader))["img"]
         assert torch.allclose(model(image), trainer.model_inference(image), atol=1e-3)
-    with pytest.raises(KeyError, match=r"OPTIM\.TEXT_CHUNK was renamed to MODEL\.MEMORY_GB"):
+    with pytest.raises(KeyError, match=r"no OPTIM\.TEXT_CHUNK any more: use MODEL\.MEMORY_GB"):
         make_cfg("CoOp", "OPTIM.TEXT_CHUNK", 100)
 
 
