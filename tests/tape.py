@@ -54,7 +54,9 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         # Seen here and not as an operation: torch.tensor makes a tensor of host data without one.
-        if func in TO_HOST or any(tensor.is_meta for tensor in tensors_of(result)):
+        # One without elements, as activation checkpoints of PyTorch 2.11 make, has nothing to repeat.
+        made = any(tensor.is_meta and tensor.numel() for tensor in tensors_of(result))
+        if func in TO_HOST or made:
             self.found.append(func.__name__)
         return result
 

@@ -43,6 +43,7 @@ def test_what_stays_on_the_device_is_not():
         y = x[rows] * 2 + torch.zeros(2, device=x.device)
         torch.where(y > 1, y, 0.0).sum().backward()
         torch.nn.utils.clip_grad_norm_([x], 1.0)
+        torch.empty((0,), requires_grad=True)
     assert found == []
 
 
