@@ -54,7 +54,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         # Seen here and not as an operation: torch.tensor makes a tensor of host data without one.
-        # One without elements, as activation checkpoints of PyTorch 2.11 make, has nothing to repeat.
+        # One without elements, as checkpoints of PyTorch 2.11 make it, has nothing to repeat.
         made = any(tensor.is_meta and tensor.numel() for tensor in tensors_of(result))
         if func in TO_HOST or made:
             self.found.append(func.__name__)
