@@ -237,7 +237,7 @@ class MMLoP(PromptTrainer):
             return ce, {}
         terms = consistency_terms(
             prediction,
-            self.model.predict_frozen(prediction.image, prediction.views),
+            prediction.frozen(),
             text=self.node_cfg.TEXT_LOSS_WEIGHT,
             image=self.node_cfg.IMAGE_LOSS_WEIGHT,
             logits=self.node_cfg.LOGIT_LOSS_WEIGHT,

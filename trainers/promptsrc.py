@@ -104,7 +104,7 @@ class PromptSRC(PromptTrainer):
         ce = F.cross_entropy(prediction.logits, label)
         terms = consistency_terms(
             prediction,
-            self.model.predict_frozen(prediction.image, prediction.views),
+            prediction.frozen(),
             text=self.node_cfg.TEXT_LOSS_WEIGHT,
             image=self.node_cfg.IMAGE_LOSS_WEIGHT,
             logits=1.0,

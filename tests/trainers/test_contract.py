@@ -211,7 +211,6 @@ def test_plain_encoders_in_lower_precision(make_cfg, method, precision):
         return trainer.model.predict(batch_of(trainer)["img"])
 
     fast, slow = predict(True), predict(False)
-    assert torch.equal(fast.image, slow.image)
     for field, limit in (("image_features", 0.05), ("text_features", 0.05), ("logits", 0.1)):
         assert relative_error(getattr(fast, field), getattr(slow, field).detach()) < limit, field
 

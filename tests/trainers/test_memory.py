@@ -63,7 +63,7 @@ def images(n: int) -> torch.Tensor:
 def train_once(model: PromptedCLIP) -> torch.Tensor:
     """The logits of a step with its teacher and its backward pass."""
     logits = model.predict(images(2)).logits
-    model.predict_frozen(images(2))
+    model.predict(images(2)).frozen()
     logits.square().sum().backward()
     return logits.detach()
 

@@ -159,7 +159,7 @@ def test_loss_terms(make_cfg, way):
     model, batch = trainer.model, next(iter(trainer.train_loader_x))
     prediction = model.predict(batch["img"])
     loss, terms = trainer.loss(prediction, batch["label"])
-    frozen = model.predict_frozen(batch["img"])
+    frozen = model.predict(batch["img"]).frozen()
     text, image = frozen.text_features, frozen.image_features
     q = (model.clip.logit_scale.exp() * image @ text.T).softmax(-1)
     p = prediction.logits.softmax(-1)

@@ -132,7 +132,7 @@ def test_seeds_together_are_as_alone(build, method):
 
     # a step calls each encoder once with the prompts of both seeds, and once for both teachers
     per_step = [(8, one.learner.image_prompts() is not None)]
-    if "predict_frozen" in getsource(TRAINER_REGISTRY.get(method).loss):  # it has a teacher
+    if ".frozen()" in getsource(TRAINER_REGISTRY.get(method).loss):  # it has a teacher
         per_step.append((8, False))
     assert images == per_step * 4
     assert len(texts) == 4 * (one.learner.text_prompts() is not None)
