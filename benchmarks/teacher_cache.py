@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from open_clip import IMAGENET_CLASSNAMES
 
+from adaptation.classifier import PromptedCLIP
+from adaptation.losses import consistency_terms
+from adaptation.savings.teacher import TeacherCache, weights_fingerprint
 from benchmarks.parameters import CONFIGS, build_learner
 from clip.model import CLIP
 from dassl.utils import write_json
-from trainers.losses import consistency_terms
-from trainers.prompted_clip import PromptedCLIP
-from trainers.teacher_cache import TeacherCache, weights_fingerprint
 
 OUT = Path(__file__).resolve().parent / "results" / "teacher_cache.json"
 CONFIG = CONFIGS / "PromptSRC" / "vit_b16_c4_ep20_batch4_4+4ctx.yaml"
