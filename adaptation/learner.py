@@ -1,66 +1,125 @@
-"""The contract of a prompt learner, and what several learners need to build their prompts."""
+"""The contract of a learner: what a method trains, and how logits come out of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.changes import LayerPrompts
+from clip.changes import LayerChanges
 
 from .templates import DEFAULT_TEMPLATE
+
+
+def _no_teacher() -> Prediction:
+    raise RuntimeError("this is the frozen CLIP's own prediction: it has no teacher")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward pass gives; features have unit norm, everything is float32.
+
+    ``image_features`` are ``(B, embed_dim)``, ``text_features`` ``(C, embed_dim)``, or
+    ``(B, C, embed_dim)`` where they depend on the image, and ``logits`` ``(B, C)``, scaled.
+    ``frozen()`` gives what the frozen CLIP, the teacher, says of the same images, without
+    gradients; it is computed once, when it is first asked for. A method whose loss needs more than
+    this gives an object of a subclass with further fields.
+    """
+
+    image_features: Tensor
+    text_features: Tensor
+    logits: Tensor
+    frozen: Callable[[], Prediction] = _no_teacher
+
+
+class Steps(Protocol):
+    """The steps that a learner's ``forward`` is made of: a frozen CLIP and the present classes."""
+
+    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
+        """Encode images.
+
+        Args:
+            image: ``(B, 3, side, side)``, normalised.
+            changes: what changes in the blocks of the image encoder.
+
+        Returns:
+            ``(B, embed_dim)`` float32, not normalised.
+        """
+
+    def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
+        """Encode the learner's template, filled with every class name.
+
+        Args:
+            changes: what changes in the blocks of the text encoder; without any, features are
+                computed once per class list.
+
+        Returns:
+            ``(C, embed_dim)``, or ``(B, C, embed_dim)`` where prompts hold one set for each of
+            ``B`` samples; float32, not normalised.
+        """
+
+    def text_features(self) -> Tensor:
+        """Give what ``text_features`` of the learner gives; kept while nothing is trained."""
+
+    def frozen_text_features(self) -> Tensor:
+        """Give the frozen CLIP's text features over the teacher's templates.
+
+        Returns:
+            ``(C, embed_dim)``, unit norm, without gradients; computed once per class list.
+        """
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Return scaled cosine similarities ``(B, C)`` of unit-norm features."""
 
 
 class PromptLearner(nn.Module):
     """What a method trains. Everything else (insertion, freezing, precision) is done for it.
 
     A subclass holds the trainable tensors, kept in float32, and overrides the methods below that
-    it needs. All its parameters are trained; its state dict is the checkpoint.
+    it needs. All its parameters are trained; its state dict is the checkpoint. Most methods say by
+    ``text_changes`` and ``image_changes`` what changes in the encoders; one whose features or
+    logits come about in another way overrides ``text_features``, ``image_features`` or ``forward``.
     """
 
     #: frozen words around the class name; learned tokens are inserted, not written here
     template: str = DEFAULT_TEMPLATE
-    #: whether the text prompts depend on the image; ``text_prompts_for`` is called then
+    #: whether text features depend on the image; a ``forward`` of the learner's own makes them so
     image_conditioned: bool = False
     #: whether what is learned belongs to the classes of the training run and fits no others
     class_specific: bool = False
 
-    def text_prompts(self) -> LayerPrompts | None:
-        """Prompts of the text encoder; ``None`` leaves the hand-written template alone."""
+    def text_changes(self) -> LayerChanges | None:
+        """Return what changes in the text encoder; ``None`` leaves the template alone."""
         return None
 
-    def text_prompts_for(self, image_features: Tensor) -> LayerPrompts:
-        """Prompts of the text encoder for every image of a batch, if they depend on the image.
+    def image_changes(self) -> LayerChanges | None:
+        """Return what changes in the image encoder; ``None`` leaves it as it is."""
+        return None
+
+    def text_features(self, clip: Steps) -> Tensor:
+        """Return the classifier's text features ``(C, embed_dim)``, unit norm."""
+        return F.normalize(clip.encode_text(self.text_changes()), dim=-1)
+
+    def image_features(self, clip: Steps, image: Tensor) -> Tensor:
+        """Return features ``(B, embed_dim)``, unit norm, of images ``(B, 3, side, side)``."""
+        return F.normalize(clip.encode_image(image, self.image_changes()), dim=-1)
+
+    def forward(self, clip: Steps, image: Tensor) -> Prediction:
+        """Classify a batch.
 
         Args:
-            image_features: ``(B, embed_dim)``, unit norm.
-
-        Returns:
-            prompts with one set of tokens per sample, ``(B, 1, n, d_text)``.
+            clip: the frozen CLIP, with the classes to tell apart.
+            image: ``(B, 3, side, side)``, normalised.
         """
-        raise NotImplementedError
-
-    def image_prompts(self) -> LayerPrompts | None:
-        """Prompts of the image encoder; ``None`` leaves the image pass as it is."""
-        return None
-
-    def change_image(self, image: Tensor) -> Tensor:
-        """The image that the image encoder gets in place of a normalised one, of the same shape."""
-        return image
-
-    def own_logits(self, image_features: Tensor) -> Tensor | None:
-        """Logits of a classifier of the learner's own; ``None`` leaves it to CLIP's text features.
-
-        Args:
-            image_features: ``(B, embed_dim)``, not normalised.
-
-        Returns:
-            ``(B, C)``, as they enter the softmax.
-        """
-        return None
+        image_features = self.image_features(clip, image)
+        text_features = clip.text_features()
+        return Prediction(image_features, text_features, clip.logits(image_features, text_features))
 
     def token_factors(self) -> dict[str, Tensor]:
-        """Factors of low-rank prompts that have a row for each prompt token.
+        """Return factors of low-rank prompts that have a row for each prompt token.
 
         Returns:
             name, as people are to read it -> ``(depth, n_ctx, rank)``, block 0 first; empty where
@@ -69,7 +128,7 @@ class PromptLearner(nn.Module):
         return {}
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Own state dict from the trained tensors of a checkpoint of the published code.
+        """Return the own state dict of tensors that the published code trained.
 
         Args:
             weights: by their names there, frozen CLIP weights and embedded class names left out.
@@ -80,14 +139,5 @@ class PromptLearner(nn.Module):
         return dict(weights)
 
     def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``from_upstream`` takes, from the state dict of a learner of this kind."""
+        """Return what ``from_upstream`` takes, from the state dict of a learner of this kind."""
         return dict(weights)
-
-    def correct_text(self, text: Tensor, frozen_text: Callable[[], Tensor]) -> Tensor:
-        """Last word on the classifier's text features.
-
-        Args:
-            text: ``(C, embed_dim)`` prompted features, unit norm.
-            frozen_text: gives the frozen CLIP's features of the same classes, unit norm.
-        """
-        return text

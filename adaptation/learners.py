@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from clip.changes import LayerPrompts, deep_prompts
+from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 
 from .learner import PromptLearner
@@ -31,10 +31,10 @@ class DeepPromptLearner(PromptLearner):
         self.text = None if text is None else nn.Parameter(text)
         self.vision = None if vision is None else nn.Parameter(vision)
 
-    def text_prompts(self) -> LayerPrompts | None:
+    def text_changes(self) -> LayerChanges | None:
         return None if self.text is None else deep_prompts(self.text.unbind(), at=1)
 
-    def image_prompts(self) -> LayerPrompts | None:
+    def image_changes(self) -> LayerChanges | None:
         return None if self.vision is None else deep_prompts(self.vision.unbind())
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class CoupledPromptLearner(PromptLearner):
             nn.Parameter(torch.empty(ctx.shape).normal_(std=0.02)) for _ in range(depth - 1)
         )
 
-    def text_prompts(self) -> LayerPrompts:
+    def text_changes(self) -> LayerChanges:
         return deep_prompts([self.ctx, *self.compound_prompts_text], at=1)
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

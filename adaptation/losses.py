@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .classifier import Prediction
+from .learner import Prediction
 
 
 def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:

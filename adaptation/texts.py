@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adaptation.savings.chunks import encode_text_in_chunks
+from clip.encoders import Encoders
 from clip.model import CLIP
 from clip.packing import PackedText
-from clip.plain import PlainEncoders
 from clip.tokens import tokenize
 from dassl.utils import is_quiet
 
@@ -57,22 +57,20 @@ MAX_SEQUENCES = 4096
 
 
 def encode_templates(
-    clip: CLIP,
+    encoders: Encoders,
     classnames: Sequence[str],
     templates: Sequence[str],
     unit: bool,
-    encoders: CLIP | PlainEncoders | None = None,
     size: int = MAX_SEQUENCES,
 ) -> Tensor:
     """Text features averaged over templates.
 
     Args:
-        clip: the frozen model.
+        encoders: of the frozen model.
         classnames: ``C`` names.
         templates: texts with one ``{}``.
         unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
             average the raw ones (PromptSRC's teacher).
-        encoders: what encodes; the model itself if not given.
         size: texts encoded at once.
 
     Returns:
@@ -82,7 +80,7 @@ def encode_templates(
     # for a thousand classes and 60 templates this takes a while
     hidden = len(templates) == 1 or is_quiet()
     for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
-        text = class_prompts(clip, classnames, template)
-        features = encode_text_in_chunks(encoders or clip, text, size=size).float()
+        text = class_prompts(encoders.clip, classnames, template)
+        features = encode_text_in_chunks(encoders, text, size=size).float()
         total = total + (F.normalize(features, dim=-1) if unit else features)
     return F.normalize(total / len(templates), dim=-1)

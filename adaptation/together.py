@@ -6,12 +6,48 @@ import functools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clip.changes import join_prompts
+from clip.changes import Changes, LayerChanges, join_changes
 
-from .classifier import Prediction, PromptedCLIP
+from .classifier import PromptedCLIP
+from .learner import Prediction
+
+#: one call of an encoder: ``(image, changes)``, or ``(None, changes)`` for the text
+Call = tuple["Tensor | None", Changes]
+
+
+class _Unanswered(BaseException):
+    """A learner's forward has come to a call of an encoder that has no answer yet."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class _Turn:
+    """The steps of one learner's forward, with the answers to its first calls of an encoder.
+
+    The call after those ends the forward, to be answered together with the other learners'.
+    """
+
+    def __init__(self, model: PromptedCLIP, answers: Sequence[Tensor]) -> None:
+        self.model, self.answers = model, iter(answers)
+        self.logits, self.frozen_text_features = model.logits, model.frozen_text_features
+
+    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
+        return self._answer((image, Changes.of(changes)))
+
+    def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
+        return self._answer((None, Changes.of(changes)))
+
+    def text_features(self) -> Tensor:
+        return self.model.learner.text_features(self)
+
+    def _answer(self, call: Call) -> Tensor:
+        answer = next(self.answers, None)
+        if answer is None:
+            raise _Unanswered(call)
+        return answer
 
 
 def predict_together(
@@ -21,9 +57,11 @@ def predict_together(
 ) -> list[Prediction]:
     """Predictions of several learners of one method, each on images of its own.
 
-    The CLIP that the models share (``share_frozen``) encodes all images in one call, and all texts
-    in another; prompts carry a dimension for it. So does its call without prompts for the images
-    of this step, if a loss asks for it (``Prediction.frozen``).
+    Every learner's ``forward`` runs up to its first call of an encoder, the CLIP that the models
+    share (``share_frozen``) answers all these calls in one, and every ``forward`` runs anew with
+    the answer, until none has a further call. Forwards draw no random numbers, and all but the
+    encoders costs little. The frozen CLIP sees the images of all, too, if a loss asks for it
+    (``Prediction.frozen``).
 
     Args:
         models: with learners that differ in nothing but their values.
@@ -32,47 +70,47 @@ def predict_together(
 
     Returns:
         for every model what its ``predict`` gives, to rounding.
+
+    Raises:
+        ValueError: the calls of the learners cannot be joined.
     """
-    first, learners = models[0], [model.learner for model in models]
-    sizes = [len(image) for image in images]
-    prompts = join_prompts([learner.image_prompts() for learner in learners], sizes, dims=3)
-    pairs = zip(learners, images, strict=True)
-    changed = torch.cat([learner.change_image(image) for learner, image in pairs])
-    raw = first._raw_image(changed, prompts).split(sizes)
-    image_features = [F.normalize(features, dim=-1) for features in raw]
-    text_features = _text_features_together(models, image_features)
+    first, sizes = models[0], [len(image) for image in images]
 
     @functools.cache
     def frozen_features() -> Sequence[Tensor]:
         names = None if None in views else [name for batch in views for name in batch]
         return first.frozen_image_features(torch.cat(list(images)), names).split(sizes)
 
-    parts = zip(models, raw, image_features, text_features, strict=True)
-    return [
-        model.finish(*parts_of_it, lambda i=i: frozen_features()[i])
-        for i, (model, *parts_of_it) in enumerate(parts)
-    ]
+    answers: list[list[Tensor]] = [[] for _ in models]
+    while True:
+        predictions, calls = [], []
+        for model, image, answered in zip(models, images, answers, strict=True):
+            try:
+                predictions.append(model.learner(_Turn(model, answered), image))
+            except _Unanswered as unanswered:
+                calls.append(unanswered.call)
+        if not calls:
+            return [
+                model.with_teacher(prediction, lambda i=i: frozen_features()[i])
+                for i, (model, prediction) in enumerate(zip(models, predictions, strict=True))
+            ]
+        for answered, answer in zip(answers, _encode(first, calls), strict=True):
+            answered.append(answer)
 
 
-def _text_features_together(
-    models: Sequence[PromptedCLIP], image_features: Sequence[Tensor]
-) -> list[Tensor]:
-    learners = [model.learner for model in models]
-    conditioned = learners[0].image_conditioned
-    if conditioned:
-        pairs = zip(learners, image_features, strict=True)
-        prompts = [learner.text_prompts_for(features) for learner, features in pairs]
-        sizes = [len(features) for features in image_features]
-    else:
-        prompts = [learner.text_prompts() for learner in learners]
-        sizes = [1] * len(models)
-    joined = join_prompts(prompts, sizes, dims=4)
-    if joined is None:
-        features = [models[0]._hand_written_text()] * len(models)
-    else:
-        features = models[0]._unit_text(joined).split(sizes)
-        features = features if conditioned else [f.squeeze(0) for f in features]
+def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
+    """The answers to one call of every learner."""
+    images, changes = zip(*calls, strict=True)
+    if images[0] is not None:
+        sizes = [len(image) for image in images]
+        joined = join_changes(changes, sizes, dims=3)
+        return model.encode_image(torch.cat(images), joined).split(sizes)
+    sizes = [change.batch_size or 1 for change in changes]
+    joined = join_changes(changes, sizes, dims=4)
+    if not joined:
+        return [model.encode_text()] * len(calls)
+    features = model.encode_text(joined).split(sizes)
     return [
-        model.learner.correct_text(text, model.frozen_text_features)
-        for model, text in zip(models, features, strict=True)
+        each if change.batch_size else each.squeeze(0)
+        for each, change in zip(features, changes, strict=True)
     ]

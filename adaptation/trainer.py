@@ -30,9 +30,9 @@ from .checkpoints import (
     checkpoint_path,
     fitting_weights,
 )
-from .classifier import PRECISIONS, Prediction, PromptedCLIP
+from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
-from .learner import PromptLearner
+from .learner import Prediction, PromptLearner
 from .savings.graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
@@ -168,7 +168,7 @@ class PromptTrainer(TrainerX):
         """
         clip = clip.requires_grad_(False).float()
         learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
-        if templates and learner.text_prompts() is None:
+        if templates and learner.text_changes() is None:
             learner.template = templates[0]
         teacher = templates or TEACHER_TEMPLATES
         return PromptedCLIP(

@@ -94,7 +94,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
 
     import datasets
     import trainers
-    from clip.plain import PlainEncoders
+    from clip.encoders import Encoders
     from dassl.config import get_cfg_default
     from dassl.engine import TRAINER_REGISTRY
 
@@ -122,7 +122,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     trainer.num_batches, trainer.batch_idx = 2, 0  # never the last batch of an epoch
     trainer.model.frozen_text_features()
     if variant == PLAIN:
-        trainer.model.plain = PlainEncoders(trainer.model.clip)
+        trainer.model.encoders = Encoders(trainer.model.clip, fast=False)
     return trainer
 
 
@@ -163,7 +163,7 @@ def evaluation(trainer: Any) -> Callable[[], object]:
     def run() -> None:
         trainer.model_inference(image)
 
-    if trainer.model.plain is None and not trainer.model.learner.image_conditioned:
+    if trainer.model.encoders.fast and not trainer.model.learner.image_conditioned:
         with torch.no_grad():
             trainer.model.text_features()  # kept from here on
     return run
@@ -229,7 +229,7 @@ def count_flops(method: str, n_classes: int, backbone: Path, variant: str) -> di
 
     found = {"text_gflop": 0.0}  # of a method that has the text encoded once and for all
     runs = {"gflop": whole}
-    if trainer.model.learner.text_prompts() is not None:
+    if trainer.model.learner.text_changes() is not None:
         runs["text_gflop"] = text(trainer)
     for name, run in runs.items():
         trainer.model.learner.zero_grad()

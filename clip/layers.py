@@ -9,11 +9,14 @@ when somebody hooked, wrapped or replaced what these would pass by.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .changes import UNCHANGED, BlockChange, LowRank, Norm
 
 
 class LayerNorm(nn.LayerNorm):
@@ -96,16 +99,21 @@ class Attention(nn.MultiheadAttention):
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         super().__init__(width, heads)
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
         """Queries, keys and values of ``x``, one beside the other: ``(..., 3 width)``."""
-        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        terms = (change.query, change.key, change.value)
+        return _with_terms(F.linear(x, self.in_proj_weight, self.in_proj_bias), x, terms)
 
-    def project_one_query(self, x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries for the rows ``row`` only, keys and values for all of ``x``."""
+    def project_queries(
+        self, x: Tensor, rows: Tensor, change: BlockChange = UNCHANGED
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries for ``rows`` only, keys and values for all of ``x``."""
         width = x.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
-        keys, values = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-        return F.linear(row, weight[:width], bias[:width]), keys, values
+        queries = F.linear(rows, weight[:width], bias[:width])
+        keys_values = F.linear(x, weight[width:], bias[width:])
+        keys_values = _with_terms(keys_values, x, (change.key, change.value))
+        return _with_terms(queries, rows, (change.query,)), *keys_values.chunk(2, dim=-1)
 
     def split(self, x: Tensor) -> Tensor:
         """``(..., length, d)`` to ``(sequences, heads, length, d / heads)``."""
@@ -142,6 +150,23 @@ class Attention(nn.MultiheadAttention):
             self.split(q), self.split(k), self.split(v), attn_mask=mask, is_causal=causal
         )
         return y.transpose(1, 2).reshape(q.shape)
+
+
+def _with_terms(y: Tensor, x: Tensor, terms: Sequence[LowRank | None]) -> Tensor:
+    """``y``, equal parts for each term one beside the other, with the terms of ``x`` added."""
+    if all(term is None for term in terms):
+        return y
+    parts = zip(y.chunk(len(terms), dim=-1), terms, strict=True)
+    return torch.cat([part if term is None else part + term(x) for part, term in parts], dim=-1)
+
+
+def _normed(norm: LayerNorm, x: Tensor, other: Norm | None) -> Tensor:
+    """Layer norm of ``x``, with another weight and bias if there is one."""
+    if other is None:
+        return norm(x)
+    weight, bias = other
+    y = F.layer_norm(x.float(), norm.normalized_shape, weight.float(), bias.float(), norm.eps)
+    return y.to(x.dtype)
 
 
 def causal_mask(length: int) -> Tensor:
@@ -198,21 +223,37 @@ class ResidualAttentionBlock(nn.Module):
         x = x + self.attention(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
-    def forward_batch_first(self, x: Tensor) -> Tensor:
+    def forward_batch_first(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
         """The same without the mask for ``(N, length, d)``, past the modules' own calls."""
-        q, k, v = self.attn.project(self.ln_1(x)).chunk(3, dim=-1)
-        return self.finish(x, self.attn.attend(q, k, v))
+        normed = self.enter(x, change)
+        q, k, v = self.attn.project(normed, change).chunk(3, dim=-1)
+        return self.finish(x, normed, self.attn.attend(q, k, v), change)
 
-    def forward_first(self, x: Tensor) -> Tensor:
-        """Result of ``forward_batch_first`` for the first position only: ``(N, d)``."""
-        y = self.ln_1(x)
-        q, k, v = self.attn.project_one_query(y, y[:, :1])
-        return self.finish(x[:, :1], self.attn.attend(q, k, v)).squeeze(1)
+    def forward_first(self, x: Tensor, n: int = 1, change: BlockChange = UNCHANGED) -> Tensor:
+        """Result of ``forward_batch_first`` for the first ``n`` positions only: ``(N, n, d)``."""
+        normed = self.enter(x, change)
+        first = normed[:, :n]
+        q, k, v = self.attn.project_queries(normed, first, change)
+        return self.finish(x[:, :n], first, self.attn.attend(q, k, v), change)
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention, for the rows of ``x``."""
-        x = x + self.attn.out_proj(attended)
-        return x + fused_mlp(self.mlp, self.ln_2(x))
+    def enter(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
+        """What attention reads, ``ln_1 x``."""
+        return _normed(self.ln_1, x, change.ln_1)
+
+    def finish(
+        self, x: Tensor, normed: Tensor, attended: Tensor, change: BlockChange = UNCHANGED
+    ) -> Tensor:
+        """What follows attention, for any rows.
+
+        Args:
+            x: ``(..., d)`` input of the block.
+            normed: what ``enter`` gave for these rows.
+            attended: result of attention, without the out-projection.
+            change: of the block.
+        """
+        x = x + _with_terms(self.attn.out_proj(attended), attended, (change.out,))
+        y = x + fused_mlp(self.mlp, _normed(self.ln_2, x, change.ln_2))
+        return y if change.branch is None else y + change.branch(normed.float()).to(y.dtype)
 
 
 class Transformer(nn.Module):

@@ -2,16 +2,16 @@
 
 Architecture, parameter names and numbers are those of OpenAI's CLIP (Radford et al., 2021,
 arXiv 2103.00020), and so are the modules to whoever calls, hooks, wraps or replaces them. Both
-encoders take :class:`~clip.changes.LayerPrompts`; without them they are plain CLIP. The text
-encoder computes packed class prompts (see :mod:`clip.packing`), the image encoder finishes only the
-class token in its last block; both give what the plain full-length computation gives, to rounding,
-and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
+encoders take :class:`~clip.changes.Changes` of their blocks; without them they are plain CLIP. The
+text encoder computes packed class prompts (see :mod:`clip.packing`), the image encoder finishes the
+class token alone in its last block; both give what the plain full-length computation gives, to
+rounding, and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import plain as plain_encoders
-from .changes import LayerPrompts, Prompt, batch_size, by_layer, splice
+from .changes import Changes, LayerChanges, Prompt, splice
 from .layers import (
     LayerNorm,
     QuickGELU,
@@ -102,49 +102,66 @@ class VisionTransformer(nn.Module):
         self.changes_noted: list[str] = []
 
     def forward(
-        self, x: Tensor, prompts: LayerPrompts | None = None, plain: bool = False
+        self,
+        x: Tensor,
+        changes: LayerChanges | None = None,
+        n_rows: int | None = None,
+        plain: bool = False,
     ) -> Tensor:
         """Image features.
 
         Args:
             x: ``(N, 3, input_resolution, input_resolution)``, normalised.
-            prompts: tokens ``(n, width)`` or one set per image ``(N, n, width)``. Those of block 0
-                get no positional embedding but pass through ``ln_pre`` with all others; those of
-                later blocks enter as they are.
+            changes: what changes in the blocks. Prompt tokens are ``(n, width)`` or one set per
+                image ``(N, n, width)``. Those of block 0 get no positional embedding but pass
+                through ``ln_pre`` with all others; those of later blocks enter as they are.
+            n_rows: give the first rows of the last block's result through ``ln_post``, in place of
+                the features; the class token comes first.
             plain: compute as ``clip.plain`` does also where nobody changed a part.
 
         Returns:
-            ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``. Without
-            gradients on the CPU, the blocks see a large batch in nearly equal parts.
+            ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``, and
+            ``(N, n_rows, width)`` with ``n_rows``. Without gradients on the CPU, the blocks see a
+            large batch in nearly equal parts.
         """
+        changes = Changes.of(changes)
         changed = changed_part(self, IMAGE_PARTS, causal=False)
         if plain or goes_plain(self, changed and f"visual.{changed}"):
-            return plain_encoders.encode_image(self, x, prompts)
-        layers = by_layer(prompts, len(self.transformer.resblocks))
-        shared = all(p.tokens.dim() == 2 for entry in layers for p in entry)
+            rows = plain_encoders.encode_image(self, x, changes, n_rows or 1)
+        else:
+            rows = self._encode_in_parts(x, changes, n_rows or 1)
+        if n_rows is not None:
+            return self.ln_post(rows)
+        features = self.ln_post(rows[:, 0])
+        return features if self.proj is None else features @ self.proj
+
+    def _encode_in_parts(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
+        changes.check_depth(len(self.transformer.resblocks))
+        shared = all(prompt.tokens.dim() == 2 for prompt in changes.prompts())
         if torch.is_grad_enabled() or x.device.type != "cpu" or not shared:
-            return self._encode(x, layers)
+            return self._encode(x, changes, n_rows)
         hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
         at_once = max(1, int(LARGEST_ON_CPU // hidden))
         parts = x.tensor_split(max(1, -(-len(x) // at_once)))  # an empty batch is one part
-        return torch.cat([self._encode(part, layers) for part in parts])
+        return torch.cat([self._encode(part, changes, n_rows) for part in parts])
 
-    def _encode(self, x: Tensor, layers: Sequence[Sequence[Prompt]]) -> Tensor:
+    def _encode(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         blocks = self.transformer.resblocks
         dtype = self.conv1.weight.dtype
         # autocast gives its convolution in half precision; what follows is summed up in float32
-        x = self.conv1(x.to(dtype)).to(dtype).flatten(2).transpose(1, 2)
+        x = self.conv1(x.to(dtype)).to(dtype).flatten(2).transpose(1, 2)  # (N, patches, width)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
-        for prompt in layers[0]:
-            x = splice(x, prompt)
-        x = self.ln_pre(x)
         for i, block in enumerate(blocks):
-            for prompt in layers[i] if i else ():
+            for prompt in changes[i].prompts:
                 x = splice(x, prompt)
-            x = block.forward_first(x) if i == len(blocks) - 1 else block.forward_batch_first(x)
-        x = self.ln_post(x)
-        return x if self.proj is None else x @ self.proj
+            if i == 0:
+                x = self.ln_pre(x)
+            if i < len(blocks) - 1:
+                x = block.forward_batch_first(x, changes[i])  # (N, tokens, width)
+            else:
+                x = block.forward_first(x, n_rows, changes[i])  # (N, n_rows, width)
+        return x
 
 
 class CLIP(nn.Module):
@@ -251,28 +268,28 @@ class CLIP(nn.Module):
         )
 
     def encode_image(
-        self, image: Tensor, prompts: LayerPrompts | None = None, plain: bool = False
+        self, image: Tensor, changes: LayerChanges | None = None, plain: bool = False
     ) -> Tensor:
         """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
         image = image.type(self.dtype)  # as OpenAI's; a forward of somebody's own counts on it
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
-            return self.visual(image, prompts, plain=True)
-        return self.visual(image, prompts) if prompts else self.visual(image)
+            return self.visual(image, changes, plain=True)
+        return self.visual(image, changes) if changes else self.visual(image)
 
     def encode_text(
         self,
         text: Tensor | PackedText,
-        prompts: LayerPrompts | None = None,
+        changes: LayerChanges | None = None,
         plain: bool = False,
     ) -> Tensor:
         """Text features of a class list.
 
         Args:
             text: ``(C, context_length)`` token ids, or the same packed once with ``PackedText``.
-            prompts: text prompts per block, positions counted with the start token at 0. Those of
-                block 0 get the positional embedding of the place where they end up, later ones
-                enter as they are. Positions of several prompts of one block refer to the sequence
-                that the ones before them left.
+            changes: what changes in the blocks. Positions of prompts are counted with the start
+                token at 0. Prompts of block 0 get the positional embedding of the place where they
+                end up, later ones enter as they are. Positions of several prompts of one block
+                refer to the sequence that the ones before them left.
             plain: compute as ``clip.plain`` does also where nobody changed a part.
 
         Returns:
@@ -280,32 +297,33 @@ class CLIP(nn.Module):
             not normalised.
 
         Raises:
-            ValueError: a prompt for a block that does not exist, a position outside the sequence,
+            ValueError: a change for a block that does not exist, a position outside the sequence,
                 or more tokens than the context has room for.
         """
-        text = PackedText.of(text)
+        text, changes = PackedText.of(text), Changes.of(changes)
         if plain or goes_plain(self, changed_part(self, TEXT_PARTS, causal=True)):
-            return plain_encoders.encode_text(self, text, prompts)
+            return plain_encoders.encode_text(self, text, changes)
         blocks = self.transformer.resblocks
-        layers = by_layer(prompts, len(blocks))
-        plan = PrefixPlan(text, layers)
-        batch = batch_size(layers)
+        changes.check_depth(len(blocks))
+        plan = PrefixPlan(text, changes)
+        batch = changes.batch_size
 
         n_prefix = plan.n_common
         layout = text.layout(plan.suffix_lengths)
         x = self.token_embedding(self._packed_ids(text, n_prefix, layout)).to(self.dtype)
-        x = x.expand(1 if batch is None else batch, -1, -1)
+        x = x.expand(1 if batch is None else batch, -1, -1)  # (B or 1, rows, width)
         for i, block in enumerate(blocks):
-            for prompt in layers[i]:
+            for prompt in changes[i].prompts:
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
                 x = self._add_positions(x, n_prefix, layout)
-            qkv = block.attn.project(block.ln_1(x))
+            normed = block.enter(x, changes[i])
+            qkv = block.attn.project(normed, changes[i])  # (B or 1, rows, 3 width)
             attended = layout.attention(n_prefix).attend(block.attn, qkv)
-            if i == len(blocks) - 1:
+            if i == len(blocks) - 1:  # (B or 1, C, width) from here on
                 end = n_prefix + layout.end
-                x, attended = x.index_select(1, end), attended.index_select(1, end)
-            x = block.finish(x, attended)
+                x, normed, attended = (rows.index_select(1, end) for rows in (x, normed, attended))
+            x = block.finish(x, normed, attended, changes[i])
         features = self.ln_final(x).to(self.dtype) @ self.text_projection
         return features.squeeze(0) if batch is None else features
 
@@ -329,8 +347,7 @@ class CLIP(nn.Module):
             )
         if plan.in_prefix(prompt, n_prefix):
             tokens = prompt.tokens.squeeze(-3) if prompt.tokens.dim() > 2 else prompt.tokens
-            shared = Prompt(tokens, prompt.at, prompt.drop)
-            return splice(x, shared), n_prefix + prompt.length - prompt.drop, layout
+            return splice(x, replace(prompt, tokens=tokens)), n_prefix + prompt.growth, layout
         x, lengths = splice_packed(x, prompt, n_prefix, layout)
         return x, n_prefix, text.layout(lengths)
 

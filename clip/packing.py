@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .changes import Prompt
+from .changes import Changes, Prompt
 from .packed_attention import AttentionGroups, CausalSequences, attends_in_sequences
 
 
@@ -126,6 +126,15 @@ class SuffixLayout:
             self._splices[key] = torch.cat(pieces).to(self.end.device)
         return self._splices[key]
 
+    def rows_at(self, at: tuple[int, ...], n: int, n_prefix: int) -> Tensor:
+        """Rows of ``n`` tokens of every suffix from its position ``at`` on, kept as well."""
+        key = (at, n, n_prefix)
+        if key not in self._splices:
+            begins = self._starts + n_prefix + torch.tensor(at)
+            rows = begins[:, None] + torch.arange(n)
+            self._splices[key] = rows.flatten().to(self.end.device)
+        return self._splices[key]
+
 
 class PrefixPlan:
     """How the prompts of one call fall on the common prefix and on the class suffixes.
@@ -135,18 +144,18 @@ class PrefixPlan:
 
     Args:
         text: the class list.
-        layers: prompts of every block, as ``by_layer`` gives them.
+        changes: of the text encoder.
 
     Raises:
         ValueError: a prompt that has no place in the sequence, or is not made for text.
     """
 
-    def __init__(self, text: PackedText, layers: Sequence[tuple[Prompt, ...]]) -> None:
-        for prompts in layers:
-            for prompt in prompts:
-                check_text_prompt(prompt, len(text))
+    def __init__(self, text: PackedText, changes: Changes) -> None:
+        prompts = list(changes.prompts())
+        for prompt in prompts:
+            check_text_prompt(prompt, len(text))
         self.n_common = next(
-            n for n in range(text.n_common, -1, -1) if n == 0 or self._fits(n, layers)
+            n for n in range(text.n_common, -1, -1) if n == 0 or self._fits(n, prompts)
         )
         #: tokens per class behind the common prefix, in front of the first block
         self.suffix_lengths = tuple(length - self.n_common for length in text.lengths)
@@ -156,10 +165,10 @@ class PrefixPlan:
         return self.n_common > 0 and _inside(prompt, n_prefix)
 
     @staticmethod
-    def _fits(n_prefix: int, layers: Sequence[tuple[Prompt, ...]]) -> bool:
-        for prompt in (prompt for prompts in layers for prompt in prompts):
+    def _fits(n_prefix: int, prompts: Sequence[Prompt]) -> bool:
+        for prompt in prompts:
             if _inside(prompt, n_prefix):
-                n_prefix += prompt.length - prompt.drop
+                n_prefix += prompt.growth
             elif _first(prompt) < n_prefix:
                 return False
         return True
@@ -234,8 +243,10 @@ def splice_packed(
     check_places(prompt, at, layout.lengths, n_prefix)
     tokens = prompt.tokens.to(x.dtype)
     # shared tokens are expanded, not indexed: see behind_prefix
-    tokens = tokens.expand(x.shape[0], n_classes, -1, -1)
-    source = torch.cat([x, tokens.flatten(1, 2)], dim=1)
+    tokens = tokens.expand(x.shape[0], n_classes, -1, -1).flatten(1, 2)
+    if prompt.keep:
+        tokens = prompt.mixed(tokens, x.index_select(1, layout.rows_at(at, drop, n_prefix)))
+    source = torch.cat([x, tokens], dim=1)
 
     index = layout.splice_index(at, n, drop, n_prefix, x.shape[1])
     return source.index_select(1, index), tuple(length + n - drop for length in layout.lengths)

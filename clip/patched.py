@@ -101,13 +101,16 @@ def changed_part(
     if changed_stack(transformer):
         return "transformer.resblocks"
     for number, block in transformer.resblocks._modules.items():
-        part = _changed_part_of_block(block, causal)
+        part = changed_part_of_block(block)
+        if part is None and _has_other_mask(block, causal):
+            part = ".attn_mask"
         if part is not None:
             return f"transformer.resblocks.{number}{part}"
     return None
 
 
-def _changed_part_of_block(block: nn.Module, causal: bool) -> str | None:
+def changed_part_of_block(block: nn.Module) -> str | None:
+    """Name of the first part of a block that is not as built, or ``None``; masks do not count."""
     if changed(block, (ResidualAttentionBlock,)) or "attention" in block.__dict__:
         return ""
     parts = block._modules
@@ -125,9 +128,11 @@ def _changed_part_of_block(block: nn.Module, causal: bool) -> str | None:
         part = mlp.get(name)
         if changed(part, kinds) or _has_no(part, "bias"):
             return f".mlp.{name}"
-    if not (_is_causal(block) if causal else block.attn_mask is None):
-        return ".attn_mask"
     return None
+
+
+def _has_other_mask(block: nn.Module, causal: bool) -> bool:
+    return not (_is_causal(block) if causal else block.attn_mask is None)
 
 
 def _has_no(module: nn.Module, parameter: str) -> bool:

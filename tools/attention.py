@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from clip.changes import LayerPrompts
+    from clip.changes import LayerChanges
     from clip.layers import ResidualAttentionBlock
     from trainers import Predictor
 
@@ -56,7 +56,7 @@ def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object])
     def look(_module, _inputs, normed: Tensor) -> None:
         # in the forward pass, so that automatic mixed precision converts here as it does there
         normed = normed.transpose(0, 1)  # it runs length first where a block is hooked
-        q, k, _ = block.attn.project_one_query(normed, normed[:, :1])
+        q, k, _ = block.attn.project_queries(normed, normed[:, :1])
         found.append(block.attn.weights(q, k)[:, :, 0].mean(dim=1).cpu())
 
     handle = block.ln_1.register_forward_hook(look)
@@ -70,22 +70,23 @@ def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object])
     return weights
 
 
-def token_origins(n_patches: int, prompts: LayerPrompts | None, layer: int) -> list[int]:
+def token_origins(n_patches: int, changes: LayerChanges | None, layer: int) -> list[int]:
     """What the tokens of a block are: 0 the class token, 1 to ``n_patches`` patches, -1 prompts.
 
     Args:
         n_patches: of an image.
-        prompts: of the image encoder.
+        changes: of the image encoder.
         layer: number of the block, from 0.
     """
     import torch
 
-    from clip.changes import Prompt, by_layer, splice
+    from clip.changes import Changes, Prompt, splice
 
-    tokens = torch.arange(n_patches + 1.0)[None, :, None]
-    for prompt in sum(by_layer(prompts, max([layer, *(prompts or ())]) + 1)[: layer + 1], ()):
-        inserted = torch.full((prompt.length, 1), -1.0)
-        tokens = splice(tokens, Prompt(inserted, prompt.at, prompt.drop))
+    tokens, changes = torch.arange(n_patches + 1.0)[None, :, None], Changes.of(changes)
+    for number in range(layer + 1):
+        for prompt in changes[number].prompts:
+            inserted = torch.full((prompt.length, 1), -1.0)
+            tokens = splice(tokens, Prompt(inserted, prompt.at, prompt.drop))
     return tokens.flatten().int().tolist()
 
 
@@ -118,10 +119,10 @@ def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None)
     with torch.no_grad():
         frozen = class_attention(block, lambda: model.frozen_image_features(batch))
         prompted = class_attention(block, lambda: model.image_features(batch))
-        prompts = model.learner.image_prompts()
+        changes = model.learner.image_changes()
     n_patches = frozen.shape[1] - 1
     side = round(n_patches**0.5)
-    origins = token_origins(n_patches, prompts, layer)
+    origins = token_origins(n_patches, changes, layer)
     tables = []
     for before, after in zip(frozen.tolist(), prompted.tolist(), strict=True):
         by_origin = dict(zip(origins, after, strict=True))

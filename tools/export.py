@@ -35,7 +35,7 @@ from .command import add_classes, load_run, read_names, run_command, run_parser,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clip.changes import LayerPrompts
+    from clip.changes import LayerChanges
     from trainers import Predictor
 
 #: metadata entry of the files; a single one, as safetensors writes several in random order
@@ -76,18 +76,18 @@ def description(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def prompt_tensors(prompts: LayerPrompts | None, name: str) -> tuple[dict[str, Tensor], dict]:
+def prompt_tensors(changes: LayerChanges | None, name: str) -> tuple[dict[str, Tensor], dict]:
     """Tensors and places of the prompts of one encoder.
 
     Args:
-        prompts: as a learner gives them.
+        changes: as a learner gives them.
         name: start of the tensors' names.
     """
-    from clip.changes import by_layer
+    from clip.changes import Changes
 
     tensors, places = {}, {}
-    for block, entries in enumerate(by_layer(prompts, max(prompts or (-1,)) + 1)):
-        for i, prompt in enumerate(entries):
+    for block, change in sorted(Changes.of(changes).blocks.items()):
+        for i, prompt in enumerate(change.prompts):
             key = f"{name}.{block}.{i}"
             tensors[key] = prompt.tokens
             places[key] = {"at": prompt.at, "drop": prompt.drop}
@@ -135,8 +135,8 @@ def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: s
 def write_prompts(predictor: Predictor, path: str) -> list[str]:
     """Write prompts, learner and class embeddings; returns the names of the tensors."""
     learner, notes = predictor.model.learner, description(predictor)
-    text, text_places = prompt_tensors(learner.text_prompts(), "text_prompts")
-    image, image_places = prompt_tensors(learner.image_prompts(), "image_prompts")
+    text, text_places = prompt_tensors(learner.text_changes(), "text_prompts")
+    image, image_places = prompt_tensors(learner.image_changes(), "image_prompts")
     tensors = {**text, **image}
     tensors |= {f"learner.{key}": value for key, value in learner.state_dict().items()}
     try:

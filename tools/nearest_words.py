@@ -76,23 +76,23 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
     """
     import torch
 
-    from clip.changes import by_layer
+    from clip.changes import Changes
     from clip.simple_tokenizer import SimpleTokenizer
 
     model, tokenizer = predictor.model, SimpleTokenizer()
-    prompts = model.learner.text_prompts()
-    if prompts is None:
+    changes = Changes.of(model.learner.text_changes())
+    if not changes:
         raise ValueError(
             f"{predictor.cfg.TRAINER.NAME} leaves the text as it is: there are no learned words"
         )
     table = model.clip.token_embedding.weight.detach().float()
     ids = vocabulary(predictor.cfg.MODEL.BACKBONE.NAME, len(table)).to(table.device)
     rows = []
-    for block, entries in enumerate(by_layer(prompts, model.clip.transformer.layers)):
-        if not entries:
+    for block, change in sorted(changes.blocks.items()):
+        if not change.prompts:
             continue
         # several prompts of one block are parts of one context
-        tokens = torch.cat([prompt.tokens.detach().float() for prompt in entries], dim=-2)
+        tokens = torch.cat([prompt.tokens.detach().float() for prompt in change.prompts], dim=-2)
         per_class = tokens.dim() == 3
         found = torch.cdist(tokens.flatten(0, -2), table[ids]).topk(
             min(top_k, len(ids)), largest=False

@@ -95,13 +95,13 @@ def class_names(
     """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
-    from clip.changes import by_layer
+    from clip.changes import Changes
     from clip.tokens import tokenize
 
-    prompts = learner.text_prompts()
-    if prompts is None:
+    changes = Changes.of(learner.text_changes())
+    if not changes:
         return {}
-    n_ctx = sum(prompt.length for prompt in by_layer(prompts, max(prompts) + 1)[0])
+    n_ctx = sum(prompt.length for prompt in changes[0].prompts)
     words = " ".join(["X"] * n_ctx)
     texts = [f"{words} {learner.template.format(name.replace('_', ' '))}" for name in names]
     with torch.no_grad():

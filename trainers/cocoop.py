@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptation.learner import PromptLearner
+from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.starts import start_context
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerPrompts, Prompt
+from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -47,12 +48,15 @@ class ConditionalContextLearner(PromptLearner):
             )
         )
 
-    def text_prompts(self) -> LayerPrompts:
+    def text_changes(self) -> LayerChanges:
         return {0: Prompt(self.ctx, at=1)}
 
-    def text_prompts_for(self, image_features: Tensor) -> LayerPrompts:
-        shift = self.meta_net(image_features)[:, None, None]
-        return {0: Prompt(self.ctx + shift, at=1)}
+    def forward(self, clip: Steps, image: Tensor) -> Prediction:
+        image_features = self.image_features(clip, image)
+        shift = self.meta_net(image_features)[:, None, None]  # (B, 1, 1, d_text)
+        text = clip.encode_text({0: Prompt(self.ctx + shift, at=1)})  # (B, C, embed_dim)
+        text_features = F.normalize(text, dim=-1)
+        return Prediction(image_features, text_features, clip.logits(image_features, text_features))
 
 
 @TRAINER_REGISTRY.register()

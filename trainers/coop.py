@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from adaptation.learner import PromptLearner
 from adaptation.starts import clip_widths, context_init, warn_ignored
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerPrompts, Prompt
+from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
 from clip.tokens import tokenize
 from dassl.config import CfgNode
@@ -46,7 +46,7 @@ class ContextLearner(PromptLearner):
         self.class_specific = ctx.dim() == 3
         self.position, self.name_lengths = position, tuple(name_lengths)
 
-    def text_prompts(self) -> LayerPrompts:
+    def text_changes(self) -> LayerChanges:
         if self.position == "end":
             return {0: Prompt(self.ctx, at=1)}
         ahead = self.ctx.shape[-2] // 2 if self.position == "middle" else 0

@@ -37,11 +37,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import kaiming_uniform_, normal_, uniform_, xavier_uniform_, zeros_
 
-from adaptation.learner import PromptLearner
+from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.texts import encode_templates
 from adaptation.trainer import PromptTrainer
+from clip.encoders import Encoders
 from clip.model import CLIP
-from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
@@ -124,6 +124,7 @@ class PixelPromptLearner(PromptLearner):
         return self.left @ self.right
 
     def change_image(self, image: Tensor) -> Tensor:
+        """Add the picture to normalised images ``(B, 3, side, side)``."""
         # (x + P - mean) / std, for an image that is normalised already
         return image + self.picture / self.pixel_std
 
@@ -131,12 +132,19 @@ class PixelPromptLearner(PromptLearner):
         """Logits ``(B, S)`` of the source classes from features that are not normalised."""
         return F.normalize(image_features, dim=-1) @ self.source.t()
 
-    def own_logits(self, image_features: Tensor) -> Tensor | None:
+    def image_features(self, clip: Steps, image: Tensor) -> Tensor:
+        return super().image_features(clip, self.change_image(image))
+
+    def forward(self, clip: Steps, image: Tensor) -> Prediction:
+        raw = clip.encode_image(self.change_image(image))
+        image_features, text_features = F.normalize(raw, dim=-1), clip.text_features()
         if self.head is not None:
-            return self.head(image_features)
-        if self.source is not None:
-            return self.source_logits(image_features)[:, self.mapping]
-        return None
+            logits = self.head(raw)
+        elif self.source is not None:
+            logits = self.source_logits(raw)[:, self.mapping]
+        else:
+            logits = clip.logits(image_features, text_features)
+        return Prediction(image_features, text_features, logits)
 
 
 def source_names(file: str) -> list[str]:
@@ -196,7 +204,7 @@ class LoRVP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> PixelPromptLearner:
-        encoders = clip if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
+        encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
         images, cfg, head, source = cfg.INPUT, cfg.TRAINER[cls.node], None, None
         normalised = "normalize" in images.TRANSFORMS
         if cfg.HEAD == "lp":
@@ -210,7 +218,7 @@ class LoRVP(PromptTrainer):
                     "name more in TRAINER.LORVP.SOURCE_NAMES"
                 )
             template = [PromptLearner.template]
-            source = encode_templates(clip, names, template, unit=True, encoders=encoders)
+            source = encode_templates(encoders, names, template, unit=True)
             source = clip.logit_scale.exp() * source
         return PixelPromptLearner(
             clip.visual.input_resolution,
@@ -225,12 +233,12 @@ class LoRVP(PromptTrainer):
     def before_train(self) -> None:
         super().before_train()
         if self.node_cfg.HEAD == "flm" and self.start_epoch == 0:
-            self.map_classes(self.model.encode_frozen_image)
+            self.map_classes(self.model.encode_image)
 
     def before_epoch(self) -> None:
         super().before_epoch()
         if self.node_cfg.HEAD == "ilm":
-            self.map_classes(self.model.encode_image)
+            self.map_classes(self.model.image_features)
 
     @torch.no_grad()
     def map_classes(self, encode: Callable[[Tensor], Tensor]) -> None:

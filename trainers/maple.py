@@ -18,7 +18,7 @@ from torch import nn
 from adaptation.learners import CoupledPromptLearner
 from adaptation.starts import check_depth, clip_widths, copies, require_vit, start_context
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerPrompts, deep_prompts
+from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -38,7 +38,7 @@ class MaPLeLearner(CoupledPromptLearner):
         super().__init__(ctx, depth, vision_width, template)
         self.compound_prompt_projections = copies(nn.Linear(ctx.shape[-1], vision_width), depth - 1)
 
-    def image_prompts(self) -> LayerPrompts:
+    def image_changes(self) -> LayerChanges:
         deeper = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
         return deep_prompts([self.proj(self.ctx), *(map_(text) for map_, text in deeper)])
 

@@ -35,18 +35,17 @@ Gaussian prompt aggregation is PromptSRC's and not part of this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from adaptation.classifier import Prediction
-from adaptation.learner import PromptLearner
+from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.losses import consistency_terms
 from adaptation.starts import check_depth, clip_widths, context_init, normal, require_vit
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerPrompts, deep_prompts
+from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -103,13 +102,13 @@ class LowRankPromptLearner(PromptLearner):
         self.text = normal(depth, rank, text_width, std=init_std)
         self.vision = normal(depth, rank, vision_width, std=init_std)
 
-    def text_prompts(self) -> LayerPrompts:
+    def text_changes(self) -> LayerChanges:
         prompts = list((self.text if self.up is None else self.up @ self.text).unbind())
         if self.words is not None:
             prompts[0] = prompts[0] + self.words
         return deep_prompts(prompts, at=1)
 
-    def image_prompts(self) -> LayerPrompts:
+    def image_changes(self) -> LayerChanges:
         up = self.up if self.up_vision is None else self.up_vision
         return deep_prompts((self.vision if up is None else up @ self.vision).unbind())
 
@@ -120,12 +119,23 @@ class LowRankPromptLearner(PromptLearner):
             return {"U": self.up}
         return {"U of text": self.up, "U of images": self.up_vision}
 
-    def correct_text(self, text: Tensor, frozen_text: Callable[[], Tensor]) -> Tensor:
-        """Uniform drift correction over the classes at hand."""
-        if not self.drift_correction:
-            return text
-        drift = (text - frozen_text()).mean(dim=0, keepdim=True)
-        return F.normalize(text - drift, dim=-1)
+    def text_features(self, clip: Steps) -> Tensor:
+        text = super().text_features(clip)
+        return correct_drift(text, clip.frozen_text_features()) if self.drift_correction else text
+
+
+def correct_drift(text: Tensor, frozen: Tensor) -> Tensor:
+    """Remove the drift from the frozen features that all classes have in common (eq. 8).
+
+    Args:
+        text: ``(C, embed_dim)`` prompted features of the classes at hand, unit norm.
+        frozen: the frozen CLIP's, of the same shape.
+
+    Returns:
+        features of the same shape, unit norm.
+    """
+    drift = (text - frozen).mean(dim=0, keepdim=True)
+    return F.normalize(text - drift, dim=-1)
 
 
 @TRAINER_REGISTRY.register()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from adaptation.learners import CoupledPromptLearner
 from adaptation.starts import check_depth, clip_widths, copies, require_vit
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerPrompts, Prompt
+from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
 from clip.tokens import tokenize
 from dassl.config import CfgNode
@@ -62,7 +62,7 @@ class MPLLearner(CoupledPromptLearner):
             maps = [nn.ModuleList(nn.Linear(*size) for _ in range(depth - 1)) for _ in range(n_add)]
         self.txt2img_proj = nn.ModuleList(maps)
 
-    def image_prompts(self) -> LayerPrompts:
+    def image_changes(self) -> LayerChanges:
         prompts = {0: Prompt(self.proj(self.ctx))}
         for layer, text in enumerate(self.compound_prompts_text, start=1):
             tokens = torch.cat([maps[layer - 1](text) for maps in self.txt2img_proj])

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adaptation.classifier import Prediction
+from adaptation.learner import Prediction
 from adaptation.learners import DeepPromptLearner, build_deep_prompts
 from adaptation.losses import consistency_terms
 from adaptation.trainer import PromptTrainer

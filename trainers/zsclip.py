@@ -21,8 +21,8 @@ from adaptation.savings.memory import MemoryBound, image_bytes, text_bytes
 from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template, given_templates
 from adaptation.texts import MAX_SEQUENCES, class_prompts, encode_templates
 from adaptation.trainer import check_backbone, load_clip
+from clip.encoders import Encoders
 from clip.model import CLIP
-from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
@@ -31,31 +31,28 @@ class ZeroshotClassifier(nn.Module):
     """Scaled cosine similarity of images to fixed text features.
 
     Args:
-        clip: the frozen model.
+        encoders: of the frozen model.
         text_features: ``(C, embed_dim)``, unit norm, float32.
-        plain: encoders used in place of the model's own.
         memory: what a batch may hold beside the weights; larger ones are cut into parts.
     """
 
     def __init__(
         self,
-        clip: CLIP,
+        encoders: Encoders,
         text_features: Tensor,
-        plain: PlainEncoders | None = None,
         memory: MemoryBound | None = None,
     ) -> None:
         super().__init__()
-        self.clip, self.plain, self.memory = clip, plain, memory
+        self.clip, self.encoders, self.memory = encoders.clip, encoders, memory
         self.register_buffer("text_features", text_features)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, side, side)`` to logits ``(B, C)``."""
-        encoders = self.plain or self.clip
         at_once = max(1, len(image))
         if self.memory:
             at_once = self.memory.fitting(image_bytes(self.clip), "an image")
-        encoded = [encoders.encode_image(part).float() for part in image.split(at_once)]
+        encoded = [self.encoders.encode_image(part).float() for part in image.split(at_once)]
         features = F.normalize(torch.cat(encoded), dim=-1)
         return self.clip.logit_scale.exp() * features @ self.text_features.t()
 
@@ -103,13 +100,13 @@ class ZeroshotCLIP(TrainerX):
         clip.requires_grad_(False)
         if clip.logit_scale.device.type == "cpu":
             clip.float()
-        plain = None if cfg.MODEL.FAST_ENCODERS else PlainEncoders(clip)
+        encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
         texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
         if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
             each = max(text_bytes(clip, class_prompts(clip, classnames, text)) for text in texts)
             size = min(size, memory.fitting(each, "the text"))
-        text = encode_templates(clip, classnames, texts, unit=True, encoders=plain, size=size)
-        return ZeroshotClassifier(clip, text, plain, memory)
+        text = encode_templates(encoders, classnames, texts, unit=True, size=size)
+        return ZeroshotClassifier(encoders, text, memory)
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")

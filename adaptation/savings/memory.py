@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clip.changes import LayerPrompts, by_layer
+from clip.changes import Changes, LayerChanges
 from clip.model import CLIP, VisionTransformer
 from clip.packed_attention import attends_in_sequences
 from clip.packing import PackedText, PrefixPlan
@@ -34,23 +34,22 @@ WORKING_MAPS, KEPT_MAPS = 8, 8
 
 
 def text_bytes(
-    clip: CLIP, text: PackedText, prompts: LayerPrompts | None = None, kept: bool = False
+    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, kept: bool = False
 ) -> float:
     """Memory that ``clip.encode_text`` takes per text.
 
     Args:
-        clip, text, prompts: as for ``clip.encode_text``.
+        clip, text, changes: as for ``clip.encode_text``.
         kept: whether what the backward pass needs is kept.
     """
-    blocks = clip.transformer.resblocks
-    layers = by_layer(prompts, len(blocks))
-    plan = PrefixPlan(text, layers)
+    blocks, changes = clip.transformer.resblocks, Changes.of(changes)
+    plan = PrefixPlan(text, changes)
     n_prefix, n_added = plan.n_common, 0
-    for prompt in (prompt for entry in layers for prompt in entry):
+    for prompt in changes.prompts():
         if plan.in_prefix(prompt, n_prefix):
-            n_prefix += prompt.length - prompt.drop
+            n_prefix += prompt.growth
         else:
-            n_added += prompt.length - prompt.drop
+            n_added += prompt.growth
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
     rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
     lengths = tuple(length + n_added for length in plan.suffix_lengths)
@@ -60,7 +59,7 @@ def text_bytes(
     return rows * clip.transformer.width * _item_size(clip)
 
 
-def image_bytes(clip: CLIP, prompts: LayerPrompts | None = None, kept: bool = False) -> float:
+def image_bytes(clip: CLIP, changes: LayerChanges | None = None, kept: bool = False) -> float:
     """Memory that ``clip.encode_image`` takes per image; ``kept`` as above."""
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
@@ -70,8 +69,7 @@ def image_bytes(clip: CLIP, prompts: LayerPrompts | None = None, kept: bool = Fa
         blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
         return (WORKING_MAPS + kept * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
-    for entry in by_layer(prompts, n_blocks):
-        n_tokens += sum(prompt.length - prompt.drop for prompt in entry)
+    n_tokens += sum(prompt.growth for prompt in Changes.of(changes).prompts())
     rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * n_blocks)
     return rows * tower.transformer.width * _item_size(clip)
 

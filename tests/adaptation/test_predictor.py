@@ -161,7 +161,7 @@ def test_how_a_run_was_computed_is_left_behind(make_cfg, tmp_path):
     assert "1.0e-12" in config and "TEXT_CHUNK" in config
     torch.save({**checkpoint, "meta": {**checkpoint["meta"], "config": config}}, path)
     model = Predictor.load(tmp_path).model
-    assert model.plain is None and not model.memory
+    assert model.encoders.fast and not model.memory
     with torch.no_grad():
         image = next(iter(trainer.test_loader))["img"]
         assert torch.allclose(model(image), trainer.model_inference(image), atol=1e-3)

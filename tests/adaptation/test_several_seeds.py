@@ -116,7 +116,7 @@ def test_seeds_together_are_as_alone(build, method):
 
     def counted_image(image, prompts=None):
         if torch.is_grad_enabled() or len(image) == 8:
-            images.append((len(image), prompts is not None))
+            images.append((len(image), bool(prompts)))
         return encode_image(image, prompts)
 
     def counted_text(text, prompts=None):
@@ -131,11 +131,11 @@ def test_seeds_together_are_as_alone(build, method):
     assert_as_alone(build, trainers, method)
 
     # a step calls each encoder once with the prompts of both seeds, and once for both teachers
-    per_step = [(8, one.learner.image_prompts() is not None)]
+    per_step = [(8, one.learner.image_changes() is not None)]
     if ".frozen()" in getsource(TRAINER_REGISTRY.get(method).loss):  # it has a teacher
         per_step.append((8, False))
     assert images == per_step * 4
-    assert len(texts) == 4 * (one.learner.text_prompts() is not None)
+    assert len(texts) == 4 * (one.learner.text_changes() is not None)
 
 
 @pytest.fixture()
@@ -229,7 +229,7 @@ def test_known_views_are_not_encoded_again(build, tmp_path):
     encode = clip.encode_image
 
     def counted(image, prompts=None):
-        calls.append(prompts is not None)
+        calls.append(bool(prompts))
         return encode(image, prompts)
 
     clip.encode_image = counted
@@ -291,13 +291,13 @@ def test_what_goes_wrong_names_the_seed(build, capsys):
 
 
 def test_steps_that_draw_random_numbers_are_refused(build, monkeypatch):
-    prompts = ContextLearner.text_prompts
+    prompts = ContextLearner.text_changes
 
     def with_dropout(self):
         (layer, prompt) = next(iter(prompts(self).items()))
         return {layer: replace(prompt, tokens=F.dropout(prompt.tokens))}
 
-    monkeypatch.setattr(ContextLearner, "text_prompts", with_dropout)
+    monkeypatch.setattr(ContextLearner, "text_changes", with_dropout)
     with pytest.raises(RuntimeError, match=r"step of CoOp draws random numbers.*--seed"):
         train_together(build, "CoOp")
 

@@ -53,7 +53,7 @@ def build(make_cfg, method, *pairs):
 
     def counted(encode, sizes):
         def counting(what, prompts=None):
-            if prompts is None:
+            if not prompts:
                 sizes.append(len(what))
             return encode(what, prompts)
 

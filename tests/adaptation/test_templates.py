@@ -64,7 +64,7 @@ def build(make_cfg, method, texts=TEXTS):
 def test_zero_shot(make_cfg, method, texts, expected):
     trainer = build(make_cfg, method, texts)
     names = trainer.dm.dataset.classnames
-    want = encode_templates(trainer.model.clip, names, expected, unit=True)
+    want = encode_templates(trainer.model.encoders, names, expected, unit=True)
     assert torch.equal(trainer.model.text_features, want)
 
 
@@ -72,7 +72,7 @@ def test_zero_shot(make_cfg, method, texts, expected):
 def test_the_text_of_methods_without_text_prompts(make_cfg, texts):
     model = build(make_cfg, "VPT", texts).model
     template = texts[0] if texts else "a photo of a {}."
-    want = encode_templates(model.clip, model.classnames, [template], unit=True)
+    want = encode_templates(model.encoders, model.classnames, [template], unit=True)
     with torch.no_grad():
         assert torch.allclose(model.text_features(), want, atol=1e-6)
 
@@ -81,7 +81,9 @@ def test_the_text_of_methods_without_text_prompts(make_cfg, texts):
 @pytest.mark.parametrize("texts", [TEXTS, ()])
 def test_the_teacher(make_cfg, method, texts):
     model = build(make_cfg, method, texts).model
-    want = encode_templates(model.clip, model.classnames, texts or TEACHER_TEMPLATES, unit=False)
+    want = encode_templates(
+        model.encoders, model.classnames, texts or TEACHER_TEMPLATES, unit=False
+    )
     # kept features may come from another size of parts, which rounds otherwise
     torch.testing.assert_close(model.frozen_text_features(), want, rtol=1e-5, atol=1e-6)
     assert TEXTS[0] not in model.learner.template

@@ -9,60 +9,70 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip.changes import LayerPrompts, Prompt
+from clip.changes import BlockChange, Changes, LayerChanges, LowRank
 from clip.model import CLIP
 
 
-def norm(layer, x: Tensor) -> Tensor:
+def norm(layer, x: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
     mean, var = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-    return (x - mean) / (var + layer.eps).sqrt() * layer.weight + layer.bias
+    weight, bias = other or (layer.weight, layer.bias)
+    return (x - mean) / (var + layer.eps).sqrt() * weight + bias
 
 
-def block(layer, x: Tensor, causal: bool) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, term: LowRank | None) -> Tensor:
+    """A linear map with a low-rank term merged into its weight."""
+    return x @ (weight if term is None else weight + term.scale * term.up @ term.down).T + bias
+
+
+def block(layer, x: Tensor, causal: bool, change: BlockChange) -> Tensor:
     """One pre-norm block on one sequence ``(length, d)``."""
     length, width = x.shape
     heads = layer.attn.num_heads
-    qkv = norm(layer.ln_1, x) @ layer.attn.in_proj_weight.T + layer.attn.in_proj_bias
-    q, k, v = (t.reshape(length, heads, -1).transpose(0, 1) for t in qkv.split(width, dim=1))
+    normed = norm(layer.ln_1, x, change.ln_1)
+    maps = zip(
+        layer.attn.in_proj_weight.split(width), layer.attn.in_proj_bias.split(width), strict=True
+    )
+    q, k, v = (
+        linear(normed, *one, term).reshape(length, heads, -1).transpose(0, 1)
+        for one, term in zip(maps, (change.query, change.key, change.value), strict=True)
+    )
     scores = q @ k.transpose(1, 2) / (width // heads) ** 0.5
     if causal:
         scores = scores + torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)
     y = (scores.softmax(-1) @ v).transpose(0, 1).reshape(length, width)
-    x = x + y @ layer.attn.out_proj.weight.T + layer.attn.out_proj.bias
-    hidden = norm(layer.ln_2, x) @ layer.mlp.c_fc.weight.T + layer.mlp.c_fc.bias
+    out = layer.attn.out_proj
+    x = x + linear(y, out.weight, out.bias, change.out)
+    hidden = norm(layer.ln_2, x, change.ln_2) @ layer.mlp.c_fc.weight.T + layer.mlp.c_fc.bias
     if isinstance(layer.mlp.gelu, torch.nn.GELU):
         hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
     else:
         hidden = hidden * torch.sigmoid(1.702 * hidden)
-    return x + hidden @ layer.mlp.c_proj.weight.T + layer.mlp.c_proj.bias
+    y = x + hidden @ layer.mlp.c_proj.weight.T + layer.mlp.c_proj.bias
+    return y if change.branch is None else y + change.branch(normed)
 
 
-def prompts_of(prompts: LayerPrompts | None, layer: int) -> tuple[Prompt, ...]:
-    entry = (prompts or {}).get(layer, ())
-    return (entry,) if isinstance(entry, Prompt) else tuple(entry)
-
-
-def encode_text(model: CLIP, ids: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+def encode_text(model: CLIP, ids: Tensor, changes: LayerChanges | None = None) -> Tensor:
     """``(C, embed_dim)``; prompts shared or per class."""
-    features = []
+    features, changes = [], Changes.of(changes)
     for c, row in enumerate(ids):
         x, end = model.token_embedding.weight[row], int(row.argmax())
         for i, layer in enumerate(model.transformer.resblocks):
-            for p in prompts_of(prompts, i):
+            for p in changes[i].prompts:
                 tokens = p.tokens[c] if p.tokens.dim() == 3 else p.tokens
                 at = p.at[c] if isinstance(p.at, tuple) else p.at
+                tokens = (1 - p.keep) * tokens + p.keep * x[at : at + p.drop] if p.keep else tokens
                 x = torch.cat([x[:at], tokens, x[at + p.drop :]])
                 end += len(tokens) - p.drop
             if i == 0:
                 x = x[: model.context_length] + model.positional_embedding[: len(x)]
-            x = block(layer, x, causal=True)
+            x = block(layer, x, causal=True, change=changes[i])
         features.append(norm(model.ln_final, x)[end] @ model.text_projection)
     return torch.stack(features)
 
 
-def encode_image(model: CLIP, images: Tensor, prompts: LayerPrompts | None = None) -> Tensor:
+def encode_image(model: CLIP, images: Tensor, changes: LayerChanges | None = None) -> Tensor:
     """``(N, embed_dim)`` of a ViT; prompts shared or per image."""
-    tower, features = model.visual, []
+    tower, features, changes = model.visual, [], Changes.of(changes)
     patch = tower.conv1.kernel_size[0]
     for n, image in enumerate(images):
         patches = image.unfold(1, patch, patch).unfold(2, patch, patch)
@@ -70,12 +80,13 @@ def encode_image(model: CLIP, images: Tensor, prompts: LayerPrompts | None = Non
         x = patches @ tower.conv1.weight.reshape(tower.conv1.out_channels, -1).T
         x = torch.cat([tower.class_embedding[None], x]) + tower.positional_embedding
         for i, layer in enumerate(tower.transformer.resblocks):
-            for p in prompts_of(prompts, i):
+            for p in changes[i].prompts:
                 tokens = p.tokens[n] if p.tokens.dim() == 3 else p.tokens
                 at = len(x) - p.drop if p.at is None else p.at
+                tokens = (1 - p.keep) * tokens + p.keep * x[at : at + p.drop] if p.keep else tokens
                 x = torch.cat([x[:at], tokens, x[at + p.drop :]])
             if i == 0:
                 x = norm(tower.ln_pre, x)
-            x = block(layer, x, causal=False)
+            x = block(layer, x, causal=False, change=changes[i])
         features.append(norm(tower.ln_post, x)[0] @ tower.proj)
     return torch.stack(features)

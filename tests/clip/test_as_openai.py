@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 import clip
 from adaptation.savings.chunks import encode_text_in_chunks
-from clip.changes import Prompt, deep_prompts
+from clip.changes import Changes, Prompt, deep_prompts
+from clip.encoders import Encoders
 from clip.model import (
     CLIP,
     AttentionPool2d,
@@ -28,7 +29,6 @@ from clip.model import (
     VisionTransformer,
 )
 from clip.packing import PackedText
-from clip.plain import PlainEncoders
 from clip.weights import build_model, convert_weights
 from tests.clip import openai
 from tests.parity_files import recorded_clip
@@ -101,7 +101,7 @@ def test_walking_through_the_blocks_gives_what_the_encoders_give(dtype, limit):
         assert ours.dtype == theirs.dtype == dtype
         assert (ours - theirs).abs().max() < limit * theirs.abs().max()
     # and the plain encoders are that walk
-    plain = PlainEncoders(model)
+    plain = Encoders(model, fast=False)
     exactly(plain.encode_text(ids), openai.encode_text(model, ids))
     exactly(plain.encode_image(image), openai.encode_image(model, image))
 
@@ -473,8 +473,7 @@ def test_prompts_of_a_hooked_model():
         results = []
         for encode, what, prompts in cases:
             features = encode(what, prompts)
-            entries = (e if isinstance(e, tuple) else (e,) for e in (prompts or {}).values())
-            learned = [p.tokens for entry in entries for p in entry]
+            learned = [prompt.tokens for prompt in Changes.of(prompts).prompts()]
             results.append(features)
             if learned:
                 functional = (features * torch.linspace(-1, 1, features.shape[-1])).sum()
@@ -631,7 +630,7 @@ def test_whole_towers():
     """Hooks of the tower itself, and features in front of its projection."""
     model, seen = small(), []
     expected = openai.encode_image(model, images())
-    for encoders in (model, PlainEncoders(model)):
+    for encoders in (model, Encoders(model, fast=False)):
         handle = shapes(model.visual, seen, "visual")
         encoders.encode_image(images())
         handle.remove()
@@ -640,7 +639,7 @@ def test_whole_towers():
     torch.testing.assert_close(model.encode_image(images()), other(expected))
     model = small()
     model.visual.proj, proj = None, model.visual.proj
-    for encoders in (model, PlainEncoders(model)):
+    for encoders in (model, Encoders(model, fast=False)):
         torch.testing.assert_close(encoders.encode_image(images()) @ proj, expected)
 
 

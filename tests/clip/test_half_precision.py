@@ -8,9 +8,9 @@ from torch import Tensor
 
 from clip import packed_attention, tokenize
 from clip.changes import Prompt, deep_prompts
+from clip.encoders import Encoders
 from clip.model import CLIP
 from clip.packing import PackedText
-from clip.plain import PlainEncoders
 from clip.weights import build_model, convert_weights
 from tests.parity_files import recorded_clip, relative_error
 
@@ -68,7 +68,7 @@ def test_converted_weights_are_those_of_autocast(vision, half, plain):
             convert_weights(model, half, convolutions=False)
             assert model.text_projection.dtype == half and model.dtype == torch.float32
         torch.manual_seed(0)
-        encoders = PlainEncoders(model) if plain else model
+        encoders = Encoders(model, fast=False) if plain else model
         side = model.visual.input_resolution
         ctx = torch.randn(2, model.ln_final.weight.shape[0]).requires_grad_()
         image = torch.randn(2, 3, side, side).requires_grad_()

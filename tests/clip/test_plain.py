@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from clip.changes import Prompt
+from clip.encoders import Encoders
 from clip.model import CLIP
 from clip.packing import PackedText
-from clip.plain import PlainEncoders
 
 
 def test_plain_encoders_with_prompts_in_any_place():
@@ -16,7 +16,7 @@ def test_plain_encoders_with_prompts_in_any_place():
     clip = CLIP(16, 32, 2, 64, 16, 12, 30, 64, 1, 2, quick_gelu=False).double()
     for parameter in clip.requires_grad_(False).parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    plain = PlainEncoders(clip)
+    plain = Encoders(clip, fast=False)
     text = PackedText(torch.tensor([[28, 3, 29, *[0] * 9], [28, 4, 5, 6, 29, *[0] * 7]]))
     behind = Prompt(torch.randn(2, 3, 64).double(), at=(2, 4))
     per_sample = Prompt(torch.randn(3, 1, 1, 64).double(), at=1, drop=1)

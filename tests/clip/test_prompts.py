@@ -14,7 +14,7 @@ from adaptation.savings.chunks import encode_text_in_chunks
 from clip import layers as clip_layers
 from clip import model as clip_model
 from clip import packed_attention
-from clip.changes import Prompt, deep_prompts, join_prompts
+from clip.changes import Changes, Prompt, deep_prompts, join_changes
 from clip.layers import ResidualAttentionBlock, fused_mlp
 from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
@@ -317,9 +317,9 @@ def test_large_image_batches_in_parts(model, monkeypatch):
     shared, own = tensors((2, VISION_WIDTH), (5, 2, VISION_WIDTH))
     sizes, encode = [], VisionTransformer._encode
 
-    def counted(tower, images, layers):
+    def counted(tower, images, *rest):
         sizes.append(len(images))
-        return encode(tower, images, layers)
+        return encode(tower, images, *rest)
 
     hidden = model.visual.positional_embedding.nbytes * 4  # of one image
     monkeypatch.setattr(clip_model, "LARGEST_ON_CPU", 2.5 * hidden)
@@ -476,7 +476,7 @@ def test_joined_text_prompts(model, rows, n, depth, calls, kind, seed):
         start, *deeper = tensors((*lead, n, WIDTH), *[(n, WIDTH)] * (depth - 1), seed=seed + call)
         first += [start, *deeper]
         prompts.append(deep_prompts([start, *deeper], at=1))
-    joined = model.encode_text(ids, join_prompts(prompts, sizes, dims=4))
+    joined = model.encode_text(ids, join_changes(prompts, sizes, dims=4))
     alone = [
         model.encode_text(ids, one).reshape(-1, len(rows), joined.shape[-1]) for one in prompts
     ]
@@ -498,14 +498,16 @@ def test_joined_image_prompts(model, sizes, n, depth, per_image, seed):
         shape = (size, n, VISION_WIDTH) if per_image else (n, VISION_WIDTH)
         first += tensors(*[shape] * depth, seed=seed + call)
         prompts.append(deep_prompts(first[-depth:]))
-    joined = model.encode_image(torch.cat(images), join_prompts(prompts, sizes, dims=3))
+    joined = model.encode_image(torch.cat(images), join_changes(prompts, sizes, dims=3))
     alone = [model.encode_image(*pair) for pair in zip(images, prompts, strict=True)]
     assert_same(joined, torch.cat(alone), first)
 
 
 def test_prompts_that_cannot_be_joined():
-    assert join_prompts([None, None], [1, 1], dims=3) is None
+    none = Changes.of(None)
+    assert not join_changes([none, none], [1, 1], dims=3)
     a, b = deep_prompts(tensors((2, WIDTH))), deep_prompts(tensors((3, WIDTH)))
-    for other in (b, None, {1: a[0]}, {0: Prompt(a[0].tokens, at=1)}):
+    (prompt,) = a.prompts()
+    for other in (b, none, {1: prompt}, {0: Prompt(prompt.tokens, at=1)}):
         with pytest.raises(ValueError, match="differ in place or length"):
-            join_prompts([a, other], [1, 1], dims=3)
+            join_changes([a, Changes.of(other)], [1, 1], dims=3)

@@ -91,10 +91,10 @@ def test_step(build, name, tmp_path):
 
     images, labels = recorded["images"], recorded["labels"]
     prediction = model.predict(images)
-    raw = model.clip.encode_image(images, learner.image_prompts())
+    raw = model.clip.encode_image(images, learner.image_changes())
     assert relative_error(raw, recorded["image_features_raw"]) < FEATURES
     if not learner.image_conditioned:
-        raw = model.clip.encode_text(model.text, learner.text_prompts())
+        raw = model.clip.encode_text(model.text, learner.text_changes())
         assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
     assert relative_error(prediction.text_features, recorded["text_features"]) < FEATURES
     assert relative_error(prediction.image_features, recorded["image_features"]) < FEATURES

@@ -30,9 +30,9 @@ def test_step(build, name):
     learner.load_state_dict(factors)
 
     images, labels = recorded["images"], recorded["labels"]
-    raw = model.clip.encode_image(images, learner.image_prompts())
+    raw = model.clip.encode_image(images, learner.image_changes())
     assert relative_error(raw, recorded["image_features_raw"]) < FEATURES
-    raw = model.clip.encode_text(model.text, learner.text_prompts())
+    raw = model.clip.encode_text(model.text, learner.text_changes())
     assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
     prompted = torch.nn.functional.normalize(raw, dim=-1)
     assert relative_error(prompted, recorded["text_features_prompted"]) < FEATURES

@@ -109,7 +109,7 @@ def test_every_method_and_block_has_rows_of_sum_one(fresh, method):
                 assert sum(weights) == pytest.approx(1, abs=1e-5)
                 assert min(weights) >= 0
     kinds = {row[0] for row in rows}
-    assert ("prompt" in kinds) == (predictor.model.learner.image_prompts() is not None)
+    assert ("prompt" in kinds) == (predictor.model.learner.image_changes() is not None)
 
 
 def test_command_writes_a_picture_and_a_table_per_image(tiny_run, data_root, tmp_path, capsys):

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from clip.changes import Prompt, by_layer
+from clip.changes import Changes, Prompt
 from tests.conftest import CLASSNAMES
 from tests.trainers.test_contract import METHODS
 from tools import export
@@ -66,9 +66,10 @@ def test_every_method_exports_what_it_learned(fresh, method, tmp_path, image, ca
     for key, value in model.learner.state_dict().items():
         assert torch.equal(tensors[f"learner.{key}"], value)
     for encoder in ("text", "image"):
-        own = getattr(model.learner, f"{encoder}_prompts")()
+        own = getattr(model.learner, f"{encoder}_changes")()
         found = prompts_of(tensors, notes["places"], encoder)
-        for mine, theirs in zip(by_layer(found, 12), by_layer(own, 12), strict=True):
+        for block in range(12):
+            mine, theirs = Changes.of(found)[block].prompts, Changes.of(own)[block].prompts
             assert [(p.at, p.drop) for p in mine] == [(p.at, p.drop) for p in theirs]
             assert all(torch.equal(p.tokens, q.tokens) for p, q in zip(mine, theirs, strict=True))
     prediction = model.predict(image)

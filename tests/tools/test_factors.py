@@ -122,7 +122,7 @@ def test_factors_are_those_of_the_prompts(fresh, method):
     found = learner.token_factors()
     assert (method == "MMLoP") == bool(found)
     for factor in found.values():
-        prompts = learner.text_prompts()
+        prompts = list(learner.text_changes().prompts())
         assert factor.shape[:2] == (len(prompts), prompts[0].length)
 
 

@@ -36,7 +36,7 @@ def test_untrained_context_is_its_own_words(fresh):
 def test_distances_are_euclidean_and_words_trained(tiny_run):
     predictor = Predictor.load(tiny_run)
     rows = nearest_words.nearest_words(predictor, 3)
-    prompts = predictor.model.learner.text_prompts()
+    prompts = list(predictor.model.learner.text_changes().prompts())
     table = load_state_dict("tiny")["token_embedding.weight"]
     trained = tiny.trained_ids(tiny.WEIGHTS)
     assert len(rows) == len(prompts) * 4 * 3

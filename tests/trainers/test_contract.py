@@ -182,7 +182,7 @@ def test_fast_encoders_train_as_the_plain_ones(make_cfg, method):
         torch.manual_seed(3)
         pairs = ("OPTIM.WARMUP_EPOCH", -1, "MODEL.TEACHER_CACHE_MB", 0)
         trainer = build_trainer(make_cfg(method, *pairs, "MODEL.FAST_ENCODERS", not slow))
-        assert (trainer.model.plain is not None) == slow
+        assert trainer.model.encoders.fast != slow
         trainer.set_model_mode("train")
         trainer.num_batches, batches = 100, [batch_of(trainer) for _ in range(3)]
         with torch.no_grad():
@@ -243,7 +243,7 @@ def test_chunks_of_text_train_as_the_whole(make_cfg, monkeypatch, method, precis
     whole, whole_grads, whole_sizes, learner = run(0)
     chunked, grads, sizes, _ = run(2)
     assert len(whole_sizes) == 1
-    if learner.text_prompts() is not None:
+    if learner.text_changes() is not None:
         # five classes, once forward and once again for the backward pass
         assert sum(sizes) == 10 and max(sizes) <= 2
     for field in ("text_features", "logits"):
@@ -345,7 +345,7 @@ def test_text_is_encoded_once_per_evaluation(make_cfg, method):
     seen = len(calls)
     with torch.no_grad():
         trainer.model_inference(image)
-    if model.learner.text_prompts() is None:
+    if model.learner.text_changes() is None:
         assert len(calls) == 1, "hand-written text is encoded once, also in training"
         return
     assert len(calls) == seen + 1, "after a step the kept text features are stale"

@@ -13,6 +13,6 @@ def test_tokens_of_the_last_prompted_block(make_cfg, twins):
     pairs = ["TRAINER.MPL.TWIN_MAPS", twins, "TRAINER.MPL.PROMPT_DEPTH", 3]
     trainer = build_trainer(make_cfg("MPL", *pairs, "OPTIM.WARMUP_EPOCH", -1))
     trainer.train()
-    tokens = trainer.model.learner.image_prompts()[2].tokens.detach()
+    tokens = trainer.model.learner.image_changes()[2].tokens.detach()
     first, second = tokens.chunk(2)
     assert torch.allclose(first, second, atol=1e-5) == twins
