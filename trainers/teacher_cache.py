@@ -28,9 +28,9 @@ from torch import Tensor
 
 import clip
 import dassl.data
-from clip.download import cache_folder
 from clip.model import CLIP
 from dassl.utils import random_state, replacing, tools
+from support.download import cache_folder
 
 #: bytes that the name of a view takes, of which its first part names the file
 NAME_BYTES = 16

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip import clip
-from clip.download import cache_folder, fetch, replacing, sha256_of
+from support.download import cache_folder, fetch, replacing, sha256_of
 from tests.servers import running
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ download.fetch(url, path, sha256)
     part = path.with_name("model.pt.part")
     with serving(Reply(stall_s=60), Reply()) as server:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, ROOT / "clip/download.py", server.url, path, SHA256],
+            [sys.executable, "-c", code, ROOT / "support/download.py", server.url, path, SHA256],
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 30
