@@ -89,7 +89,7 @@ def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from support.download import replacing
+    from support.files import replacing
 
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
@@ -175,7 +175,7 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists: give another name, or --force to replace it")
 
-    from support.download import sha256_of
+    from support.files import sha256_of
 
     from .clip import load_state_dict
     from .model import build_model

@@ -11,7 +11,6 @@ import contextlib
 import difflib
 import hashlib
 import io
-import json
 import os
 import pickle
 import random
@@ -23,7 +22,7 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import replacing
+from support.files import write_json
 
 from .annotations import (
     AGAIN,
@@ -186,7 +185,7 @@ class FewShotDataset(DatasetBase):
                 shutil.copyfile(path, earlier)
             self.save_split(*lists, path, self.image_dir)
             origin = {"split_sha256": _file_sha256(path), "sources": self.split_fingerprint(*lists)}
-            write_json_atomically(origin, self._origin_file)
+            write_json(origin, self._origin_file)
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
         return lists
@@ -315,7 +314,7 @@ class FewShotDataset(DatasetBase):
         """Write a split file with paths relative to `path_prefix`."""
         lists = {"train": train, "val": val, "test": test}
         split = {part: _to_rows(items, path_prefix) for part, items in lists.items()}
-        write_json_atomically(split, filepath, indent=4)
+        write_json(split, filepath, indent=4)
         print(f"Saved split to {filepath}")
 
     @staticmethod
@@ -488,7 +487,7 @@ class FewShotDataset(DatasetBase):
         }
         try:
             os.makedirs(self.split_fewshot_dir, exist_ok=True)
-            write_json_atomically({**key, **rows}, path)
+            write_json({**key, **rows}, path)
         except OSError as error:
             print(f"Few-shot data not saved ({error}); they are drawn anew at each start")
         else:
@@ -642,12 +641,6 @@ def check_images(
     dataset_dir = dataset_dir or os.path.dirname(annotation)
     found = explain(dataset_dir, os.path.relpath(missing[0], dataset_dir), layout)
     raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
-
-
-def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
-    """Write JSON to a temporary name beside `path`, then rename it."""
-    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        file.write(json.dumps(obj, indent=indent))
 
 
 class _PickledDatum:
