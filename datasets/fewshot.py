@@ -8,7 +8,6 @@ new and all runs of one (shots, seed) pair therefore see the same images.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import io
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils import check_availability
 from support.files import write_json
 
 from .annotations import (
@@ -72,7 +72,7 @@ class FewShotDataset(DatasetBase):
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
-        _check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test)
@@ -509,7 +509,7 @@ class FewShotDataset(DatasetBase):
         Raises:
             ValueError: another value of `subsample`, or no class is left.
         """
-        _check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         if subsample == "all":
             return args
         labels = sorted({item.label for item in args[0]})
@@ -762,12 +762,3 @@ def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
     for count in counts.values():
         if count >= shots:
             random.sample(range(count), shots)
-
-
-def _check_subsample(subsample: str) -> None:
-    if subsample not in SUBSAMPLE_CHOICES:
-        close = difflib.get_close_matches(str(subsample), SUBSAMPLE_CHOICES, n=1)
-        raise ValueError(
-            f"DATASET.SUBSAMPLE_CLASSES {subsample!r} is not one of {', '.join(SUBSAMPLE_CHOICES)}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
-        )
