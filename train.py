@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import ROOT, run
+from support.command_line import ROOT, add_traceback, run
 from support.hints import nearest
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
     shown.add_argument("--verbose", action="store_true", help="print all that the log file gets")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
 

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import find_images, load_run, run_command, run_parser, write_csv, write_png
+from support.command_line import run_command
+
+from .command import find_images, load_run, run_parser, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,24 +7,17 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import add_traceback, positive
 from support.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from trainers import Predictor
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def stem(text: str) -> str:
@@ -119,7 +112,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
     add("--verbose", action="store_true", help="print what is loaded as well, to stderr")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
 
 
 def run_parser(description: str, several: bool = False) -> argparse.ArgumentParser:
@@ -183,22 +176,3 @@ def write_png(figure: Figure, path: str) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-def run_command(
-    parser: argparse.ArgumentParser,
-    action: Callable[[argparse.Namespace], None],
-    argv: list[str] | None = None,
-) -> int:
-    """Parse the command line and act.
-
-    Args:
-        parser: of the command line.
-        action: does the work.
-        argv: words of the command line; those of the process when not given.
-
-    Returns:
-        Exit status: 0, or that of :func:`support.command_line.run`.
-    """
-    args = parser.parse_args(argv)
-    return run(lambda: action(args), args.traceback)

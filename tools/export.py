@@ -30,7 +30,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import add_classes, load_run, read_names, run_command, run_parser, writing
+from support.command_line import run_command
+
+from .command import add_classes, load_run, read_names, run_parser, writing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import load_run, run_command, run_parser, stem, write_csv, write_png
+from support.command_line import run_command
+
+from .command import load_run, run_parser, stem, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np

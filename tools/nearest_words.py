@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from .command import load_run, positive, run_command, run_parser, write_csv
+from support.command_line import positive, run_command
+
+from .command import load_run, run_parser, write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor

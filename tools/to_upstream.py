@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import positive, run_command
+from support.command_line import add_traceback, positive, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", help="run folder to write")
     add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.command_line import positive, run_command
+
 from .command import (
     load_run,
-    positive,
     quietly,
-    run_command,
     run_parser,
     stem,
     write_csv,

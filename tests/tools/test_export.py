@@ -13,10 +13,10 @@ import yaml
 from safetensors import safe_open
 
 from clip.prompting import Prompt, by_layer
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tests.trainers.test_contract import METHODS
 from tools import export
-from tools.command import run_command
 from trainers import Predictor
 
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from support.command_line import run_command
 from tests.trainers.test_contract import METHODS
 from tools import factors
-from tools.command import run_command
 
 MODEL = Path("prompt_learner", "model.pth.tar-1")
 #: trained tensors of a run like ``tiny_run`` with rank 2

@@ -10,9 +10,9 @@ import torch
 from clip import tiny
 from clip.clip import load_state_dict, tokenize
 from clip.simple_tokenizer import SimpleTokenizer
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tools import nearest_words
-from tools.command import run_command
 from trainers import Predictor
 
 
