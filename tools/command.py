@@ -7,7 +7,7 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,21 @@ if TYPE_CHECKING:
     from trainers import Predictor
 
 
-def stem(text: str) -> str:
-    """The name that a picture and its table share, as an argument's type; either may be given."""
-    return text.removesuffix(".png").removesuffix(".csv")
+def stem(default: str) -> Callable[[str], str]:
+    """Return the type of an argument that names a picture and its table, which share a stem.
+
+    The name of either file may be given, or the path of a folder that ends as such: with a slash.
+
+    Args:
+        default: stem of the files in such a folder.
+    """
+
+    def read(text: str) -> str:
+        text = text.removesuffix(".png").removesuffix(".csv")
+        is_folder = os.path.basename(text) in ("", os.curdir, os.pardir)
+        return os.path.join(text, default) if is_folder else text
+
+    return read
 
 
 def read_names(given: str) -> list[str]:
@@ -150,7 +162,7 @@ def load_run(
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[Path]:
+def writing(path: str | Path) -> Iterator[Path]:
     """Yield the temporary name of a file that appears complete or not at all.
 
     Raises:
@@ -160,11 +172,11 @@ def writing(path: str) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        where = f" ({error.filename})" if error.filename not in (None, path) else ""
+        where = f" ({error.filename})" if error.filename not in (None, os.fspath(path)) else ""
         raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
 
 
-def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str | Path) -> None:
     """Write a table; the file appears complete or not at all."""
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -172,7 +184,7 @@ def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> No
         writer.writerows(rows)
 
 
-def write_png(figure: Figure, path: str) -> None:
+def write_png(figure: Figure, path: str | Path) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
