@@ -104,7 +104,7 @@ def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None)
     """
     import torch
 
-    from trainers.learner import clip_widths
+    from adaptation.starts import clip_widths
 
     model = predictor.model
     n_blocks = clip_widths(model.clip).vision_layers

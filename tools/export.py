@@ -64,9 +64,9 @@ def check_suffix(path: Path | None, option: str, *allowed: str) -> None:
 
 def description(predictor: Predictor) -> dict[str, Any]:
     """What belongs to every exported tensor, as JSON-like values."""
+    from adaptation.version import __version__
     from dassl.config import clean_cfg
     from dassl.engine import config_node
-    from trainers.version import __version__
 
     cfg = predictor.cfg.clone()
     clean_cfg(cfg, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))

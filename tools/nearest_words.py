@@ -52,7 +52,7 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
     import torch
 
     from clip import tiny
-    from clip.clip import _MODELS
+    from clip.loading import _MODELS
 
     embedded = _MODELS.get(backbone) == tiny.URL
     path = tiny.WEIGHTS if embedded else Path(backbone).expanduser()
