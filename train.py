@@ -309,7 +309,9 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if value is not None:
             cfg.merge_from_list([key, value])
     check_opts(args.opts, cfg)
-    cfg.merge_from_list(args.opts)
+    for key, value in zip(args.opts[::2], args.opts[1::2], strict=True):
+        # scripts and folders have a word for all training images
+        cfg.merge_from_list([key, -1 if (key, value) == ("DATASET.NUM_SHOTS", "all") else value])
 
     # Checked here as well as where they are built, so that a typo leaves no log behind.
     for name, option, registry in (

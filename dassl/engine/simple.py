@@ -207,12 +207,17 @@ class SimpleTrainer(TrainerBase):
 
         Raises:
             SettingError: the folder holds checkpoints that this run cannot go on from, or there are
-                no validation images for a setting that needs them.
+                no images of a split that a setting needs.
         """
         if not self.cfg.TEST.NO_TEST:
             for key, value in (("FINAL_MODEL", "best_val"), ("SPLIT", "val")):
                 if self.cfg.TEST[key] == value:
                     self.check_validation(f"TEST.{key} {value}")
+            if self.chosen_on == "test" and self.test_loader is None:
+                raise SettingError(
+                    "TEST.FINAL_MODEL best_test has the test images choose the epoch, and data set "
+                    f"{self.cfg.DATASET.NAME} has none: use TEST.FINAL_MODEL last_step"
+                )
         directory = self.cfg.RESUME or self.cfg.OUTPUT_DIR
         try:
             self.start_epoch = self.resume_model_if_exist(directory)
