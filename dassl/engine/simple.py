@@ -125,6 +125,16 @@ class SimpleTrainer(TrainerBase):
                 views.epoch = epoch
 
     @property
+    def evaluator(self) -> Any:
+        """Evaluator of the tests; ``run_notes`` keeps what it returns."""
+        return self._evaluator
+
+    @evaluator.setter
+    def evaluator(self, evaluator: Any) -> None:
+        self._evaluator = evaluator
+        self.run_notes.keep_results(evaluator)
+
+    @property
     def chosen_on(self) -> str | None:
         """The split that chooses the epoch: "val", "test", or None where the last one counts."""
         choice = self.cfg.TEST.FINAL_MODEL
@@ -233,11 +243,13 @@ class SimpleTrainer(TrainerBase):
         """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
         self.has_ended = True
-        # scripts/run.sh and results/logs.py know by these lines that no result is to come
         if self.cfg.TEST.NO_TEST:
-            print("Not tested: TEST.NO_TEST")
+            self.run_notes.not_tested = "TEST.NO_TEST"
         elif self.loader_of(self.cfg.TEST.SPLIT) is None:
-            print("Not tested: no test images")
+            self.run_notes.not_tested = "no test images"
+        if self.run_notes.not_tested:
+            # scripts/run.sh and results/logs.py know by this line that no result is to come
+            print(f"Not tested: {self.run_notes.not_tested}")
         else:
             chosen_on = self.chosen_on
             if chosen_on is None:
@@ -304,6 +316,8 @@ class SimpleTrainer(TrainerBase):
                 f"data set {self.cfg.DATASET.NAME} has no {split} images to evaluate on: its "
                 "settings (DATASET.*) or folders leave none"
             )
+        self.run_notes.on_start()
+        start = time.perf_counter()
         self.set_model_mode("eval")
         self.evaluator.reset()
         print_result(f"Evaluate on the *{split}* set")
@@ -312,6 +326,7 @@ class SimpleTrainer(TrainerBase):
             output = self.model_inference(input)
             self.evaluator.process(output, label)
         results = self.evaluator.evaluate()
+        self.run_notes.test_seconds = time.perf_counter() - start
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.test_step())
         return next(iter(results.values()))
