@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .logs import BadLog, read_facts, read_run
+from .logs import BadLog
+from .record import FILE, RunResult, read_result
 
 # The data sets of the papers' tables, in their order.
 ELEVEN = (
@@ -81,12 +82,14 @@ def shots_phrase(shots: float) -> str:
 class Runs:
     """The runs of a method on a data set.
 
-    ``by_seed`` is metric -> seed -> percent; ``facts`` has for every argument, config key and
-    ``parameters`` (``logs.read_facts``) the values that the logs show.
+    ``by_seed`` is metric -> seed -> percent, and ``results`` -> what was read of that run;
+    ``facts`` has for every argument, config key and ``parameters`` (``record.facts_of``) the values
+    that they show.
     """
 
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
+    results: dict[str, dict[int, RunResult]] = field(default_factory=dict)
 
 
 # protocol -> data set -> method -> its runs
@@ -115,7 +118,8 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     counted: dict[tuple, Path] = {}
-    names = {log.parent.relative_to(output).as_posix() for log in output.rglob("log.txt*")}
+    files = (file for name in ("log.txt*", FILE) for file in output.rglob(name))
+    names = {file.parent.relative_to(output).as_posix() for file in files}
     # Tests first (test_base before train_base by name): of two results that of the training counts.
     tests_only = ("evaluation/", "few_shot/")
     for name in sorted(names, key=lambda name: (not name.startswith(tests_only), name)):
@@ -129,11 +133,11 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         part, dataset = place.get("part"), place["dataset"]
         tests = part in ("test_base", "test_new") or layout in ("evaluation", "zeroshot")
         try:
-            path, value = read_run(folder, keyword, True if tests else None)
+            result = read_result(folder, keyword, True if tests else None)
         except BadLog as reason:
             note(f"skipped: {reason}")
             continue
-        facts = read_facts(path)
+        value, facts = result.value, result.facts
         protocol, source, shots = "base2new", "", place.get("shots", 0)
         shots = math.inf if shots == "all" else int(shots)
         if layout != "base2new":
@@ -151,9 +155,11 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         runs = scores[protocol][dataset][method]
         by_seed, seed = runs.by_seed.setdefault(PARTS[part], {}), int(place.get("seed", 0))
         place_of = (protocol, dataset, method, PARTS[part], seed)
-        if by_seed.get(seed, value) != value:
+        # logs are rounded
+        if round(by_seed.get(seed, value), 2) != round(value, 2):
             note(f"left out: {counted[place_of]}: {folder} has the same place, and counts")
         counted[place_of], by_seed[seed] = folder, value
+        runs.results.setdefault(PARTS[part], {})[seed] = result
         for key, fact in facts.items():
             runs.facts.setdefault(key, set()).add(fact)
     return scores

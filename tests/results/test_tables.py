@@ -10,8 +10,9 @@ from statistics import fmean, pstdev
 import pytest
 
 import parse_test_res
+from results.backbones import backbone_name
 from results.logs import read_facts
-from results.rows import Row, backbone_name
+from results.rows import Row
 from results.runs import ELEVEN, VARIANTS, Method
 from results.tables import MAX_WIDTH
 
