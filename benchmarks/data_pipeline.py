@@ -52,7 +52,7 @@ BASELINE = {True: "train, decoded each time", False: "test, decoded each time"}
 
 
 def write_images(folder: Path, count: int) -> list[Datum]:
-    """JPEG files of smooth colours with some grain, about 66 kB each."""
+    """Write JPEG files of smooth colours with some grain, about 66 kB each."""
     rng = np.random.default_rng(0)
     items = []
     for number in range(count):
@@ -66,7 +66,7 @@ def write_images(folder: Path, count: int) -> list[Datum]:
 
 
 def build_loader(items: list[Datum], cache: str, is_train: bool) -> DataLoader:
-    """The loader of one row; batches are those of PromptSRC's training and of any evaluation."""
+    """Build the loader of a row; batches are those of PromptSRC's training and of evaluation."""
     cfg = get_cfg_default()
     cfg.merge_from_file(str(ROOT / "configs" / "base.yaml"))
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 0, "DATALOADER.CACHE", cache])
@@ -79,14 +79,14 @@ def build_loader(items: list[Datum], cache: str, is_train: bool) -> DataLoader:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this process."""
+    """Return the CPU seconds that a call takes in this process."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def measure(items: list[Datum], turns: int) -> dict[str, dict[str, list[float]]]:
-    """CPU seconds of every turn, by row, for single images and for batches of a loader."""
+    """Measure CPU seconds of every turn, by row, for single images and batches of a loader."""
     loaders = {name: build_loader(items, *row) for name, row in PIPELINES.items()}
     taken = {name: {"images": [], "batches": []} for name in PIPELINES}
     for loader in loaders.values():
@@ -103,7 +103,7 @@ def measure(items: list[Datum], turns: int) -> dict[str, dict[str, list[float]]]
 
 
 def summarise(taken: dict[str, dict[str, list[float]]], count: int) -> list[dict[str, object]]:
-    """Median images per second, and median, least and largest ratio to decoding, of each row."""
+    """Return per row median images per second, and median, least and largest ratio to decoding."""
     rows = []
     for name, (_, is_train) in PIPELINES.items():
         row: dict[str, object] = {"pipeline": name}
@@ -119,7 +119,7 @@ def summarise(taken: dict[str, dict[str, list[float]]], count: int) -> list[dict
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """The rows as Markdown."""
+    """Lay out the rows as Markdown."""
     cells = []
     for row in rows:
         cells.append([row["pipeline"]])

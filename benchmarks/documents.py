@@ -24,5 +24,5 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
 
 
 def fill_document(path: Path, parts: Mapping[str, str]) -> None:
-    """Do so in a file."""
+    """Fill the places of a document's file, as :func:`fill` does those of a text."""
     write_text(fill(path.read_text("utf-8"), parts), path)

@@ -49,7 +49,7 @@ WARM_UP = 10
 def prepare(
     method: str, n_classes: int, backbone: Path, variant: str, precision: str
 ) -> Callable[[], object]:
-    """A training step on the GPU, or on the CPU where there is none."""
+    """Return a training step on the GPU, or on the CPU where there is none."""
     import trainers  # noqa: F401  registers the methods
     from adaptation.seeds import Batch, joint_step
 
@@ -77,7 +77,7 @@ def prepare(
 
 
 def milliseconds(step: Callable[[], object], steps: int) -> float:
-    """Wall-clock time per step of a series."""
+    """Measure the wall-clock time per step of a series."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -89,7 +89,7 @@ def milliseconds(step: Callable[[], object], steps: int) -> float:
 
 
 def memory_of(step: Callable[[], object]) -> dict[str, float | None]:
-    """Memory of the first steps in 1e9 bytes: of tensors at their peak, and reserved afterwards."""
+    """Measure the first steps' memory in 1e9 bytes: peak of tensors, and reserved afterwards."""
     if not torch.cuda.is_available():
         milliseconds(step, WARM_UP)
         return {"memory": None, "reserved": None}
@@ -107,7 +107,7 @@ def memory_of(step: Callable[[], object]) -> dict[str, float | None]:
 def measure(
     method: str, n_classes: int, backbone: Path, precision: str, steps: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """One record per variant, with the time of every series."""
+    """Return one record per variant, with the time of every series."""
     runs, held = {}, {}
     # CUDA's libraries take workspaces when they first run, which are nobody's own
     milliseconds(prepare(method, n_classes, backbone, PACKED, precision), 1)
@@ -128,7 +128,7 @@ def measure(
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The records as Markdown; the ratio is that to the plain variant."""
+    """Lay out the records as Markdown; the ratio is that to the plain variant."""
     times = {(r["method"], r["classes"], r["variant"]): median(r["ms"]) for r in records}
     rows = []
     for record in records:

@@ -38,13 +38,13 @@ DOCUMENT = ROOT / "docs" / "benchmark.md"
 
 
 def base_to_new_runs() -> list[Run]:
-    """Every method on both data sets; zero-shot CLIP is the same for every seed."""
+    """Return runs of every method on both data sets; zero-shot CLIP needs one seed."""
     zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
     return zero_shot + [Run(m, m, data, s) for data in DATA for m in METHODS for s in SEEDS]
 
 
 def ablation_runs() -> list[Run]:
-    """MMLoP with parts of it changed; the whole of it is among the base-to-new runs."""
+    """Return runs of MMLoP with parts changed; unchanged it is among the base-to-new runs."""
     changed = {run: pairs for runs in ABLATION.values() for run, pairs in runs.items() if pairs}
     return [
         Run(run, "MMLoP", data, seed, pairs)
@@ -55,7 +55,7 @@ def ablation_runs() -> list[Run]:
 
 
 def few_shot_runs() -> list[Run]:
-    """Some methods with 1 to 16 images per class of the digits, tested on all classes."""
+    """Return runs of some methods with 1 to 16 images per class of the digits."""
     zero_shot = Run("ZeroshotCLIP", "ZeroshotCLIP", DATA[0], SEEDS[0], protocol="fewshot")
     return [zero_shot] + [
         Run(m, m, DATA[0], seed, shots=shots, protocol="fewshot")
@@ -66,7 +66,7 @@ def few_shot_runs() -> list[Run]:
 
 
 def rows_of(results: Sequence[dict]) -> list[Row]:
-    """Means over seeds, and averages over data sets, of the results of runs."""
+    """Average the results of runs over seeds, and over data sets."""
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     for result in results:
         few_shot = result["protocol"] == "fewshot"
@@ -84,7 +84,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
 
 
 def shots_table(rows: Sequence[Row]) -> str:
-    """Few-shot accuracies as a table, a method per line and a column per number of shots."""
+    """Lay out few-shot accuracies, a method per line and a column per number of shots."""
     cells: dict[str, dict[str, str]] = {}
     for row in sorted(rows, key=lambda row: row.method.shots):
         line = cells.setdefault(row.method.trainer, {"method": row.method.trainer})

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
 
 
 def vit_b16() -> CLIP:
-    """CLIP ViT-B/16 without values, but for the token table, which learners copy words from."""
+    """Build a ViT-B/16 without values, but for the token table, which learners copy words from."""
     with torch.device("meta"):
         clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     clip.token_embedding.to_empty(device="cpu")
@@ -33,7 +33,7 @@ def vit_b16() -> CLIP:
 
 
 def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) -> PromptLearner:
-    """The learner that a config file asks for.
+    """Build the learner that a config file asks for.
 
     Args:
         method: registry name.
@@ -49,7 +49,7 @@ def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) ->
 
 
 def counts() -> dict[tuple[str, str], int]:
-    """Trainable parameters by (method, config) of all shipped ViT-B/16 files."""
+    """Count trainable parameters by (method, config) of all shipped ViT-B/16 files."""
     clip, found = vit_b16(), {}
     for method in TRAINER_REGISTRY.registered_names():
         if issubclass(TRAINER_REGISTRY.get(method), PromptTrainer):

@@ -61,7 +61,7 @@ class Operations(TorchDispatchMode):
 
 
 def backbone_file(name: str, folder: Path) -> str:
-    """What the backbone is called on the command line; a random one is written first."""
+    """Return the backbone as the command line names it; write a random one first."""
     if name == "tiny":
         return name
     path = folder / "random_vit_b16.pt"
@@ -71,7 +71,7 @@ def backbone_file(name: str, folder: Path) -> str:
 
 
 def build(method: str, backbone: str, folder: Path, seed: int) -> Any:
-    """The trainer of one seed with one image per class, so that an epoch has few steps."""
+    """Build the trainer of one seed with one image per class, so that an epoch has few steps."""
     side = 32 if backbone == "tiny" else 224
     words = ["--trainer", method, "--seed", str(seed), "--root", str(folder / "data")]
     words += ["--dataset-config-file", str(ROOT / "configs/datasets/digits.yaml")]
@@ -94,7 +94,7 @@ def build(method: str, backbone: str, folder: Path, seed: int) -> Any:
 
 
 def measure(method: str, backbone: str, repeats: int, folder: Path) -> dict[str, Any]:
-    """Times of epochs of all seeds together and one after the other, and numbers of operations."""
+    """Measure epochs of all seeds together and one after the other, and count operations."""
     with contextlib.redirect_stdout(io.StringIO()):
         makers = {seed: partial(build, method, backbone, folder, seed) for seed in SEEDS}
         together, alone = SeveralSeeds(makers), [make() for make in makers.values()]
@@ -137,7 +137,7 @@ def measure(method: str, backbone: str, repeats: int, folder: Path) -> dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown; the ratio is that of each turn."""
+    """Lay out the results as Markdown; the ratio is that of each turn."""
     rows = []
     for result in results:
         alone, together = (result["seconds per step"][name] for name in ("alone", "together"))

@@ -36,7 +36,7 @@ BATCH, CLASSES = 4, 50
 
 
 def random_vit_b16() -> CLIP:
-    """CLIP ViT-B/16 with small random weights."""
+    """Build a CLIP ViT-B/16 with small random weights."""
     clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     for parameter in clip.parameters():
         if parameter.dim() > 1:
@@ -45,14 +45,14 @@ def random_vit_b16() -> CLIP:
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of this process for one call."""
+    """Return the CPU seconds of this process for one call."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
 def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
-    """A training step, given the names of the batch's views or None."""
+    """Return a function that does a training step, given names of the batch's views or None."""
     image = torch.randn(BATCH, 3, 224, 224)
     label = torch.arange(BATCH)
     optimiser = torch.optim.SGD(model.learner.parameters(), lr=0.0025, momentum=0.9)
@@ -70,7 +70,7 @@ def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
 
 
 def measure(repeats: int, folder: str) -> dict[str, list[float]]:
-    """CPU seconds of every part, by name."""
+    """Measure the CPU seconds of every part, by name."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     clip, classnames = random_vit_b16(), list(IMAGENET_CLASSNAMES[:CLASSES])

@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 def command(method: str, folder: Path, *pairs: str) -> list[str]:
-    """The command line of a run on the base classes of the embedded digits."""
+    """Return the command line of a run on the base classes of the embedded digits."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     words = [sys.executable, "train.py", "--root", str(folder / "data"), "--seed", "1"]
     words += ["--trainer", method, "--dataset-config-file", "configs/datasets/digits.yaml"]
@@ -58,7 +58,7 @@ def command(method: str, folder: Path, *pairs: str) -> list[str]:
 
 
 def timed(words: list[str], env: dict[str, str], until: str | None = None) -> dict[str, float]:
-    """Seconds that a process takes, or that pass until it prints a line.
+    """Measure the seconds that a process takes, or that pass until it prints a line.
 
     Args:
         words: its command line.
@@ -90,7 +90,7 @@ def timed(words: list[str], env: dict[str, str], until: str | None = None) -> di
 
 
 def measure(methods: tuple[str, ...], repeats: int, folder: Path) -> list[dict[str, Any]]:
-    """All measurements; ``folder`` takes data, results and caches."""
+    """Return all measurements; ``folder`` takes data, results and caches."""
     caches = {CACHE_VARIABLE: str(folder / "images"), "CLIP_CACHE": str(folder / "clip")}
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | caches
     starts = {
@@ -123,7 +123,7 @@ def measure(methods: tuple[str, ...], repeats: int, folder: Path) -> list[dict[s
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown, ratios to everything switched off in the same turn."""
+    """Lay out the results as Markdown, with ratios to everything switched off in the same turn."""
     rows = []
     plain = {r["what"]: r for r in results if r["variant"] == "everything off"}
     for result in results:

@@ -1,4 +1,4 @@
-"""What every command does alike: one line for an error, for Ctrl-C and for a closed pipe."""
+"""What all commands share: one line for an error and Ctrl-C, exit statuses, common options."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe(error: BaseException) -> str:
 
 
 def _is_sentence(key: object) -> bool:
-    """Whether what a KeyError holds is a message, not the key that a look-up failed for."""
+    """Return whether a KeyError holds a message, not the key that a look-up failed for."""
     return isinstance(key, str) and " " in key
 
 
@@ -61,7 +61,7 @@ def _is_ours(file: str) -> bool:
 
 
 def _is_meant(error: BaseException) -> bool:
-    """Whether an exception was raised for the user to read: by code here, or by the system."""
+    """Return whether an exception is for the user to read: raised by code here or the system."""
     if isinstance(error, KeyError) and not _is_sentence(next(iter(error.args), None)):
         return False
     if isinstance(error, OSError | ModuleNotFoundError):
@@ -75,7 +75,7 @@ def _is_meant(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """Where an exception arose: the last place in the toolbox on the way there, if there is one."""
+    """Say where an exception arose: the last place in the toolbox on the way, if there is one."""
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in tracebacks.walk_tb(error.__traceback__)
@@ -185,7 +185,7 @@ def run(
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Hook for exceptions that Python drops, as in ``__del__``, where loaders end their workers."""
+    """Pass Ctrl-C on where Python drops exceptions: in ``__del__``, where loaders end workers."""
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:
@@ -193,7 +193,7 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def _output_is_closed() -> bool:
-    """Whether standard output leads nowhere; if so, what is left for it is dropped silently."""
+    """Return whether standard output leads nowhere; if so, drop silently what is left for it."""
     if hasattr(select, "poll"):  # elsewhere a broken pipe is taken for that of standard output
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

@@ -1,4 +1,4 @@
-"""What the commands on a finished run share. Nothing here imports torch before it is needed."""
+"""What the commands on a finished run share; torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stem(default: str) -> Callable[[str], str]:
 
 
 def read_names(given: str) -> list[str]:
-    """Class names: those of a text file, one per line without the blank ones, or those given.
+    """Read class names from a text file, one per line without blank ones, or take those given.
 
     Args:
         given: path of the file, or the names themselves with commas between them.
@@ -80,7 +80,7 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
 
 
 def find_images(words: Sequence[str]) -> list[str]:
-    """The given files: single ones as they are, the images of folders sorted by path.
+    """Return the given files: single ones as they are, the images of folders sorted by path.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without images.
@@ -97,7 +97,7 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of the images of a folder and its folders, sorted; hidden ones are left out.
+    """Return the paths of the images below a folder, sorted; hidden ones are left out.
 
     Photos that cannot be decoded here are left out with a note on stderr.
     """
@@ -128,7 +128,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_parser(description: str, several: bool = False) -> argparse.ArgumentParser:
-    """A parser of a command on a run: its folder comes first, as ``run``.
+    """Return a parser of a command on a run, whose folder comes first, as ``run``.
 
     Args:
         description: of the command.
@@ -143,7 +143,7 @@ def run_parser(description: str, several: bool = False) -> argparse.ArgumentPars
 
 @contextlib.contextmanager
 def quietly(args: argparse.Namespace) -> Iterator[None]:
-    """What a model prints on the way to a result goes to stderr, with ``--verbose``, or nowhere."""
+    """Send what a model prints on the way to a result to stderr, with ``--verbose``, or nowhere."""
     from dassl.utils import Logger, logger
 
     level = logger.VERBOSE if args.verbose else logger.QUIET
@@ -154,7 +154,7 @@ def quietly(args: argparse.Namespace) -> Iterator[None]:
 def load_run(
     run: str, args: argparse.Namespace, classnames: Sequence[str] | None = None
 ) -> Predictor:
-    """The predictor of a run folder, as the common options say."""
+    """Load the predictor of a run folder, as the common options say."""
     from trainers import Predictor
 
     with quietly(args):

@@ -37,7 +37,7 @@ from .command import add_classes, load_run, read_names, run_parser, writing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clip.prompting import LayerPrompts
+    from clip.changes import LayerPrompts
     from trainers import Predictor
 
 #: metadata entry of the files; a single one, as safetensors writes several in random order
@@ -57,13 +57,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_suffix(path: Path | None, option: str, *allowed: str) -> None:
-    """Raises: ValueError: a file name whose format cannot be told from it."""
+    """Check that the name of a file tells its format.
+
+    Args:
+        path: the file; nothing is checked without one.
+        option: what named it, for the message.
+        allowed: suffixes.
+
+    Raises:
+        ValueError: the file has another suffix.
+    """
     if path is not None and path.suffix not in allowed:
         raise ValueError(f"{option}: {path} must end in {' or '.join(allowed)}")
 
 
 def description(predictor: Predictor) -> dict[str, Any]:
-    """What belongs to every exported tensor, as JSON-like values."""
+    """Describe the run that exported tensors come from, as JSON-like values."""
     from adaptation.version import __version__
     from dassl.config import clean_cfg
     from dassl.engine import config_node
@@ -81,13 +90,13 @@ def description(predictor: Predictor) -> dict[str, Any]:
 
 
 def prompt_tensors(prompts: LayerPrompts | None, name: str) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and places of the prompts of one encoder.
+    """Return tensors and places of the prompts of one encoder.
 
     Args:
         prompts: as a learner gives them.
         name: start of the tensors' names.
     """
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
 
     tensors, places = {}, {}
     for block, entries in enumerate(by_layer(prompts, max(prompts or (-1,)) + 1)):
@@ -99,7 +108,7 @@ def prompt_tensors(prompts: LayerPrompts | None, name: str) -> tuple[dict[str, T
 
 
 def class_embeddings(predictor: Predictor) -> Tensor:
-    """The classifier ``(C, embed_dim)``, unit norm, float32.
+    """Return the classifier ``(C, embed_dim)``, unit norm, float32.
 
     Raises:
         ValueError: the model's logits are no scaled cosine similarities to fixed embeddings.

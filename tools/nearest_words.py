@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def vocabulary(backbone: str, n_tokens: int) -> Tensor:
-    """Ids of the tokens whose embeddings were trained.
+    """Return the ids of the tokens whose embeddings were trained.
 
     Args:
         backbone: name or file of a CLIP.
@@ -62,13 +62,13 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
 
 
 def spelled(token: int, tokenizer: SimpleTokenizer) -> str:
-    """A token as text; ``+`` behind a part of a word that goes on."""
+    """Spell a token; ``+`` follows a part of a word that goes on."""
     text = tokenizer.decode([token])
     return text.rstrip() if text.endswith(" ") or text.startswith("<|") else f"{text}+"
 
 
 def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
-    """Rows of ``COLUMNS`` for all learned tokens, blocks counted from 0.
+    """Return rows of ``COLUMNS`` for all learned tokens, blocks counted from 0.
 
     Args:
         predictor: of a run with text prompts.
@@ -79,7 +79,7 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
     """
     import torch
 
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
     from clip.simple_tokenizer import SimpleTokenizer
 
     model, tokenizer = predictor.model, SimpleTokenizer()
@@ -113,7 +113,7 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
 
 
 def show(rows: list[tuple]) -> str:
-    """One line per token: its words and their distances, nearest first."""
+    """Lay out one line per token: its words and their distances, nearest first."""
     lines: dict[tuple, list[str]] = {}
     for block, name, token, _, word, distance in rows:
         lines.setdefault((block, name, token), []).append(f"{word} {distance:.4f}")

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def frozen_weights(clip: CLIP, half: bool) -> dict[str, Tensor]:
-    """Weights of CLIP as OpenAI stores them, or in float32.
+    """Return the weights of CLIP as OpenAI stores them, or in float32.
 
     Raises:
         ValueError: a model that OpenAI's code does not build.
@@ -92,10 +92,10 @@ def frozen_weights(clip: CLIP, half: bool) -> dict[str, Tensor]:
 def class_names(
     clip: CLIP, learner: PromptLearner, names: Sequence[str], dtype: Any
 ) -> dict[str, Tensor]:
-    """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
+    """Embed texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
     from clip.tokens import tokenize
 
     prompts = learner.text_prompts()
@@ -115,7 +115,7 @@ def class_names(
 def state_dict(
     layout: Layout, precision: str, clip: CLIP, learner: PromptLearner, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """State dict of the published trainer.
+    """Return the state dict of the published trainer.
 
     Args:
         layout: what it saves.
@@ -153,7 +153,7 @@ def _renamed(weights: dict[str, Tensor], start: str, other: str) -> dict[str, Te
 
 
 def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -> dict[str, Any]:
-    """Optimiser and schedule in upstream's form, for a learner that is saved by itself."""
+    """Return optimiser and schedule as upstream has them, for a learner saved by itself."""
     from torch.optim.lr_scheduler import LRScheduler
 
     from dassl.optim import build_lr_scheduler, build_optimizer

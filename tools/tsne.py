@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]:
-    """Images of the split that the options name, ``--max-images`` of them at most.
+    """Return images of the split that the options name, ``--max-images`` of them at most.
 
     Raises:
         FileNotFoundError, ValueError: the data set is not there, or the split is empty.
@@ -83,7 +83,7 @@ def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]
 def features(
     predictor: Predictor, items: Sequence[Datum], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit-norm image features ``(N, embed_dim)`` of the frozen CLIP, and with the prompts."""
+    """Return unit-norm image features ``(N, embed_dim)`` of frozen CLIP, and with the prompts."""
     import torch
     from tqdm import tqdm
 
@@ -100,7 +100,7 @@ def features(
 
 
 def layout(points: np.ndarray, perplexity: float | None, seed: int) -> np.ndarray:
-    """t-SNE of ``(N, d)`` points: ``(N, 2)``.
+    """Lay ``(N, d)`` points out in the plane by t-SNE: ``(N, 2)``.
 
     Args:
         points: at least 3.

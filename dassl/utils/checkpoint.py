@@ -275,7 +275,7 @@ class _Inert:
     state: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the real class would take."""
+        """Take the arguments of the real class."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

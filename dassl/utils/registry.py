@@ -1,4 +1,4 @@
-"""Name to object tables for trainers, data sets, evaluators and networks."""
+"""Tables of trainers, data sets, evaluators and networks by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.hints import nearest
 
 
 class Registered(NamedTuple):
-    """What was registered: name of the registry, object, and what had its name before or None."""
+    """A registration: name of the registry, object, and what had its name before or None."""
 
     registry: str
     obj: Any
@@ -109,7 +109,7 @@ class Registry:
 
 @contextmanager
 def replacing_names() -> Iterator[list[Registered]]:
-    """Context in which what is registered takes the place of what had its name, with a note.
+    """Let what is registered in this context take the place of what had its name, with a note.
 
     Yields:
         A list that is filled as objects are registered. Of two of them with one name, the second is

@@ -124,7 +124,7 @@ def collect_env_info() -> str:
 
 
 class SettingError(ValueError):
-    """A setting that turns out not to work in the middle of a run; the message names it."""
+    """A setting that fails in the middle of a run; the message names it."""
 
 
 class ImageError(ValueError):
@@ -145,7 +145,7 @@ class MissingImageError(ImageError, FileNotFoundError):
 
 @functools.cache
 def image_decoders() -> tuple[str, ...]:
-    """Versions of the libraries that decode images; Pillow uses pillow-heif from then on."""
+    """Return the versions of the libraries that decode images; let Pillow use pillow-heif."""
     try:
         import pillow_heif
     except ImportError:
@@ -155,7 +155,7 @@ def image_decoders() -> tuple[str, ...]:
 
 
 def decodable(suffixes: Iterable[str]) -> tuple[str, ...]:
-    """Those endings of files that Pillow has a decoder for here."""
+    """Return those of the file name suffixes that Pillow has a decoder for here."""
     image_decoders()
     known = Image.registered_extensions()
     return tuple(suffix for suffix in suffixes if suffix in known)
@@ -193,7 +193,7 @@ def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Ima
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
-    """An opened image, turned as its EXIF orientation says; as it is where that is damaged.
+    """Turn an opened image as its EXIF orientation says; leave it where that is damaged.
 
     Raises:
         OSError, SyntaxError, ValueError: the image cannot be decoded.
@@ -211,7 +211,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as RGB, in the way of :func:`read_image`.
+    """Convert an opened image to RGB, in the way of :func:`read_image`.
 
     Raises:
         ValueError: if its pixels are floating-point numbers or exceed 16 bits.
@@ -231,7 +231,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _why(path: str, error: Exception) -> str:
-    """What is wrong with an image file, and what to do about it."""
+    """Say what is wrong with an image file, and what to do about it."""
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, Image.DecompressionBombError):
@@ -248,7 +248,7 @@ def _why(path: str, error: Exception) -> str:
 
 
 def _is_photo(path: str) -> bool:
-    """Whether a file starts as HEIC and AVIF files do, whatever its ending."""
+    """Return whether a file starts as HEIC and AVIF files do, whatever its suffix."""
     with open(path, "rb") as file:
         return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
