@@ -30,7 +30,7 @@ FEW_IMAGES = re.compile(r"Note: no class has \d+ training images: all are used, 
 
 
 class BadLog(Exception):
-    """A run without a usable log; the text says why."""
+    """A run without a usable log or record; the text says why."""
 
 
 def last_start(path: Path) -> list[str]:
