@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
-from .runs import ELEVEN, METRICS, TITLES, VARIANTS, Method, Runs, Scores
+from protocols import ELEVEN, VARIANTS
+
+from .runs import METRICS, TABLES, TITLES, Method, Runs, Scores, has_halves
 
 
 def spread(values: list[float], ci95: bool) -> float:
@@ -196,14 +198,10 @@ def groups(protocol: str, source: str, datasets: Iterable[str]) -> Iterable[tupl
         source: data set of the training, which no average includes; empty within a data set.
         datasets: those with results.
     """
-    benchmark = VARIANTS if protocol == "dg" else ELEVEN
-    expected = [d for d in benchmark if d != source]
+    expected = [d for d in TABLES[protocol].datasets if d != source]
     others = in_order(set(datasets) - set(expected) - {source})
     if not set(expected).isdisjoint(datasets):
-        noun = "data sets"
-        if source:
-            noun = "variants" if protocol == "dg" else "targets"
-        yield f"average over {len(expected)} {noun}", expected
+        yield f"average over {len(expected)} {TABLES[protocol].averaged}", expected
     if others:
         yield f"average of {', '.join(others)}", others
 
@@ -243,7 +241,7 @@ def average_row(
     # The mean is that of the data sets' rows, whichever seeds these have.
     for metric in METRICS[protocol]:
         row.mean[metric] = fmean(rows[d].mean[metric] for d in covered)
-    if protocol == "base2new":
+    if has_halves(protocol):
         row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
     row.covered = covered
     row.missing = tuple(d for d in expected if d not in covered)
@@ -343,7 +341,7 @@ def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[R
     """Return the rows of all tables, protocol by protocol."""
     rows = []
     for protocol, datasets in in_every_table(scores).items():
-        if protocol == "base2new":
+        if has_halves(protocol):
             for dataset, methods in datasets.items():
                 for method, runs in methods.items():
                     where = f"{TITLES[protocol]}, {dataset}, {method}"

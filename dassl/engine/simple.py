@@ -228,7 +228,7 @@ class SimpleTrainer(TrainerBase):
         """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
         self.has_ended = True
-        # scripts/run.sh and results/logs.py know by these lines that no result is to come
+        # results/logs.py knows by these lines that no result is to come
         if self.cfg.TEST.NO_TEST:
             print("Not tested: TEST.NO_TEST")
         elif self.loader_of(self.cfg.TEST.SPLIT) is None:
