@@ -49,7 +49,7 @@ def prepare(
 ) -> Callable[[], object]:
     """A training step on the GPU, or on the CPU where there is none."""
     import trainers  # noqa: F401  registers the methods
-    from trainers.several_seeds import Batch, joint_step
+    from adaptation.seeds import Batch, joint_step
 
     node = TRAINER_REGISTRY.get(method).node
     pairs = ["USE_CUDA", True, f"TRAINER.{node}.PREC", precision]

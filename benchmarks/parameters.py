@@ -12,11 +12,11 @@ import torch
 from tabulate import tabulate
 
 import trainers
+from adaptation.learner import PromptLearner
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
-from trainers.learner import PromptLearner
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from open_clip import IMAGENET_CLASSNAMES
 
+from adaptation.classifier import PromptedCLIP
+from adaptation.losses import consistency_terms
+from adaptation.savings.teacher import TeacherCache, weights_fingerprint
 from benchmarks.parameters import CONFIGS, build_learner
 from clip.model import CLIP
 from dassl.utils import write_json
-from trainers.losses import consistency_terms
-from trainers.prompted_clip import PromptedCLIP
-from trainers.teacher_cache import TeacherCache, weights_fingerprint
 
 OUT = Path(__file__).resolve().parent / "results" / "teacher_cache.json"
 CONFIG = CONFIGS / "PromptSRC" / "vit_b16_c4_ep20_batch4_4+4ctx.yaml"
@@ -57,7 +57,7 @@ def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
 
     def step(views: list[str] | None) -> None:
         prediction = model.predict(image, views)
-        frozen = model.predict_frozen(image, views)
+        frozen = prediction.frozen()
         terms = consistency_terms(prediction, frozen, text=25.0, image=10.0, logits=1.0)
         loss = F.cross_entropy(prediction.logits, label) + sum(terms.values())
         optimiser.zero_grad()

@@ -64,7 +64,7 @@ def cast(state_dict: Mapping[str, Tensor], model: CLIP, dtype: str) -> dict[str,
     Raises:
         ValueError: a value is not finite, or too large for half precision.
     """
-    from .model import convert_weights
+    from .weights import convert_weights
 
     if dtype == "fp16":
         convert_weights(model)
@@ -175,9 +175,9 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists: give another name, or --force to replace it")
 
-    from .clip import load_state_dict
     from .download import sha256_of
-    from .model import build_model
+    from .loading import load_state_dict
+    from .weights import build_model
 
     state_dict = load_state_dict(source)
     model = build_model(state_dict)

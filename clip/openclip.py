@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from .download import CACHE_VARIABLE
-from .model import CLIP, TRAITS, architecture
+from .model import CLIP, TRAITS
+from .weights import architecture
 
 PREFIX = "open_clip:"
 #: how open_clip names the files that it publishes, and the configuration beside them

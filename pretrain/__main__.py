@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from clip.clip import MEAN, STD, tokenize
 from clip.model import CLIP
 from clip.packing import PackedText
+from clip.preprocessing import MEAN, STD
 from clip.tiny import WEIGHTS, pack
+from clip.tokens import tokenize
 from pretrain.captions import caption, matches, vocabulary
 from pretrain.images import N_VALUES, NONE, Attribute, render_collection
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from clip.changes import LayerPrompts
     from clip.layers import ResidualAttentionBlock
-    from clip.prompting import LayerPrompts
     from trainers import Predictor
 
 COLUMNS = ("token", "row", "column", "frozen", "prompted")
@@ -80,7 +80,7 @@ def token_origins(n_patches: int, prompts: LayerPrompts | None, layer: int) -> l
     """
     import torch
 
-    from clip.prompting import Prompt, by_layer, splice
+    from clip.changes import Prompt, by_layer, splice
 
     tokens = torch.arange(n_patches + 1.0)[None, :, None]
     for prompt in sum(by_layer(prompts, max([layer, *(prompts or ())]) + 1)[: layer + 1], ()):
@@ -102,7 +102,7 @@ def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None)
     """
     import torch
 
-    from trainers.learner import clip_widths
+    from adaptation.starts import clip_widths
 
     model = predictor.model
     n_blocks = clip_widths(model.clip).vision_layers

@@ -35,7 +35,7 @@ from .command import add_classes, load_run, read_names, run_command, run_parser,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clip.prompting import LayerPrompts
+    from clip.changes import LayerPrompts
     from trainers import Predictor
 
 #: metadata entry of the files; a single one, as safetensors writes several in random order
@@ -60,9 +60,9 @@ def check_suffix(path: str | None, option: str, *allowed: str) -> None:
 
 def description(predictor: Predictor) -> dict[str, Any]:
     """What belongs to every exported tensor, as JSON-like values."""
+    from adaptation.version import __version__
     from dassl.config import clean_cfg
     from dassl.engine import config_node
-    from trainers.version import __version__
 
     cfg = predictor.cfg.clone()
     clean_cfg(cfg, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))
@@ -83,7 +83,7 @@ def prompt_tensors(prompts: LayerPrompts | None, name: str) -> tuple[dict[str, T
         prompts: as a learner gives them.
         name: start of the tensors' names.
     """
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
 
     tensors, places = {}, {}
     for block, entries in enumerate(by_layer(prompts, max(prompts or (-1,)) + 1)):

@@ -49,7 +49,7 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
     import torch
 
     from clip import tiny
-    from clip.clip import _MODELS
+    from clip.loading import _MODELS
 
     embedded = _MODELS.get(backbone) == tiny.URL
     path = tiny.WEIGHTS if embedded else Path(backbone).expanduser()
@@ -76,7 +76,7 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
     """
     import torch
 
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
     from clip.simple_tokenizer import SimpleTokenizer
 
     model, tokenizer = predictor.model, SimpleTokenizer()

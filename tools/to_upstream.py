@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from adaptation.learner import PromptLearner
     from clip.model import CLIP
     from dassl.config import CfgNode
-    from trainers.learner import PromptLearner
 
 
 class Layout(NamedTuple):
@@ -95,8 +95,8 @@ def class_names(
     """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
-    from clip.clip import tokenize
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
+    from clip.tokens import tokenize
 
     prompts = learner.text_prompts()
     if prompts is None:
@@ -171,11 +171,12 @@ def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -
 
 def convert(args: argparse.Namespace) -> None:
     """Write the run folder that the command line asks for."""
+    import trainers  # noqa: F401  registers the methods
+    from adaptation.checkpoints import find_checkpoint, fitting_weights, stored_cfg
+    from adaptation.trainer import check_backbone, load_clip
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability, load_checkpoint, save_checkpoint
     from dassl.utils.checkpoint import BEST
-    from trainers.base import check_backbone, load_clip
-    from trainers.checkpoints import find_checkpoint, fitting_weights, stored_cfg
 
     path = find_checkpoint(args.run, args.load_epoch)
     checkpoint = load_checkpoint(path)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from adaptation.trainer import PromptTrainer
 from benchmarks import speed
 from benchmarks.documents import fill
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity_files import relative_error
-from trainers.base import PromptTrainer
 
 METHODS = [
     name

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from adaptation.losses import logit_consistency
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity.test_methods import settings
 from tests.parity_files import Recorded, recorded_names, relative_error
-from trainers.losses import logit_consistency
 
 #: names of the learner's factors by those of the paper
 FACTORS = {"U": "up", "U_vision": "up_vision", "V_text": "text", "V_vision": "vision"}
@@ -36,7 +36,7 @@ def test_step(build, name):
     assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
     prompted = torch.nn.functional.normalize(raw, dim=-1)
     assert relative_error(prompted, recorded["text_features_prompted"]) < FEATURES
-    prediction, frozen = model.predict(images), model.predict_frozen(images)
+    prediction, frozen = model.predict(images), model.predict(images).frozen()
     for found, prefix in ((prediction, ""), (frozen, "teacher_")):
         text = "text" if prefix else "text_features"
         image = "image" if prefix else "image_features"
@@ -128,7 +128,7 @@ def test_full_prompts(build, name):
     assert relative_error(learner.vision.grad, expected) < GRADIENTS
 
     if consistency:
-        teacher = trainer.model.predict_frozen(images)
+        teacher = trainer.model.predict(images).frozen()
         assert relative_error(teacher.text_features, recorded["teacher_text"]) < FEATURES
         assert relative_error(teacher.image_features, recorded["teacher_image"]) < FEATURES
         assert relative_error(teacher.logits, recorded["teacher_logits"]) < LOGITS

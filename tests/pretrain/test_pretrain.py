@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from clip.clip import load_state_dict, tokenize
-from clip.model import build_model
+from adaptation.templates import IMAGENET_TEMPLATES
+from clip.loading import load_state_dict
+from clip.tokens import tokenize
+from clip.weights import build_model
 from datasets.rendering import HELD_OUT
 from pretrain.__main__ import CaptionTokenizer, augment, contrastive_loss
 from pretrain.captions import BACKGROUNDS, caption, matches
@@ -26,7 +28,6 @@ from pretrain.images import (
     render,
     render_collection,
 )
-from trainers.templates import IMAGENET_TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -339,9 +339,7 @@ def test_failure_stops_the_seeds(tmp_path, call, stand_in):
     assert done.stdout == "ran\n"
 
 
-@pytest.mark.parametrize(
-    ("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
-)
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_signals_end_the_run(number, to_all, tmp_path, stand_in):
     """Ctrl-C, which a terminal sends to all, and SIGTERM: the run ends itself, waited for."""
     body = "trap 'echo ended; exit 7' INT TERM; echo started; while :; do sleep 0.05; done"

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clip.clip import tokenize
 from clip.simple_tokenizer import SimpleTokenizer
+from clip.tokens import tokenize
 from dassl.config.node import ConfigKeyError
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
@@ -159,7 +159,7 @@ def test_loss_terms(make_cfg, way):
     model, batch = trainer.model, next(iter(trainer.train_loader_x))
     prediction = model.predict(batch["img"])
     loss, terms = trainer.loss(prediction, batch["label"])
-    frozen = model.predict_frozen(batch["img"])
+    frozen = model.predict(batch["img"]).frozen()
     text, image = frozen.text_features, frozen.image_features
     q = (model.clip.logit_scale.exp() * image @ text.T).softmax(-1)
     p = prediction.logits.softmax(-1)

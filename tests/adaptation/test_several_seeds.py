@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 import train
+from adaptation.classifier import PromptedCLIP
+from adaptation.seeds import SeveralSeeds, check_trains_together
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ImageError, set_random_seed
 from tests.parity_files import relative_error
 from tests.trainers.test_contract import METHODS, PRECISIONS
 from trainers.coop import ContextLearner, CoOp
-from trainers.prompted_clip import PromptedCLIP
-from trainers.several_seeds import SeveralSeeds, check_trains_together
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2)
@@ -132,7 +132,7 @@ def test_seeds_together_are_as_alone(build, method):
 
     # a step calls each encoder once with the prompts of both seeds, and once for both teachers
     per_step = [(8, one.learner.image_prompts() is not None)]
-    if "predict_frozen" in getsource(TRAINER_REGISTRY.get(method).loss):  # it has a teacher
+    if ".frozen()" in getsource(TRAINER_REGISTRY.get(method).loss):  # it has a teacher
         per_step.append((8, False))
     assert images == per_step * 4
     assert len(texts) == 4 * (one.learner.text_prompts() is not None)

@@ -2,88 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from clip.chunks import encode_text_in_chunks
-from clip.memory import image_bytes, text_bytes
-from clip.model import CLIP, convert_weights
+from clip.changes import LayerPrompts, n_samples
+from clip.model import CLIP
 from clip.plain import PlainEncoders
-from clip.prompting import LayerPrompts, n_samples
-from dassl.utils import is_quiet
+from clip.weights import convert_weights
 
-from .learner import PromptLearner, class_prompts
-from .memory_bound import MemoryBound
-from .teacher_cache import TeacherCache
+from .learner import PromptLearner
+from .savings.chunks import encode_text_in_chunks
+from .savings.memory import MemoryBound, image_bytes, text_bytes
+from .savings.teacher import TeacherCache
 from .templates import TEACHER_TEMPLATES
-
-if TYPE_CHECKING:
-    from .joint import JointImages
+from .texts import MAX_SEQUENCES, class_prompts, encode_templates
 
 #: what PREC may say, and the type of automatic mixed precision it means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
 
-#: texts encoded at once without gradients
-MAX_SEQUENCES = 4096
 
 #: copies of the text features that a training step holds: raw, normalised, corrected, gradients
 FEATURE_COPIES = 8
+
+
+def _no_teacher() -> Prediction:
+    raise RuntimeError("this is the frozen CLIP's own prediction: it has no teacher")
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What one forward pass gives; features have unit norm, everything is float32.
 
-    ``image`` is the input ``(B, 3, side, side)``, ``image_features`` ``(B, embed_dim)``,
-    ``text_features`` ``(C, embed_dim)``, or ``(B, C, embed_dim)`` where they depend on the image,
-    and ``logits`` ``(B, C)``, scaled. ``views`` are the names of the images' views, where they come
-    again.
+    ``image_features`` are ``(B, embed_dim)``, ``text_features`` ``(C, embed_dim)``, or
+    ``(B, C, embed_dim)`` where they depend on the image, and ``logits`` ``(B, C)``, scaled.
+    ``frozen()`` gives what the frozen CLIP, the teacher, says of the same images, without
+    gradients; it is computed once, when it is first asked for.
     """
 
-    image: Tensor
     image_features: Tensor
     text_features: Tensor
     logits: Tensor
-    views: Sequence[str] | None = None
-
-
-def encode_templates(
-    clip: CLIP,
-    classnames: Sequence[str],
-    templates: Sequence[str],
-    unit: bool,
-    encoders: CLIP | PlainEncoders | None = None,
-    size: int = MAX_SEQUENCES,
-) -> Tensor:
-    """Text features averaged over templates.
-
-    Args:
-        clip: the frozen model.
-        classnames: ``C`` names.
-        templates: texts with one ``{}``.
-        unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
-            average the raw ones (PromptSRC's teacher).
-        encoders: what encodes; the model itself if not given.
-        size: texts encoded at once.
-
-    Returns:
-        ``(C, embed_dim)`` float32, unit norm.
-    """
-    total: Tensor | float = 0.0
-    # for a thousand classes and 60 templates this takes a while
-    hidden = len(templates) == 1 or is_quiet()
-    for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
-        text = class_prompts(clip, classnames, template)
-        features = encode_text_in_chunks(encoders or clip, text, size=size).float()
-        total = total + (F.normalize(features, dim=-1) if unit else features)
-    return F.normalize(total / len(templates), dim=-1)
+    frozen: Callable[[], Prediction] = _no_teacher
 
 
 class PromptedCLIP(nn.Module):
@@ -101,9 +66,9 @@ class PromptedCLIP(nn.Module):
         fast: whether CLIP's own encoders are used, or the plain ones (``clip.plain``), with which
             the text is encoded anew for every batch and nothing is kept on disk.
         memory_gb: what a training step or a test batch may hold beside the weights, in 10^9 bytes,
-            by the estimates of ``clip.memory``; 0 for no bound. A step may use half of it for the
-            images and half for the text, which is encoded in parts, twice, if need be; a batch
-            without gradients is cut into parts.
+            by the estimates of ``adaptation.savings.memory``; 0 for no bound. A step may use half
+            of it for the images and half for the text, which is encoded in parts, twice, if need
+            be; a batch without gradients is cut into parts.
         cache_mb: what frozen features may take on disk, in 10^6 bytes (``TeacherCache``); 0
             computes them each time.
 
@@ -135,7 +100,6 @@ class PromptedCLIP(nn.Module):
         #: in place of CLIP's own encoders
         self.plain = None if fast else PlainEncoders(clip)
         self.teacher_cache = TeacherCache(clip, precision, cache_mb if fast else 0)
-        self._joint_images: JointImages | None = None
         self.set_classes(classnames)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -212,7 +176,7 @@ class PromptedCLIP(nn.Module):
 
         Args:
             image: ``(B, 3, side, side)``.
-            views: a loader's names of the ``B`` views, for ``predict_frozen``.
+            views: a loader's names of the ``B`` views, by which frozen features are looked up.
         """
         raw = self.encode_image(image)
         image_features = F.normalize(raw, dim=-1)
@@ -220,20 +184,36 @@ class PromptedCLIP(nn.Module):
             text_features = self.conditioned_text_features(image_features)
         else:
             text_features = self.text_features()
-        return self._prediction(image, views, raw, image_features, text_features)
+        return self.finish(
+            raw, image_features, text_features, lambda: self.frozen_image_features(image, views)
+        )
 
-    def _prediction(
+    def finish(
         self,
-        image: Tensor,
-        views: Sequence[str] | None,
         raw: Tensor,
         image_features: Tensor,
         text_features: Tensor,
+        frozen_image_features: Callable[[], Tensor],
     ) -> Prediction:
+        """Logits of encoded images and texts, with all that a loss may ask for.
+
+        Args:
+            raw: ``(B, embed_dim)`` image features, not normalised.
+            image_features: the same, unit norm.
+            text_features: unit norm, as in :class:`Prediction`.
+            frozen_image_features: gives those of the frozen CLIP.
+        """
         logits = self.learner.own_logits(raw)
         if logits is None:
             logits = self.logits(image_features, text_features)
-        return Prediction(image, image_features, text_features, logits, views)
+
+        @functools.cache
+        @torch.no_grad()
+        def frozen() -> Prediction:
+            features, text = frozen_image_features(), self.frozen_text_features()
+            return Prediction(features, text, self.logits(features, text))
+
+        return Prediction(image_features, text_features, logits, frozen)
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Scaled cosine similarities ``(B, C)`` of unit-norm features."""
@@ -351,26 +331,17 @@ class PromptedCLIP(nn.Module):
         return self._raw_image(image, None)
 
     @torch.no_grad()
-    def frozen_image_features(self, image: Tensor) -> Tensor:
-        """The frozen CLIP's image features ``(B, embed_dim)``, unit norm."""
-        return F.normalize(self.encode_frozen_image(image), dim=-1)
-
-    @torch.no_grad()
-    def predict_frozen(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
-        """What the frozen CLIP, the teacher, says of the same images.
+    def frozen_image_features(self, image: Tensor, views: Sequence[str] | None = None) -> Tensor:
+        """The frozen CLIP's image features ``(B, embed_dim)``, unit norm.
 
         Args:
             image: ``(B, 3, side, side)``.
             views: names of the images' views; features of those that came before are looked up.
         """
-        if self._joint_images is not None and self._joint_images.has(image):
-            features = self._joint_images.frozen_features(image, self._frozen_features)
-        else:
-            features = self._frozen_features(image, views)
-        text = self.frozen_text_features()
-        return Prediction(image, features, text, self.logits(features, text), views)
 
-    def _frozen_features(self, image: Tensor, views: Sequence[str] | None) -> Tensor:
+        def encode(image: Tensor) -> Tensor:
+            return F.normalize(self.encode_frozen_image(image), dim=-1)
+
         if views is None:
-            return self.frozen_image_features(image)
-        return self.teacher_cache.image_features(views, image, self.frozen_image_features)
+            return encode(image)
+        return self.teacher_cache.image_features(views, image, encode)

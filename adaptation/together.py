@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.prompting import join_prompts
+from clip.changes import join_prompts
 
-from .prompted_clip import Prediction, PromptedCLIP
-
-
-class JointImages:
-    """Batches that went through the encoder together, and what the frozen CLIP says of them.
-
-    Args:
-        batches: images ``(B_i, 3, side, side)`` each.
-        views: for every batch names of its images' views, or ``None``.
-    """
-
-    def __init__(self, batches: Sequence[Tensor], views: Sequence[Sequence[str] | None]) -> None:
-        self.batches = batches
-        self.views = None if None in views else [name for names in views for name in names]
-        self._features: Sequence[Tensor] = ()
-
-    def has(self, image: Tensor) -> bool:
-        """Whether ``image`` is one of the batches, the very tensor."""
-        return any(batch is image for batch in self.batches)
-
-    def frozen_features(
-        self, image: Tensor, encode: Callable[[Tensor, Sequence[str] | None], Tensor]
-    ) -> Tensor:
-        """What ``encode`` gives for a batch; the first request encodes all of them in one call.
-
-        Args:
-            image: one of the batches.
-            encode: from images and their views to ``(B, embed_dim)``.
-        """
-        if not self._features:
-            sizes = [len(batch) for batch in self.batches]
-            self._features = encode(torch.cat(list(self.batches)), self.views).split(sizes)
-        return next(f for b, f in zip(self.batches, self._features, strict=True) if b is image)
+from .classifier import Prediction, PromptedCLIP
 
 
 def predict_together(
@@ -54,7 +23,7 @@ def predict_together(
 
     The CLIP that the models share (``share_frozen``) encodes all images in one call, and all texts
     in another; prompts carry a dimension for it. So does its call without prompts for the images
-    of this step, if a loss asks for it (``predict_frozen``).
+    of this step, if a loss asks for it (``Prediction.frozen``).
 
     Args:
         models: with learners that differ in nothing but their values.
@@ -65,9 +34,6 @@ def predict_together(
         for every model what its ``predict`` gives, to rounding.
     """
     first, learners = models[0], [model.learner for model in models]
-    joint = JointImages(images, views)
-    for model in models:
-        model._joint_images = joint
     sizes = [len(image) for image in images]
     prompts = join_prompts([learner.image_prompts() for learner in learners], sizes, dims=3)
     pairs = zip(learners, images, strict=True)
@@ -75,8 +41,17 @@ def predict_together(
     raw = first._raw_image(changed, prompts).split(sizes)
     image_features = [F.normalize(features, dim=-1) for features in raw]
     text_features = _text_features_together(models, image_features)
-    parts = zip(models, images, views, raw, image_features, text_features, strict=True)
-    return [model._prediction(*rest) for model, *rest in parts]
+
+    @functools.cache
+    def frozen_features() -> Sequence[Tensor]:
+        names = None if None in views else [name for batch in views for name in batch]
+        return first.frozen_image_features(torch.cat(list(images)), names).split(sizes)
+
+    parts = zip(models, raw, image_features, text_features, strict=True)
+    return [
+        model.finish(*parts_of_it, lambda i=i: frozen_features()[i])
+        for i, (model, *parts_of_it) in enumerate(parts)
+    ]
 
 
 def _text_features_together(

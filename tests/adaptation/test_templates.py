@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
+from adaptation.templates import IMAGENET_TEMPLATES_SELECT, TEACHER_TEMPLATES, given_templates
+from adaptation.texts import encode_templates
 from dassl.engine import build_trainer
-from trainers.prompted_clip import encode_templates
-from trainers.templates import IMAGENET_TEMPLATES_SELECT, TEACHER_TEMPLATES, given_templates
 
 TEXTS = ("a drawing of a {}, a kind of animal.", "{} on paper.")
 

@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clip.model import CLIP
-from dassl.engine import build_trainer
-from dassl.utils import random_state, tools
-from tests.parity_files import recorded_clip, relative_error
-from trainers.teacher_cache import (
+from adaptation.savings.teacher import (
     FeatureFiles,
     TeacherCache,
     source_fingerprint,
     weights_fingerprint,
 )
+from clip.model import CLIP
+from dassl.engine import build_trainer
+from dassl.utils import random_state, tools
+from tests.parity_files import recorded_clip, relative_error
 
 FIXED = ("INPUT.TRANSFORMS", ("normalize",))
 SEEDED = ("INPUT.SEEDED_VIEWS", True)
@@ -88,7 +88,7 @@ def ask(make_cfg, *pairs, method="MMLoP"):
     """Frozen features of all images; returns the trainer and what ``build`` counts."""
     trainer, images, texts = build(make_cfg, method, *WHOLE, *pairs)
     for batch in trainer.train_loader_x:
-        trainer.model.predict_frozen(batch["img"], batch.get("view"))
+        trainer.model.predict(batch["img"], batch.get("view")).frozen()
     trainer.model.teacher_cache.save()
     return trainer, images, texts
 
@@ -316,7 +316,7 @@ def test_a_hooked_model_keeps_and_looks_up_nothing(make_cfg, tower):
             prompted = [model.text_features()]  # kept from now on
             if hooked:
                 owner.transformer.resblocks[0].ln_1.register_forward_hook(lambda *a: 2 * a[-1])
-            frozen = model.predict_frozen(batch["img"], batch.get("view"))
+            frozen = model.predict(batch["img"], batch.get("view")).frozen()
             prompted = [model.text_features(), model.image_features(batch["img"])]
         model.teacher_cache.save()
         found = [frozen.text_features, frozen.image_features, *prompted]
