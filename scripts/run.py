@@ -204,18 +204,24 @@ def call(command: Sequence[str], env: Mapping[str, str]) -> int:
 
     Ctrl-C reaches it by itself, and it ends as it sees fit; SIGTERM is passed on.
     """
-    running: list[subprocess.Popen] = []
-    handlers = {
-        signal.SIGINT: lambda *_: None,
-        signal.SIGTERM: lambda *_: [process.terminate() for process in running],
-    }
+    process, to_end = None, False
+
+    def end(*_: object) -> None:
+        nonlocal to_end
+        to_end = True
+        if process:
+            process.terminate()
+
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: end}
     # what is ignored stays so, in the command as well
     before = {n: h for n in handlers if (h := signal.getsignal(n)) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, handlers[number])
     try:
-        running.append(subprocess.Popen(command, cwd=ROOT, env=dict(env)))
-        status = running[0].wait()
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(env))
+        if to_end:  # before there was a process to pass it on to
+            process.terminate()
+        status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
