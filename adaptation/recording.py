@@ -52,7 +52,7 @@ def keep_record(
             "versions": {"library": __version__, **facts["versions"]},
             "git": git,
             "environment": collect_env_info(),
-            "config": _read_by(trainer),
+            "config": _read_by_method(cfg),
             "given": given,
             "arguments": arguments,
         }
@@ -70,9 +70,9 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _read_by(trainer: TrainerBase) -> CfgNode:
-    """The config of a trainer, without the settings of other methods, where it names its own."""
-    cfg = trainer.cfg.clone()
+def _read_by_method(cfg: CfgNode) -> CfgNode:
+    """Return a config without the settings of other methods, where the method names its own."""
+    cfg = cfg.clone()
     cfg.defrost()
     method = cfg.TRAINER.NAME
     own = getattr(TRAINER_REGISTRY.get(method), "node", None)

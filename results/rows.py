@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
+from protocols import ELEVEN, VARIANTS
+
 from .agreement import description, leave_out, of_any_data_set
 from .backbones import backbone_name
 from .record import RunResult
-from .runs import ELEVEN, METRICS, TITLES, VARIANTS, Method, Runs, Scores
+from .runs import METRICS, TABLES, TITLES, Method, Runs, Scores, has_halves
 
 
 def spread(values: list[float], ci95: bool) -> float:
@@ -189,14 +191,10 @@ def groups(protocol: str, source: str, datasets: Iterable[str]) -> Iterable[tupl
         source: data set of the training, which no average includes; empty within a data set.
         datasets: those with results.
     """
-    benchmark = VARIANTS if protocol == "dg" else ELEVEN
-    expected = [d for d in benchmark if d != source]
+    expected = [d for d in TABLES[protocol].datasets if d != source]
     others = in_order(set(datasets) - set(expected) - {source})
     if not set(expected).isdisjoint(datasets):
-        noun = "data sets"
-        if source:
-            noun = "variants" if protocol == "dg" else "targets"
-        yield f"average over {len(expected)} {noun}", expected
+        yield f"average over {len(expected)} {TABLES[protocol].averaged}", expected
     if others:
         yield f"average of {', '.join(others)}", others
 
@@ -236,7 +234,7 @@ def average_row(
     # The mean is that of the data sets' rows, whichever seeds these have.
     for metric in METRICS[protocol]:
         row.mean[metric] = fmean(rows[d].mean[metric] for d in covered)
-    if protocol == "base2new":
+    if has_halves(protocol):
         row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
     row.exact = all(rows[d].exact for d in covered)
     row.chosen_on_test = any(rows[d].chosen_on_test for d in covered)
@@ -423,7 +421,7 @@ def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[R
                 if id(runs) not in compared:  # the same runs may stand in several tables
                     compared.add(id(runs))
                     keep_agreeing(runs, where, note)
-                if protocol == "base2new":
+                if has_halves(protocol):
                     runs.by_seed = pair_seeds(runs.by_seed, where, note)
         rows += protocol_rows(protocol, datasets, ci95, note)
     return rows

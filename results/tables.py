@@ -12,7 +12,7 @@ from statistics import fmean
 from tabulate import tabulate
 
 from .rows import Row, in_order, listing
-from .runs import TITLES, shots_name, shots_phrase
+from .runs import TITLES, has_halves, shots_name, shots_phrase
 
 # Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
 MAX_WIDTH = 120
@@ -94,8 +94,14 @@ def gaps(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
-    """Yield one table per data set and per average."""
+def halves_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Table]:
+    """Yield one table of base, new and H per data set and per average.
+
+    Args:
+        protocol: key of TITLES.
+        rows: of the protocol.
+        keyword: the metric, for the titles.
+    """
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
         notes = gaps(mine)
@@ -105,7 +111,7 @@ def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
             + [cell(row, metric) for metric in ("base", "new", "H")]
             for row in mine
         ]
-        title = f"{TITLES['base2new']}, {dataset} ({keyword}, %)"
+        title = f"{TITLES[protocol]}, {dataset} ({keyword}, %)"
         yield Table(
             title, ["trainer", "config", "shots", "seeds", "base", "new", "H"], lines, 2, notes
         )
@@ -183,8 +189,8 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
     tables: list[Table] = []
     for protocol in TITLES:
         chosen = [row for row in rows if row.protocol == protocol]
-        if protocol == "base2new":
-            tables += base2new_tables(chosen, keyword)
+        if has_halves(protocol):
+            tables += halves_tables(protocol, chosen, keyword)
         else:
             tables += accuracy_tables(protocol, chosen, keyword, turn=style != "latex")
     return "\n".join(table.render(style) for table in tables)

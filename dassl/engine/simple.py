@@ -248,7 +248,7 @@ class SimpleTrainer(TrainerBase):
         elif self.loader_of(self.cfg.TEST.SPLIT) is None:
             self.run_notes.not_tested = "no test images"
         if self.run_notes.not_tested:
-            # scripts/run.sh and results/logs.py know by this line that no result is to come
+            # results/logs.py knows by this line that no result is to come
             print(f"Not tested: {self.run_notes.not_tested}")
         else:
             chosen_on = self.chosen_on

@@ -11,8 +11,8 @@ from statistics import fmean
 import pytest
 
 import parse_test_res
+from protocols import ELEVEN
 from results import record
-from results.runs import ELEVEN
 
 from .writing import few_shot, write_record
 

@@ -18,6 +18,7 @@ from adaptation.version import __version__
 from dassl.engine import TRAINER_REGISTRY
 from dassl.evaluation import EVALUATOR_REGISTRY, EvaluatorBase
 from results import record
+from results.finished import Settings, read_last_start
 from results.logs import BadLog, read_facts, read_log
 from support.code_state import git_state
 from trainers.coop import CoOp
@@ -159,6 +160,7 @@ def test_zero_shot_and_trainings_without_a_test(run, tmp_path, capsys):
     assert run(tmp_path / "zero", trainer="ZeroshotCLIP") == 0
     found = record.read(tmp_path / "zero")
     assert (found["parameters"], found["shots"], found["model"]["epoch"]) == (0, None, None)
+    assert found["config"]["DATASET"]["NUM_SHOTS"] == 2, "as in the log"
     assert found["result"]["total"] == 30
     assert run(tmp_path / "untested", "TEST.NO_TEST", "True") == 0
     found = record.read(tmp_path / "untested")
@@ -166,8 +168,30 @@ def test_zero_shot_and_trainings_without_a_test(run, tmp_path, capsys):
     assert found["seconds"]["testing"] is None and len(found["seconds"]["epochs"]) == 2
     with pytest.raises(BadLog, match=r"untested/result.json: Not tested: TEST.NO_TEST"):
         record.read_result(tmp_path / "untested", "accuracy", None)
+    assert read_last_start(tmp_path / "untested", trains=True).finished
+    assert read_last_start(tmp_path / "zero", trains=False).finished
     assert run(tmp_path / "none", options=("--no-train",)) == 0
     assert record.read(tmp_path / "none") is None
+
+
+def test_whether_a_run_finished_and_what_it_is_to_another(run, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    by_record = read_last_start(tmp_path / "run", trains=True)
+    assert not read_last_start(tmp_path, trains=True)
+    record.forget(tmp_path / "run")
+    by_log = read_last_start(tmp_path / "run", trains=True)
+    assert by_log.finished and by_record.finished
+    for pairs, kind in (
+        (["OPTIM.MAX_EPOCH", "2"], "same"),
+        (["OPTIM.MAX_EPOCH", "2", "OPTIM.LR", "0.5"], "other"),
+        (["OPTIM.MAX_EPOCH", "2", "TEST.PER_CLASS_RESULT", "True"], "more"),
+    ):
+        pairs += ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "2", "USE_CUDA", "False"]
+        asked = Settings([str(ROOT / "configs/trainers/CoOp/tiny.yaml")], pairs)
+        assert by_record.compared_to(asked) == by_log.compared_to(asked)
+        assert by_record.compared_to(asked).kind == kind
+    (tmp_path / "run" / record.FILE).write_text("{")
+    assert not read_last_start(tmp_path / "run", trains=True).finished
 
 
 def test_the_best_epoch_and_what_chose_it(run, tmp_path):
@@ -201,6 +225,8 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     assert run(folder, "OPTIM.LR", "0.5") == 2
     assert run(folder, "TRAINER.COOP.N_CTX", "0") == 2
     assert (folder / record.FILE).read_bytes() == before
+    last = read_last_start(folder, trains=True)
+    assert last.finished and last.record == folder / record.FILE
     # one that only tests again writes it anew
     assert run(folder) == 0
     again = record.read(folder)
@@ -211,6 +237,7 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     shutil.rmtree(checkpoints)
     assert run(folder, "TRAIN.CHECKPOINT_FREQ", "1") == 130
     assert record.read(folder) is None
+    assert not read_last_start(folder, trains=True).finished
     monkeypatch.setattr(Stopped, "stops", False)
     assert run(folder, "TRAIN.CHECKPOINT_FREQ", "1") == 0
     found = record.read(folder)

@@ -223,7 +223,7 @@ def write_record(
     config: dict[str, dict] = {}
     given = {
         "DATASET.NAME": dataset,
-        "DATASET.NUM_SHOTS": -1 if trainer == "ZeroshotCLIP" else 16,
+        "DATASET.NUM_SHOTS": 16,
         "DATASET.SUBSAMPLE_CLASSES": part,
         "MODEL.BACKBONE.NAME": "ViT-B/16",
         "OPTIM.LR": 0.002,
