@@ -1,4 +1,4 @@
-"""Results out of logs: mean and spread over seeds, base, new and their harmonic mean H.
+"""Results of runs: mean and spread over seeds, base, new and their harmonic mean H.
 
 Without a directory, everything below ``output/`` (or ``$OUTPUT``, which the scripts write to as
 well) becomes the papers' tables: base-to-new, few-shot, cross-dataset and domain generalisation;
@@ -11,10 +11,16 @@ docs/results.md explains them. With a directory, upstream's behaviour: the mean 
     python parse_test_res.py --plot figures
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
-A log counts when it shows a result after the end of the training (both ``Finish training`` and
-``Finished training`` mark it), or, in a log of a test, after ``=> result``. Where a run was started
-several times, in one log or in several, its last start counts: results from before it may be of
-other weights. Logs that do not count are named on the standard error output.
+A run is read from its record, ``result.json``, which it writes when it ends; averages are of the
+unrounded values in there. Runs that differ in settings or data from those they would be averaged
+with are left out, and what differs is named, with the seeds, on the standard error output. So is a
+seed that a row lacks and others of its table have, and every run that does not count.
+
+Runs without a record, of upstream's code or of older versions, are read from their logs. A log
+counts when it shows a result after the end of the training (both ``Finish training`` and ``Finished
+training`` mark it), or, in a log of a test, after ``=> result``. Where a run was started several
+times, in one log or in several, its last start counts: results from before it may be of other
+weights.
 """
 
 from __future__ import annotations
@@ -24,45 +30,71 @@ import os
 import sys
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
-from results.logs import BadLog, logs_below, metrics_below, read_run
+from results.agreement import description, leave_out, of_any_data_set
+from results.logs import BadLog, logs_below, metrics_below
+from results.record import RunResult, metrics_in, read_result
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
-from support.command_line import run
+from support.command_line import add_traceback, run
 from support.hints import nearest
+
+
+def note(line: str) -> None:
+    """Print a line about what is left out or missing."""
+    print(line, file=sys.stderr)
+
 
 # --- one directory, as upstream -------------------------------------------------------------------
 
 
-def summarize(directory: Path, args: argparse.Namespace) -> float | None:
+class Summary(NamedTuple):
+    """The mean over the runs of a directory, their names, and whether all of them have a record."""
+
+    mean: float
+    names: list[str]
+    exact: bool
+
+
+def summarize(directory: Path, args: argparse.Namespace) -> Summary | None:
     """Print the mean over the runs of a directory.
 
     Args:
-        directory: its sub-folders are runs.
+        directory: its sub-folders are runs, of one setting or of one per data set.
         args: the parsed command line.
 
     Returns:
         The mean in percent; None when no run counts.
     """
     print(f"Parsing files in {directory}")
-    values = []
+    results: dict[str, RunResult] = {}
     for folder in visible_folders(directory):
         try:
-            path, value = read_run(folder, args.keyword, args.test_log)
+            results[folder.name] = read_result(folder, args.keyword, args.test_log)
         except BadLog as reason:
-            print(f"skipped: {reason}", file=sys.stderr)
-            continue
-        print(f"file: {path}. {args.keyword}: {value:.2f}%. ")
-        values.append(value)
-    if not values:
+            note(f"skipped: {reason}")
+    data_sets = {result.facts.get("DATASET.NAME") for result in results.values()}
+    if len(data_sets) == len(results):
+        described = {name: of_any_data_set(result) for name, result in results.items()}
+    else:
+        described = {name: description(result, seed=name) for name, result in results.items()}
+    names = leave_out(results, described, str(directory), ", ".join, note)
+    kept = [results[name] for name in names]
+    for result in kept:
+        print(f"file: {result.source}. {args.keyword}: {result.value:.2f}%. ")
+    if not kept:
         return None
+    values = [result.value for result in kept]
     mean = fmean(values)
     print("===")
     print(f"Summary of directory: {directory}")
     print(f"* {args.keyword}: {mean:.2f}% +- {spread(values, args.ci95):.2f}%")
     print("===")
-    return mean
+    if any(result.chosen_on_test for result in kept):
+        note(f"{directory}: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
+    return Summary(mean, names, all(result.record is not None for result in kept))
 
 
 def visible_folders(directory: Path) -> list[Path]:
@@ -80,18 +112,23 @@ def parse_directory(args: argparse.Namespace) -> None:
     if not directory.is_dir():
         raise FileNotFoundError(f"no directory {directory}")
     experiments = visible_folders(directory) if args.multi_exp else [directory]
-    means = [m for e in experiments if (m := summarize(e, args)) is not None]
-    if not means:
+    summaries = {e: found for e in experiments if (found := summarize(e, args)) is not None}
+    if not summaries:
         flag = "" if args.test_log else "; --test-log reads the logs of tests"
         hint = keyword_hint(directory, args.keyword) or level_hint(directory, args.multi_exp)
         raise FileNotFoundError(f"Nothing found in {directory}{hint or flag}")
     if args.multi_exp:
-        print(f"Average performance\n* {args.keyword}: {fmean(means):.2f}%")
+        every = {name for summary in summaries.values() for name in summary.names}
+        for experiment, summary in summaries.items():
+            if summary.exact and (lacking := sorted(every.difference(summary.names))):
+                note(f"missing: {experiment} has no {', '.join(lacking)}, which others have")
+        mean = fmean(summary.mean for summary in summaries.values())
+        print(f"Average performance\n* {args.keyword}: {mean:.2f}%")
 
 
 def keyword_hint(folder: Path, keyword: str) -> str:
-    """Return what to say where the logs below a folder have other metrics; else nothing."""
-    names = metrics_below(folder)
+    """Return what to say where the runs below a folder have other metrics; else nothing."""
+    names = sorted({*metrics_below(folder), *metrics_in(folder)})
     if not names or keyword in names:
         return ""
     return f": no log has {keyword}{nearest(keyword, names)} (they have {', '.join(names)})"
@@ -146,9 +183,6 @@ def parse_output(args: argparse.Namespace) -> None:
     if not output.is_dir():
         raise FileNotFoundError(f"no directory {output}: run something first, or pass --output")
 
-    def note(line: str) -> None:
-        print(line, file=sys.stderr)
-
     rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
     if not rows:
         raise FileNotFoundError(f"Nothing found in {output}{output_hint(output, args.keyword)}")
@@ -183,7 +217,7 @@ def output_hint(output: Path, keyword: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description="Mean results over seeds, from logs.")
+    parser = argparse.ArgumentParser(description="Mean results of runs over seeds.")
     add = parser.add_argument
     add("directory", nargs="?", help="folder of runs; without it, tables of all in --output")
     add("--output", metavar="DIR", help="folder for the tables (default: $OUTPUT, else output)")
@@ -199,7 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
     add("--multi-exp", action="store_true", help="the directory holds several experiments")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 

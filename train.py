@@ -11,12 +11,12 @@ import os
 import runpy
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import ROOT, run
+from support.command_line import ROOT, add_traceback, run
 from support.hints import nearest
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
     shown.add_argument("--verbose", action="store_true", help="print all that the log file gets")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
 
@@ -175,7 +175,7 @@ def require_file(path: str, option: str) -> None:
 
 
 def resolve_alias(path: str) -> str:
-    """Return the file that another name of it stands for, and say so; other paths as they are.
+    """Return the file that another name of it stands for; other paths as they are.
 
     The names are in ``aliases.yaml`` beside the folder that holds the trainers' folders.
 
@@ -193,8 +193,29 @@ def resolve_alias(path: str) -> str:
     name = yaml.safe_load(table.read_text(encoding="utf-8")).get(folder.name, {}).get(file.stem)
     if name is None:
         return path
-    print(f"{path} is another name of {file.with_name(name + file.suffix)} ({table.name})")
     return str(file.with_name(name + file.suffix))
+
+
+def config_files(args: argparse.Namespace) -> dict[str, str]:
+    """Return option -> config file as it was named; of two that set a key the later one wins."""
+    named = {"--dataset-config-file": args.dataset_config_file, "--config-file": args.config_file}
+    return {option: path for option, path in named.items() if path is not None}
+
+
+def given_keys(args: argparse.Namespace) -> dict[str, str]:
+    """Return config key -> what set it: a file, an option, or the ``KEY VALUE`` pairs.
+
+    Args:
+        args: the parsed command line, its files checked.
+    """
+    from dassl.config import keys_of_file
+
+    files = map(resolve_alias, config_files(args).values())
+    given = {key: path for path in files for key in keys_of_file(path)}
+    for option, key in OPTION_KEYS.items():
+        if getattr(args, option) is not None:
+            given[key] = f"--{option.replace('_', '-')}"
+    return given | dict.fromkeys(args.opts[::2], "KEY VALUE")
 
 
 def check_opts(opts: list[str], cfg: CfgNode) -> None:
@@ -223,7 +244,7 @@ def check_opts(opts: list[str], cfg: CfgNode) -> None:
             )
 
 
-def check_method_keys(keys: list[str], trainer: str, own: str | None) -> None:
+def check_method_keys(keys: Iterable[str], trainer: str, own: str | None) -> None:
     """Check that no setting is meant for another method, which this one would not read.
 
     Args:
@@ -285,7 +306,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """
     import datasets
     import trainers
-    from dassl.config import get_cfg_default, keys_of_file
+    from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability
@@ -294,22 +315,20 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
     add_own_files(args, cfg)
-    keys = args.opts[::2]
-    for path, option in (
-        (args.dataset_config_file, "--dataset-config-file"),
-        (args.config_file, "--config-file"),
-    ):
-        if path is not None:
-            path = resolve_alias(path)
-            require_file(path, option)
-            cfg.merge_from_file(path)
-            keys += keys_of_file(path)
+    for option, name in config_files(args).items():
+        path = resolve_alias(name)
+        if path != name:
+            print(f"{name} is another name of {path} (aliases.yaml)")
+        require_file(path, option)
+        cfg.merge_from_file(path)
     for option, key in OPTION_KEYS.items():
         value = getattr(args, option)
         if value is not None:
             cfg.merge_from_list([key, value])
     check_opts(args.opts, cfg)
-    cfg.merge_from_list(args.opts)
+    for key, value in zip(args.opts[::2], args.opts[1::2], strict=True):
+        # scripts and folders have a word for all training images
+        cfg.merge_from_list([key, -1 if (key, value) == ("DATASET.NUM_SHOTS", "all") else value])
 
     # Checked here as well as where they are built, so that a typo leaves no log behind.
     for name, option, registry in (
@@ -324,7 +343,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         else:
             check_availability(name, names, option)
     own = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "node", None)
-    check_method_keys(keys, cfg.TRAINER.NAME, own)
+    check_method_keys(given_keys(args), cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
     if cfg.RESUME and not any(Path(cfg.RESUME).glob("*/checkpoint")):
@@ -383,6 +402,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     """
     import torch
 
+    from adaptation.recording import keep_record
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
     from dassl.utils import print_detail, set_random_seed, setup_logger
@@ -399,6 +419,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     if args.eval_only:
         check_trained(args, cfg, trainer)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    keep_record(trainer, cfg, vars(args), given_keys(args))
     return trainer
 
 
@@ -510,10 +531,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def act() -> None:
         trainer = build_runs(args, words, cfgs)
+        if args.no_train and not args.eval_only:
+            return
         if args.eval_only:
             trainer.test()
-        elif not args.no_train:
+        else:
             trainer.train()
+        if args.seeds is None:
+            trainer.run_notes.on_end()
 
     return run(act, args.traceback, lambda: interruption(args, cfgs))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple, TextIO
@@ -165,6 +166,7 @@ class SeveralSeeds:
         for run in self.runs:
             with run.at_work():
                 results.append(run.trainer.test())
+                run.trainer.run_notes.on_end()
         return results
 
     def train(self) -> None:
@@ -179,17 +181,26 @@ class SeveralSeeds:
         for run in self.runs:
             with run.at_work():
                 run.trainer.before_train()
+        for run in self.runs:
+            run.trainer.run_notes.on_start()
+        start = time.perf_counter()
         first = min(run.trainer.start_epoch for run in self.runs)
         for epoch in range(first, self.runs[0].trainer.max_epoch):
             # a seed whose checkpoint is further on waits until the others have come as far
             runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
+            epoch_start = time.perf_counter()
             run_epoch(runs, epoch)
+            epoch_seconds = time.perf_counter() - epoch_start
             for run in runs:
+                run.trainer.run_notes.epoch_seconds.append(epoch_seconds)
                 with run.at_work():
                     run.trainer.after_epoch()
+        training_seconds = time.perf_counter() - start
         for run in self.runs:
+            run.trainer.run_notes.training_seconds = training_seconds
             with run.at_work():
                 run.trainer.after_train()
+                run.trainer.run_notes.on_end()
 
 
 def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:

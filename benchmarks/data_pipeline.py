@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,8 +34,10 @@ from dassl.data.datasets import Datum
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.data.transforms import build_transform
 from dassl.utils import write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "results" / "data_pipeline.json"
 WIDTH, HEIGHT = 500, 375
 #: row of the table -> DATALOADER.CACHE, training images
 PIPELINES = {
@@ -49,7 +52,7 @@ BASELINE = {True: "train, decoded each time", False: "test, decoded each time"}
 
 
 def write_images(folder: Path, count: int) -> list[Datum]:
-    """JPEG files of smooth colours with some grain, about 66 kB each."""
+    """Write JPEG files of smooth colours with some grain, about 66 kB each."""
     rng = np.random.default_rng(0)
     items = []
     for number in range(count):
@@ -63,7 +66,7 @@ def write_images(folder: Path, count: int) -> list[Datum]:
 
 
 def build_loader(items: list[Datum], cache: str, is_train: bool) -> DataLoader:
-    """The loader of one row; batches are those of PromptSRC's training and of any evaluation."""
+    """Build the loader of a row; batches are those of PromptSRC's training and of evaluation."""
     cfg = get_cfg_default()
     cfg.merge_from_file(str(ROOT / "configs" / "base.yaml"))
     cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 0, "DATALOADER.CACHE", cache])
@@ -76,14 +79,14 @@ def build_loader(items: list[Datum], cache: str, is_train: bool) -> DataLoader:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this process."""
+    """Return the CPU seconds that a call takes in this process."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def measure(items: list[Datum], turns: int) -> dict[str, dict[str, list[float]]]:
-    """CPU seconds of every turn, by row, for single images and for batches of a loader."""
+    """Measure CPU seconds of every turn, by row, for single images and batches of a loader."""
     loaders = {name: build_loader(items, *row) for name, row in PIPELINES.items()}
     taken = {name: {"images": [], "batches": []} for name in PIPELINES}
     for loader in loaders.values():
@@ -100,7 +103,7 @@ def measure(items: list[Datum], turns: int) -> dict[str, dict[str, list[float]]]
 
 
 def summarise(taken: dict[str, dict[str, list[float]]], count: int) -> list[dict[str, object]]:
-    """Median images per second, and median, least and largest ratio to decoding, of each row."""
+    """Return per row median images per second, and median, least and largest ratio to decoding."""
     rows = []
     for name, (_, is_train) in PIPELINES.items():
         row: dict[str, object] = {"pipeline": name}
@@ -116,7 +119,7 @@ def summarise(taken: dict[str, dict[str, list[float]]], count: int) -> list[dict
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """The rows as Markdown."""
+    """Lay out the rows as Markdown."""
     cells = []
     for row in rows:
         cells.append([row["pipeline"]])
@@ -129,15 +132,18 @@ def table(rows: list[dict[str, object]]) -> str:
     return tabulate(cells, headers, tablefmt="github", disable_numparse=True)
 
 
-def main() -> None:
-    """Measure, print the table and write the result."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "data_pipeline.json"
-    )
-    args = parser.parse_args()
+    parser.add_argument("--images", type=positive, default=200)
+    parser.add_argument("--turns", type=positive, default=7)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, print the table and write the result."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -161,5 +167,10 @@ def main() -> None:
     print(table(rows))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dassl.utils import replacing
+from support.files import write_text
 
 
 def fill(text: str, parts: Mapping[str, str]) -> str:
@@ -24,7 +24,5 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
 
 
 def fill_document(path: Path, parts: Mapping[str, str]) -> None:
-    """Do so in a file."""
-    filled = fill(path.read_text("utf-8"), parts)
-    with replacing(path) as partial:
-        Path(partial).write_text(filled, "utf-8")
+    """Fill the places of a document's file, as :func:`fill` does those of a text."""
+    write_text(fill(path.read_text("utf-8"), parts), path)

@@ -16,6 +16,7 @@ The variants take turns. What is measured replaces ``benchmarks/results/gpu.json
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from tabulate import tabulate
 from benchmarks.speed import BATCH, PACKED, PLAIN, build, random_batch, save_random_clip
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 OUT = Path(__file__).parent / "results" / "gpu.json"
 GRAPH, SEEDS = "ours, graph", "ours, 4 seeds"
@@ -47,7 +49,7 @@ WARM_UP = 10
 def prepare(
     method: str, n_classes: int, backbone: Path, variant: str, precision: str
 ) -> Callable[[], object]:
-    """A training step on the GPU, or on the CPU where there is none."""
+    """Return a training step on the GPU, or on the CPU where there is none."""
     import trainers  # noqa: F401  registers the methods
     from adaptation.seeds import Batch, joint_step
 
@@ -75,7 +77,7 @@ def prepare(
 
 
 def milliseconds(step: Callable[[], object], steps: int) -> float:
-    """Wall-clock time per step of a series."""
+    """Measure the wall-clock time per step of a series."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -87,7 +89,7 @@ def milliseconds(step: Callable[[], object], steps: int) -> float:
 
 
 def memory_of(step: Callable[[], object]) -> dict[str, float | None]:
-    """Memory of the first steps in 1e9 bytes: of tensors at their peak, and reserved afterwards."""
+    """Measure the first steps' memory in 1e9 bytes: peak of tensors, and reserved afterwards."""
     if not torch.cuda.is_available():
         milliseconds(step, WARM_UP)
         return {"memory": None, "reserved": None}
@@ -105,7 +107,7 @@ def memory_of(step: Callable[[], object]) -> dict[str, float | None]:
 def measure(
     method: str, n_classes: int, backbone: Path, precision: str, steps: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """One record per variant, with the time of every series."""
+    """Return one record per variant, with the time of every series."""
     runs, held = {}, {}
     # CUDA's libraries take workspaces when they first run, which are nobody's own
     milliseconds(prepare(method, n_classes, backbone, PACKED, precision), 1)
@@ -126,7 +128,7 @@ def measure(
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The records as Markdown; the ratio is that to the plain variant."""
+    """Lay out the records as Markdown; the ratio is that to the plain variant."""
     times = {(r["method"], r["classes"], r["variant"]): median(r["ms"]) for r in records}
     rows = []
     for record in records:
@@ -145,19 +147,24 @@ def table(records: list[dict[str, Any]]) -> str:
     return tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure, keep, print."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=["PromptSRC", "MMLoP", "CoOp"])
-    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50, 500])
+    parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50, 500])
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--steps", type=int, default=100, help="of a series")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=positive, default=100, help="of a series")
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep, print."""
     torch.backends.cudnn.benchmark = torch.cuda.is_available()  # as train.py has it
     if not torch.cuda.is_available():
         print("Note: no CUDA device, so this times the CPU, and no graph is captured")
@@ -174,5 +181,10 @@ def main() -> None:
     print(table(records))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

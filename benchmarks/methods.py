@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from results.tables import cell, render_tables
 from scripts.ablation import read_tables
+from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
@@ -36,13 +38,13 @@ DOCUMENT = ROOT / "docs" / "benchmark.md"
 
 
 def base_to_new_runs() -> list[Run]:
-    """Every method on both data sets; zero-shot CLIP is the same for every seed."""
+    """Return runs of every method on both data sets; zero-shot CLIP needs one seed."""
     zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
     return zero_shot + [Run(m, m, data, s) for data in DATA for m in METHODS for s in SEEDS]
 
 
 def ablation_runs() -> list[Run]:
-    """MMLoP with parts of it changed; the whole of it is among the base-to-new runs."""
+    """Return runs of MMLoP with parts changed; unchanged it is among the base-to-new runs."""
     changed = {run: pairs for runs in ABLATION.values() for run, pairs in runs.items() if pairs}
     return [
         Run(run, "MMLoP", data, seed, pairs)
@@ -53,7 +55,7 @@ def ablation_runs() -> list[Run]:
 
 
 def few_shot_runs() -> list[Run]:
-    """Some methods with 1 to 16 images per class of the digits, tested on all classes."""
+    """Return runs of some methods with 1 to 16 images per class of the digits."""
     zero_shot = Run("ZeroshotCLIP", "ZeroshotCLIP", DATA[0], SEEDS[0], protocol="fewshot")
     return [zero_shot] + [
         Run(m, m, DATA[0], seed, shots=shots, protocol="fewshot")
@@ -64,7 +66,7 @@ def few_shot_runs() -> list[Run]:
 
 
 def rows_of(results: Sequence[dict]) -> list[Row]:
-    """Means over seeds, and averages over data sets, of the results of runs."""
+    """Average the results of runs over seeds, and over data sets."""
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     for result in results:
         few_shot = result["protocol"] == "fewshot"
@@ -82,7 +84,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
 
 
 def shots_table(rows: Sequence[Row]) -> str:
-    """Few-shot accuracies as a table, a method per line and a column per number of shots."""
+    """Lay out few-shot accuracies, a method per line and a column per number of shots."""
     cells: dict[str, dict[str, str]] = {}
     for row in sorted(rows, key=lambda row: row.method.shots):
         line = cells.setdefault(row.method.trainer, {"method": row.method.trainer})
@@ -112,12 +114,17 @@ def ablation_table(results: Sequence[dict], runs: Iterable[str]) -> str:
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Run what is missing, fill the document, draw the figures."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
-    args = parser.parse_args()
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Run what is missing, fill the document, draw the figures."""
     out = ROOT / "benchmarks" / "results" / "methods.jsonl"
 
     def done(runs: list[Run]) -> list[dict]:
@@ -138,5 +145,10 @@ def main() -> None:
     save_plots(compared + shots, ROOT / "docs" / "figures", print)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,8 @@ neither a download nor memory.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -17,12 +19,13 @@ from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from support.command_line import add_traceback, run_command
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
 
 
 def vit_b16() -> CLIP:
-    """CLIP ViT-B/16 without values, but for the token table, which learners copy words from."""
+    """Build a ViT-B/16 without values, but for the token table, which learners copy words from."""
     with torch.device("meta"):
         clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     clip.token_embedding.to_empty(device="cpu")
@@ -30,7 +33,7 @@ def vit_b16() -> CLIP:
 
 
 def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) -> PromptLearner:
-    """The learner that a config file asks for.
+    """Build the learner that a config file asks for.
 
     Args:
         method: registry name.
@@ -46,7 +49,7 @@ def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) ->
 
 
 def counts() -> dict[tuple[str, str], int]:
-    """Trainable parameters by (method, config) of all shipped ViT-B/16 files."""
+    """Count trainable parameters by (method, config) of all shipped ViT-B/16 files."""
     clip, found = vit_b16(), {}
     for method in TRAINER_REGISTRY.registered_names():
         if issubclass(TRAINER_REGISTRY.get(method), PromptTrainer):
@@ -56,12 +59,24 @@ def counts() -> dict[tuple[str, str], int]:
     return found
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
     """Print the table."""
     rows = [(*key, f"{count:,}") for key, count in counts().items()]
     headers = ("method", "config", "trainable parameters")
     print(tabulate(rows, headers, tablefmt="github", colalign=("left", "left", "right")))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

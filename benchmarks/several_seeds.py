@@ -17,6 +17,7 @@ import contextlib
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from benchmarks.speed import save_random_clip
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.engine import build_trainer
 from dassl.utils import read_json, set_random_seed, write_json
+from support.command_line import add_traceback, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "several_seeds.json"
@@ -59,7 +61,7 @@ class Operations(TorchDispatchMode):
 
 
 def backbone_file(name: str, folder: Path) -> str:
-    """What the backbone is called on the command line; a random one is written first."""
+    """Return the backbone as the command line names it; write a random one first."""
     if name == "tiny":
         return name
     path = folder / "random_vit_b16.pt"
@@ -69,7 +71,7 @@ def backbone_file(name: str, folder: Path) -> str:
 
 
 def build(method: str, backbone: str, folder: Path, seed: int) -> Any:
-    """The trainer of one seed with one image per class, so that an epoch has few steps."""
+    """Build the trainer of one seed with one image per class, so that an epoch has few steps."""
     side = 32 if backbone == "tiny" else 224
     words = ["--trainer", method, "--seed", str(seed), "--root", str(folder / "data")]
     words += ["--dataset-config-file", str(ROOT / "configs/datasets/digits.yaml")]
@@ -92,7 +94,7 @@ def build(method: str, backbone: str, folder: Path, seed: int) -> Any:
 
 
 def measure(method: str, backbone: str, repeats: int, folder: Path) -> dict[str, Any]:
-    """Times of epochs of all seeds together and one after the other, and numbers of operations."""
+    """Measure epochs of all seeds together and one after the other, and count operations."""
     with contextlib.redirect_stdout(io.StringIO()):
         makers = {seed: partial(build, method, backbone, folder, seed) for seed in SEEDS}
         together, alone = SeveralSeeds(makers), [make() for make in makers.values()]
@@ -135,7 +137,7 @@ def measure(method: str, backbone: str, repeats: int, folder: Path) -> dict[str,
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown; the ratio is that of each turn."""
+    """Lay out the results as Markdown; the ratio is that of each turn."""
     rows = []
     for result in results:
         alone, together = (result["seconds per step"][name] for name in ("alone", "together"))
@@ -153,10 +155,15 @@ def table(results: list[dict[str, Any]]) -> str:
     return tabulate(rows, header, "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure what is missing, keep it, fill the document."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.parse_args()
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure what is missing, keep it, fill the document."""
     torch.set_num_threads(1)
     results = read_json(str(OUT)) if OUT.exists() else []
     known = {(result["backbone"], result["method"]) for result in results}
@@ -171,5 +178,10 @@ def main() -> None:
     fill_document(DOCUMENT, {"several seeds": table(results)})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

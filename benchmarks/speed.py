@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from support.command_line import add_traceback, output_file, positive, run_command
 from train import ask_for_large_pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +82,7 @@ def save_random_clip(path: Path, sizes: Sequence[int | None] = VIT_B16) -> None:
 
 
 def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: object) -> Any:
-    """A method's trainer in float32, with classes but without images.
+    """Build a method's trainer in float32, with classes but without images.
 
     Args:
         method: registry name; its first ViT-B/16 config counts.
@@ -127,7 +129,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
 
 
 def random_batch(trainer: Any, size: int) -> dict[str, Any]:
-    """Images of noise, with labels that go round the classes."""
+    """Draw images of noise, with labels that go round the classes."""
     import torch
 
     side = trainer.model.clip.visual.input_resolution
@@ -136,14 +138,14 @@ def random_batch(trainer: Any, size: int) -> dict[str, Any]:
 
 
 def step(trainer: Any) -> Callable[[], object]:
-    """A training step."""
+    """Return a function that does a training step."""
     trainer.set_model_mode("train")
     batch = random_batch(trainer, BATCH)
     return lambda: trainer.forward_backward(batch)
 
 
 def text(trainer: Any) -> Callable[[], object]:
-    """Prompted text features of all classes, and the gradients of their sum."""
+    """Return a function that computes all classes' text features and their gradients."""
 
     def run() -> None:
         trainer.model.learner.zero_grad()
@@ -153,7 +155,10 @@ def text(trainer: Any) -> Callable[[], object]:
 
 
 def evaluation(trainer: Any) -> Callable[[], object]:
-    """Logits of a test batch; the plain variant encodes the text for every batch."""
+    """Return a function that computes the logits of a test batch.
+
+    The plain variant encodes the text for every batch.
+    """
     import torch
 
     trainer.set_model_mode("eval")
@@ -172,7 +177,7 @@ def evaluation(trainer: Any) -> Callable[[], object]:
 def prepare(
     what: str, method: str, n_classes: int, backbone: Path, variant: str
 ) -> Callable[[], object]:
-    """What is measured, as a function."""
+    """Return what is measured, as a function."""
     trainer = build(method, n_classes, backbone, variant)
     if what == "eval":
         return evaluation(trainer)
@@ -180,7 +185,7 @@ def prepare(
 
 
 def cpu_seconds(run: Callable[[], object]) -> tuple[float, float]:
-    """User and system CPU seconds of this process for one call."""
+    """Return the user and system CPU seconds of this process for one call."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     run()
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -196,7 +201,7 @@ def measure_time(
     repeats: int,
     warm_up: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """CPU seconds by variant; a repeat runs every variant once."""
+    """Measure CPU seconds by variant; a repeat runs every variant once."""
     runs = {v: prepare(what, method, n_classes, backbone, v) for v in variants}
     found = {variant: {"user": [], "system": []} for variant in variants}
     for repeat in range(-warm_up, repeats):
@@ -211,7 +216,7 @@ def measure_time(
 
 
 def count_flops(method: str, n_classes: int, backbone: Path, variant: str) -> dict[str, Any]:
-    """Operations (two per multiplication and addition) of a step and of its text part, in 1e9."""
+    """Count the operations (two per multiply-add) of a step and of its text part, in 1e9."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -240,7 +245,7 @@ def count_flops(method: str, n_classes: int, backbone: Path, variant: str) -> di
 
 
 def resident(field: str) -> float:
-    """Memory of this process in 1e9 bytes: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
+    """Read this process's memory in 1e9 bytes: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) * 1024 / 1e9
 
@@ -248,7 +253,7 @@ def resident(field: str) -> float:
 def measure_memory(
     what: str, method: str, n_classes: int, backbone: Path, variant: str
 ) -> dict[str, Any]:
-    """Peak of the first run above what was held before, and its CPU seconds, in this process."""
+    """Measure the peak of the first run above what was held before, and its CPU seconds."""
     run = prepare(what, method, n_classes, backbone, variant)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading, is forgotten
     base = resident("VmRSS")
@@ -262,11 +267,12 @@ def in_child(*args: object, **environment: str) -> dict[str, Any]:
     result = subprocess.run(
         command,
         cwd=ROOT,
-        check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
     )
+    if result.returncode:
+        raise RuntimeError(f"a process that measures failed, for the above: {shlex.join(command)}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -282,7 +288,7 @@ def memory(*args: object) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Processor, cores and PyTorch version."""
+    """Describe processor, cores and PyTorch version."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -303,19 +309,19 @@ def store(out: Path, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seconds(record: dict[str, Any]) -> list[float]:
-    """User and system time of every run."""
+    """Add user and system time of every run."""
     return [u + s for u, s in zip(record["user"], record["system"], strict=True)]
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> str:
-    """Ratio of the medians, and the range of those of single repeats."""
+    """Return the ratio of the medians, and the range of those of single repeats."""
     text = f"{median(slow) / median(fast):.2f}"
     each = [a / b for a, b in zip(slow, fast, strict=False)]
     return text if len(each) == 1 else f"{text} ({min(each):.2f} to {max(each):.2f})"
 
 
 def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Tables of time, memory and operations, Markdown, by name."""
+    """Lay out the tables of time, memory and operations as Markdown, by name."""
     from tabulate import tabulate
 
     pairs: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
@@ -360,7 +366,7 @@ def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def aims(pairs: dict[tuple[str, str, int], dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of the table that holds what was aimed at beside what was reached."""
+    """Return the rows of the table of what was aimed at beside what was reached."""
     rows: list[dict[str, Any]] = []
 
     def add(name: str, key: tuple[str, str, int], aim: str, reached: str, met: bool) -> None:
@@ -396,31 +402,32 @@ def aims(pairs: dict[tuple[str, str, int], dict[str, dict[str, Any]]]) -> list[d
 
 
 def above_floor(record: dict[str, Any]) -> float:
-    """Operations of a step over those that were left if encoding text took none, minus one."""
+    """Return the excess of a step's operations over those without the text, as a fraction."""
     return record["gflop"] / (record["gflop"] - record["text_gflop"]) - 1
 
 
-def parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=["PromptSRC", "IVLP"])
-    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50])
+    parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50])
     parser.add_argument("--what", nargs="*", choices=WHAT, default=["step", "text", "flops"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--cold", action="store_true", help="count the first run of each, too")
     parser.add_argument("--variants", nargs="*", default=[PLAIN, PACKED], help="'plain', 'ours'")
     parser.add_argument("--within", nargs="*", default=[], help="also ours, with MODEL.MEMORY_GB")
     parser.add_argument("--memory-of", choices=("step", "text"), default="step")
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=output_file, default=OUT)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    add_traceback(parser)
+    return parser
 
 
-def main() -> None:
+def act(args: argparse.Namespace) -> None:
     """Measure what was asked for, keep it, print all tables, fill the document."""
-    args = parse()
     if args.child:  # memory is that of a run; times are compared as PyTorch takes it by itself
         ask_for_large_pages()
     import torch
@@ -469,5 +476,10 @@ def main() -> None:
         fill_document(DOCUMENT, {**tables(records), "machine": "; ".join(machines) + ".\n"})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

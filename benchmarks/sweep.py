@@ -45,7 +45,7 @@ class Run:
 
 
 def do_run(run: Run, root: str) -> dict[str, object]:
-    """Accuracies in percent (``base``, ``new`` and their harmonic mean ``hm``, or ``all``).
+    """Do a run; return accuracies in percent (``base``, ``new`` and their ``hm``, or ``all``).
 
     Trainable ``parameters`` and ``seconds`` of the run come with them.
 
@@ -134,7 +134,7 @@ def _key(result: dict[str, object]) -> str:
 def summarise(
     results: Sequence[dict[str, object]], by: Sequence[str] = ("data", "label")
 ) -> list[dict[str, object]]:
-    """Mean and population deviation of base, new and HM, and the worst HM, per group.
+    """Return mean and population deviation of base, new and HM, and the worst HM, per group.
 
     Args:
         results: of base-to-new runs.

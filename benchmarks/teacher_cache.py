@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from adaptation.savings.teacher import TeacherCache, weights_fingerprint
 from benchmarks.parameters import CONFIGS, build_learner
 from clip.model import CLIP
 from dassl.utils import write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 OUT = Path(__file__).resolve().parent / "results" / "teacher_cache.json"
 CONFIG = CONFIGS / "PromptSRC" / "vit_b16_c4_ep20_batch4_4+4ctx.yaml"
@@ -34,7 +36,7 @@ BATCH, CLASSES = 4, 50
 
 
 def random_vit_b16() -> CLIP:
-    """CLIP ViT-B/16 with small random weights."""
+    """Build a CLIP ViT-B/16 with small random weights."""
     clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     for parameter in clip.parameters():
         if parameter.dim() > 1:
@@ -43,14 +45,14 @@ def random_vit_b16() -> CLIP:
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of this process for one call."""
+    """Return the CPU seconds of this process for one call."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
 def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
-    """A training step, given the names of the batch's views or None."""
+    """Return a function that does a training step, given names of the batch's views or None."""
     image = torch.randn(BATCH, 3, 224, 224)
     label = torch.arange(BATCH)
     optimiser = torch.optim.SGD(model.learner.parameters(), lr=0.0025, momentum=0.9)
@@ -68,7 +70,7 @@ def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
 
 
 def measure(repeats: int, folder: str) -> dict[str, list[float]]:
-    """CPU seconds of every part, by name."""
+    """Measure the CPU seconds of every part, by name."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     clip, classnames = random_vit_b16(), list(IMAGENET_CLASSNAMES[:CLASSES])
@@ -94,12 +96,17 @@ def measure(repeats: int, folder: str) -> dict[str, list[float]]:
     return seconds
 
 
-def main() -> None:
-    """Measure, keep and print."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--repeats", type=positive, default=7)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep and print."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = measure(args.repeats, folder)
     medians = {name: median(values) for name, values in seconds.items()}
@@ -116,5 +123,10 @@ def main() -> None:
     print(json.dumps(result, indent=4))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,6 +30,7 @@ from tabulate import tabulate
 from benchmarks.documents import fill_document
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import read_json, write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "whole_run.json"
@@ -47,7 +48,7 @@ VARIANTS = {
 
 
 def command(method: str, folder: Path, *pairs: str) -> list[str]:
-    """The command line of a run on the base classes of the embedded digits."""
+    """Return the command line of a run on the base classes of the embedded digits."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     words = [sys.executable, "train.py", "--root", str(folder / "data"), "--seed", "1"]
     words += ["--trainer", method, "--dataset-config-file", "configs/datasets/digits.yaml"]
@@ -57,7 +58,7 @@ def command(method: str, folder: Path, *pairs: str) -> list[str]:
 
 
 def timed(words: list[str], env: dict[str, str], until: str | None = None) -> dict[str, float]:
-    """Seconds that a process takes, or that pass until it prints a line.
+    """Measure the seconds that a process takes, or that pass until it prints a line.
 
     Args:
         words: its command line.
@@ -89,7 +90,7 @@ def timed(words: list[str], env: dict[str, str], until: str | None = None) -> di
 
 
 def measure(methods: tuple[str, ...], repeats: int, folder: Path) -> list[dict[str, Any]]:
-    """All measurements; ``folder`` takes data, results and caches."""
+    """Return all measurements; ``folder`` takes data, results and caches."""
     caches = {CACHE_VARIABLE: str(folder / "images"), "CLIP_CACHE": str(folder / "clip")}
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | caches
     starts = {
@@ -122,7 +123,7 @@ def measure(methods: tuple[str, ...], repeats: int, folder: Path) -> list[dict[s
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown, ratios to everything switched off in the same turn."""
+    """Lay out the results as Markdown, with ratios to everything switched off in the same turn."""
     rows = []
     plain = {r["what"]: r for r in results if r["variant"] == "everything off"}
     for result in results:
@@ -140,15 +141,20 @@ def table(results: list[dict[str, Any]]) -> str:
     return tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure, keep, print, fill the document."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep, print, fill the document."""
     with tempfile.TemporaryDirectory() as folder:
         write_json(measure(tuple(args.methods), args.repeats, Path(folder)), str(args.out))
     print(table(read_json(str(args.out))))
@@ -156,5 +162,10 @@ def main() -> None:
         fill_document(DOCUMENT, {"whole run": table(read_json(str(OUT)))})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import add_traceback, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "float32; keep (default): as they are",
     )
     add("--force", action="store_true", help="replace OUT if it exists")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 
@@ -89,7 +89,7 @@ def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from .download import replacing
+    from support.files import replacing
 
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
@@ -175,7 +175,8 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists: give another name, or --force to replace it")
 
-    from .download import sha256_of
+    from support.files import sha256_of
+
     from .loading import load_state_dict
     from .weights import build_model
 
@@ -188,12 +189,11 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status, 2 for input that cannot be converted."""
-    args = build_parser().parse_args(argv)
 
-    def act() -> None:
+    def act(args: argparse.Namespace) -> None:
         print("\n".join(convert(args.source, args.target, args.dtype, args.force)))
 
-    return run(act, args.traceback)
+    return run_command(build_parser(), act, argv)
 
 
 if __name__ == "__main__":

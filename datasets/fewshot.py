@@ -8,10 +8,8 @@ new and all runs of one (shots, seed) pair therefore see the same images.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import io
-import json
 import os
 import pickle
 import random
@@ -23,7 +21,8 @@ from typing import Any
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import replacing
+from dassl.utils import check_availability
+from support.files import write_json
 
 from .annotations import (
     AGAIN,
@@ -73,7 +72,7 @@ class FewShotDataset(DatasetBase):
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
-        _check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test)
@@ -186,7 +185,7 @@ class FewShotDataset(DatasetBase):
                 shutil.copyfile(path, earlier)
             self.save_split(*lists, path, self.image_dir)
             origin = {"split_sha256": _file_sha256(path), "sources": self.split_fingerprint(*lists)}
-            write_json_atomically(origin, self._origin_file)
+            write_json(origin, self._origin_file)
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
         return lists
@@ -315,7 +314,7 @@ class FewShotDataset(DatasetBase):
         """Write a split file with paths relative to `path_prefix`."""
         lists = {"train": train, "val": val, "test": test}
         split = {part: _to_rows(items, path_prefix) for part, items in lists.items()}
-        write_json_atomically(split, filepath, indent=4)
+        write_json(split, filepath, indent=4)
         print(f"Saved split to {filepath}")
 
     @staticmethod
@@ -488,7 +487,7 @@ class FewShotDataset(DatasetBase):
         }
         try:
             os.makedirs(self.split_fewshot_dir, exist_ok=True)
-            write_json_atomically({**key, **rows}, path)
+            write_json({**key, **rows}, path)
         except OSError as error:
             print(f"Few-shot data not saved ({error}); they are drawn anew at each start")
         else:
@@ -510,7 +509,7 @@ class FewShotDataset(DatasetBase):
         Raises:
             ValueError: another value of `subsample`, or no class is left.
         """
-        _check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         if subsample == "all":
             return args
         labels = sorted({item.label for item in args[0]})
@@ -644,12 +643,6 @@ def check_images(
     raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
 
 
-def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
-    """Write JSON to a temporary name beside `path`, then rename it."""
-    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        file.write(json.dumps(obj, indent=indent))
-
-
 class _PickledDatum:
     """Stands in for upstream's `Datum` while its pickled caches are read."""
 
@@ -769,12 +762,3 @@ def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
     for count in counts.values():
         if count >= shots:
             random.sample(range(count), shots)
-
-
-def _check_subsample(subsample: str) -> None:
-    if subsample not in SUBSAMPLE_CHOICES:
-        close = difflib.get_close_matches(str(subsample), SUBSAMPLE_CHOICES, n=1)
-        raise ValueError(
-            f"DATASET.SUBSAMPLE_CLASSES {subsample!r} is not one of {', '.join(SUBSAMPLE_CHOICES)}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from clip.tiny import WEIGHTS, pack
 from clip.tokens import tokenize
 from pretrain.captions import caption, matches, vocabulary
 from pretrain.images import N_VALUES, NONE, Attribute, render_collection
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ARCHITECTURE = {
     "embed_dim": 64,
@@ -44,7 +46,7 @@ SETTINGS = ("steps", "batch", "images", "warmup", "lr", "seed", "threads")
 
 
 class CaptionTokenizer:
-    """Token ids of captions, numbered anew over the vocabulary that pre-training uses.
+    """Tokenizer of captions, whose ids are numbered anew over the vocabulary of pre-training.
 
     The model trains with a token table of these few rows; order is kept, so the end-of-text token
     still has the largest id.
@@ -59,7 +61,7 @@ class CaptionTokenizer:
         self._start, self._end = int(self._row[start]), int(self._row[end])
 
     def _encode(self, word: str) -> list[int]:
-        """Ids of one word; byte-pair encoding never looks across a blank."""
+        """Return the ids of one word; byte-pair encoding never looks across a blank."""
         if word not in self._words:
             ids = tokenize(word)[0]
             self._words[word] = self._row[ids[1 : int(ids.argmax())]].tolist()
@@ -68,7 +70,7 @@ class CaptionTokenizer:
         return self._words[word]
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """``(len(texts), longest)`` ids, zero padded."""
+        """Encode texts as ``(len(texts), longest)`` ids, zero padded."""
         rows = [
             [self._start, *(i for word in text.split() for i in self._encode(word)), self._end]
             for text in texts
@@ -78,7 +80,7 @@ class CaptionTokenizer:
 
 
 def augment(images: np.ndarray, kinds: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Random crops, and mirror images of shapes (not of digits and letters); normalised.
+    """Crop at random, mirror shapes (not digits and letters), and normalise.
 
     Args:
         images: ``(B, side, side, 3)`` uint8.
@@ -104,7 +106,7 @@ def augment(images: np.ndarray, kinds: np.ndarray, rng: np.random.Generator) -> 
 
 
 def contrastive_loss(logits: Tensor, match: Tensor) -> Tensor:
-    """Cross-entropy in both directions, the target spread evenly over all true pairs.
+    """Compute the cross-entropy in both directions, the target spread evenly over all true pairs.
 
     Args:
         logits: ``(B, B)``, image by caption.
@@ -132,7 +134,7 @@ class AttributePrototypes(nn.Module):
         self.vectors = nn.ParameterList(torch.randn(n, width) / width**0.5 for n in N_VALUES)
 
     def forward(self, features: Tensor, attributes: Tensor, scale: Tensor) -> Tensor:
-        """Cross-entropy, half the sum over the attributes.
+        """Compute the cross-entropy, half the sum over the attributes.
 
         Args:
             features: ``(B, width)``, unit norm.
@@ -151,7 +153,7 @@ class AttributePrototypes(nn.Module):
 
 
 def full_state(model: CLIP, ids: Tensor) -> dict[str, Tensor]:
-    """State dict with the token table of the whole vocabulary, untrained rows zero."""
+    """Return the state dict with the token table of the whole vocabulary, untrained rows zero."""
     state = {key: value.detach() for key, value in model.state_dict().items()}
     table = torch.zeros(VOCABULARY, state["token_embedding.weight"].shape[1])
     table[ids] = state["token_embedding.weight"]
@@ -172,7 +174,7 @@ def train(args: argparse.Namespace) -> None:
     named = dict(model.named_parameters())
     decayed = [n for n, p in named.items() if p.dim() > 1 and "embedding" not in n]
     rest = [p for n, p in named.items() if n not in (*decayed, "logit_scale")]
-    # the temperature is one number that has far to go; `factor` multiplies the learning rate
+    # the temperature is one number that has far to go; "factor" multiplies the learning rate
     groups = [
         {"params": [named[n] for n in decayed], "weight_decay": 0.05, "factor": 1.0},
         {"params": [*rest, *prototypes.parameters()], "weight_decay": 0.0, "factor": 1.0},
@@ -223,25 +225,22 @@ def train(args: argparse.Namespace) -> None:
     args.out.with_suffix(".partial").unlink(missing_ok=True)
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=WEIGHTS, help="file to write")
-    add("--steps", type=int, default=2400)
-    add("--batch", type=int, default=128, help="image-caption pairs per step")
-    add("--images", type=int, default=60_000, help="rendered images")
-    add("--warmup", type=int, default=300, help="steps of linear warm-up")
+    add("--out", type=output_file, default=WEIGHTS, help="file to write")
+    add("--steps", type=positive, default=2400)
+    add("--batch", type=positive, default=128, help="image-caption pairs per step")
+    add("--images", type=positive, default=60_000, help="rendered images")
+    add("--warmup", type=positive, default=300, help="steps of linear warm-up")
     add("--lr", type=float, default=1e-3)
     add("--seed", type=int, default=0)
-    add("--threads", type=int, default=2)
-    add("--save-every", type=int, default=500, help="steps between intermediate files")
-    args = parser.parse_args()
-    for name in ("steps", "batch", "images", "threads", "warmup", "save_every"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
-    train(args)
+    add("--threads", type=positive, default=2)
+    add("--save-every", type=positive, default=500, help="steps between intermediate files")
+    add_traceback(parser)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(build_parser(), train))

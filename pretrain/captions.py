@@ -41,7 +41,7 @@ BACKGROUNDS = (*COLOUR_NAMES, "gradient", "noisy")
 
 
 def stated(template: str) -> list[tuple[Attribute, int]]:
-    """Attributes that a template states, with their values."""
+    """Return the attributes that a template states, with their values."""
     return [value for words, value in STATEMENTS.items() if words in template]
 
 
@@ -50,7 +50,7 @@ _STATED = sorted({attribute for attribute, _ in STATEMENTS.values()})
 
 @cache
 def _true_templates(values: tuple[int, ...]) -> list[tuple[str, list[tuple[Attribute, int]]]]:
-    """Templates whose statements hold for an image with these values of the stated attributes."""
+    """Return the templates that are true of an image with these values of their attributes."""
     have = dict(zip(_STATED, values, strict=True))
     candidates = [(template, stated(template)) for template in IMAGENET_TEMPLATES]
     return [(t, facts) for t, facts in candidates if all(have[a] == v for a, v in facts)]
@@ -82,7 +82,7 @@ def _noun(rng: np.random.Generator, attributes: np.ndarray, named: np.ndarray) -
 
 
 def caption(rng: np.random.Generator, attributes: np.ndarray) -> tuple[str, np.ndarray]:
-    """A true caption of an image.
+    """Draw a true caption of an image.
 
     Args:
         rng: random generator.
@@ -123,7 +123,7 @@ def caption(rng: np.random.Generator, attributes: np.ndarray) -> tuple[str, np.n
 
 
 def matches(named: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Whether caption ``j`` is true of image ``i``: ``(images, captions)`` booleans.
+    """Tell whether caption ``j`` is true of image ``i``: ``(images, captions)`` booleans.
 
     Args:
         named: ``(captions, len(Attribute))``.
@@ -133,7 +133,7 @@ def matches(named: np.ndarray, attributes: np.ndarray) -> np.ndarray:
 
 
 def vocabulary() -> list[str]:
-    """Texts that together hold every token a caption, a template or a class name may have."""
+    """Return texts that together hold every token of captions, templates and class names."""
     words = [*OBJECTS, *KINDS, *FILLS, *BACKGROUNDS, *NUMBERS, "background", "on", "X"]
     words += [f"{word}s" for word in (*OBJECTS, *KINDS)] + [str(n) for n in range(10)]
     texts = [*IMAGENET_TEMPLATES, *PLURAL_TEMPLATES, "number {}", "letter {}", "digit {}"]

@@ -107,7 +107,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def _glyph_mask(
     rng: np.random.Generator, text: str, centre: tuple[float, float], radius: float
 ) -> Image.Image:
-    """A character with random font, stroke width and affine jitter."""
+    """Draw a character with random font, stroke width and affine jitter."""
     font = _font(FONTS[rng.integers(len(FONTS))], 64)
     stroke = int(rng.integers(0, 5))
     mask = Image.new("L", (CANVAS, CANVAS))
@@ -128,7 +128,7 @@ def _glyph_mask(
 
 
 def _places(rng: np.random.Generator, count: int, radius: float) -> list[tuple[float, float]]:
-    """Centres of `count` objects that do not overlap."""
+    """Place the centres of ``count`` objects that do not overlap."""
     if count == 1:
         room = max(0.5 - radius, 0.0) * 0.8
         return [tuple(0.5 + rng.uniform(-room, room, 2))]
@@ -137,7 +137,7 @@ def _places(rng: np.random.Generator, count: int, radius: float) -> list[tuple[f
 
 
 def _background(rng: np.random.Generator, rgb: np.ndarray, colour: int) -> tuple[np.ndarray, int]:
-    """A background that the colour `rgb` stands out from, and its attribute."""
+    """Draw a background that the colour ``rgb`` stands out from; return it and its attribute."""
     draw = rng.random()
     if draw < 0.5:
         while True:
@@ -186,7 +186,7 @@ def _degrade(
 
 
 def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image number `index` of the collection `seed`.
+    """Render image number ``index`` of the collection ``seed``.
 
     Returns:
         image ``(RESOLUTION, RESOLUTION, 3)`` uint8 and attributes ``(len(Attribute),)`` int64,
@@ -252,7 +252,7 @@ def _render_range(seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndar
 
 
 def render_collection(seed: int, n: int, workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Images 0 to n - 1; the number of worker processes does not change them.
+    """Render images 0 to n - 1; the number of worker processes does not change them.
 
     Returns:
         images ``(n, RESOLUTION, RESOLUTION, 3)`` uint8 and attributes ``(n, len(Attribute))``.

@@ -1,1 +1,1 @@
-"""From the logs of runs to tables and figures; the command is ``parse_test_res.py``. No torch."""
+"""From the records and logs of runs to tables and figures (``parse_test_res.py``). No torch."""

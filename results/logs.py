@@ -30,7 +30,11 @@ FEW_IMAGES = re.compile(r"Note: no class has \d+ training images: all are used, 
 
 
 class BadLog(Exception):
-    """A run without a usable log; the text says why."""
+    """A run without a usable log or record; the text says why."""
+
+
+class Untested(BadLog):
+    """A training that ended, and had nothing to test on or was not to."""
 
 
 def last_start(path: Path) -> list[str]:
@@ -96,8 +100,9 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
     values = [match[1] for line in lines[ends[0] :] if (match := pattern.search(line))]
     if not values:
         untested = [line for line in lines[ends[0] :] if line.startswith(NOT_TESTED)]
-        reason = untested[0] if untested else f"no {keyword} after its end line"
-        raise BadLog(f"{path}: {reason}")
+        if untested:
+            raise Untested(f"{path}: {untested[0]}")
+        raise BadLog(f"{path}: no {keyword} after its end line")
     try:
         value = float(values[-1])
     except ValueError:
@@ -129,8 +134,14 @@ def read_run(folder: Path, keyword: str, test_log: bool | None) -> tuple[Path, f
     Raises:
         BadLog: when there is no log, or it does not count.
     """
+    log = newest_log(folder)
+    if log is None:
+        raise BadLog(f"{folder}: no log.txt")
+    return log, read_log(log, keyword, test_log)
+
+
+def newest_log(folder: Path) -> Path | None:
+    """Return the log of a run folder that was started last; None if there is none."""
     # The order of the names is that of the dates in them.
     logs = sorted(path for path in folder.glob("log.txt*") if path.is_file())
-    if not logs:
-        raise BadLog(f"{folder}: no log.txt")
-    return logs[-1], read_log(logs[-1], keyword, test_log)
+    return logs[-1] if logs else None

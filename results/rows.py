@@ -9,7 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
-from .runs import ELEVEN, METRICS, TITLES, VARIANTS, Method, Runs, Scores
+from protocols import ELEVEN, VARIANTS
+
+from .agreement import description, leave_out, of_any_data_set
+from .backbones import backbone_name
+from .record import RunResult
+from .runs import METRICS, TABLES, TITLES, Method, Runs, Scores, has_halves
 
 
 def spread(values: list[float], ci95: bool) -> float:
@@ -29,8 +34,9 @@ class Row:
 
     ``line`` is the method under which the row stands beside the method's other data sets: its
     configuration without the number of epochs where that differs between them. ``by_seed`` is
-    metric -> seed -> percent. An average has the data sets it is of in ``covered`` and those it
-    lacks in ``missing``; both are empty elsewhere.
+    metric -> seed -> percent, ``read`` what was read of these runs; ``exact`` is whether all have a
+    record, so that nothing is rounded. An average has the data sets it is of in ``covered``
+    and those it lacks in ``missing``; both are empty elsewhere.
     """
 
     protocol: str
@@ -42,6 +48,9 @@ class Row:
     std: dict[str, float] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
+    read: list[RunResult] = field(default_factory=list)
+    exact: bool = False
+    chosen_on_test: bool = False
     covered: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -72,28 +81,6 @@ class Row:
         return "" if self.covered else ", ".join(sorted(self.facts.get("images_per_class", ())))
 
 
-# Ways to write a backbone: its own name, the file of its weights, the start of a config's name.
-BACKBONES = {
-    "ViT-B/16": ("vit-b-16", "vit_b16"),
-    "ViT-B/32": ("vit-b-32", "vit_b32"),
-    "ViT-L/14": ("vit-l-14", "vit_l14"),
-    "RN50": ("rn50",),
-    "RN101": ("rn101",),
-    "tiny": ("tiny",),
-}
-
-
-def backbone_name(text: str) -> str:
-    """Return the backbone that a name, a file of weights or a config's name stands for, if any."""
-    if text in BACKBONES:
-        return text
-    stem = text.rpartition("/")[2].removesuffix(".pt").lower()
-    for backbone, spellings in BACKBONES.items():
-        if any(re.match(rf"{re.escape(s)}(?![a-z0-9])", stem) for s in spellings):
-            return backbone
-    return ""
-
-
 def make_row(
     protocol: str, dataset: str, method: Method, line: Method, runs: Runs, ci95: bool
 ) -> Row:
@@ -110,6 +97,14 @@ def make_row(
     by_seed = runs.by_seed
     seeds = sorted(next(iter(by_seed.values())))
     row = Row(protocol, dataset, method, line, seeds, facts=runs.facts, by_seed=by_seed)
+    row.read = [
+        result
+        for metric, of_metric in runs.results.items()
+        for seed, result in of_metric.items()
+        if seed in by_seed.get(metric, ())
+    ]
+    row.exact = bool(row.read) and all(result.record is not None for result in row.read)
+    row.chosen_on_test = any(result.chosen_on_test for result in row.read)
     for metric, values in by_seed.items():
         row.mean[metric] = fmean(values.values())
         row.std[metric] = spread(list(values.values()), ci95)
@@ -196,14 +191,10 @@ def groups(protocol: str, source: str, datasets: Iterable[str]) -> Iterable[tupl
         source: data set of the training, which no average includes; empty within a data set.
         datasets: those with results.
     """
-    benchmark = VARIANTS if protocol == "dg" else ELEVEN
-    expected = [d for d in benchmark if d != source]
+    expected = [d for d in TABLES[protocol].datasets if d != source]
     others = in_order(set(datasets) - set(expected) - {source})
     if not set(expected).isdisjoint(datasets):
-        noun = "data sets"
-        if source:
-            noun = "variants" if protocol == "dg" else "targets"
-        yield f"average over {len(expected)} {noun}", expected
+        yield f"average over {len(expected)} {TABLES[protocol].averaged}", expected
     if others:
         yield f"average of {', '.join(others)}", others
 
@@ -243,11 +234,59 @@ def average_row(
     # The mean is that of the data sets' rows, whichever seeds these have.
     for metric in METRICS[protocol]:
         row.mean[metric] = fmean(rows[d].mean[metric] for d in covered)
-    if protocol == "base2new":
+    if has_halves(protocol):
         row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
+    row.exact = all(rows[d].exact for d in covered)
+    row.chosen_on_test = any(rows[d].chosen_on_test for d in covered)
     row.covered = covered
     row.missing = tuple(d for d in expected if d not in covered)
     return row
+
+
+def with_same_settings(
+    rows: dict[str, Row], where: str, note: Callable[[str], None]
+) -> dict[str, Row]:
+    """Return those rows of an average whose settings agree, naming the others.
+
+    What is of the data set, or set in its file, may differ; so may configurations of other names,
+    of which some methods have one per data set.
+
+    Args:
+        rows: data set -> row.
+        where: the average, for the message.
+        note: called with a line for every difference.
+    """
+    kept = {dataset for dataset, row in rows.items() if not row.read}
+    for config in sorted({row.method.config for row in rows.values()}):
+        mine = {d: row for d, row in rows.items() if row.method.config == config and row.read}
+        first = {dataset: row.read[0] for dataset, row in mine.items()}
+        described = {d: of_any_data_set(result) for d, result in first.items()}
+        kept |= set(leave_out(first, described, where, lambda names: ", ".join(names), note))
+    return {dataset: row for dataset, row in rows.items() if dataset in kept}
+
+
+def missing_seeds(protocol: str, rows: list[Row], note: Callable[[str], None]) -> None:
+    """Name the seeds that other rows of a table have, and rows of runs with a record lack.
+
+    Args:
+        protocol: key of TITLES.
+        rows: of the data sets, without averages.
+        note: called with a line for every method and set of seeds.
+    """
+    trained = [row for row in rows if row.parameters != 0]
+    tables = {(row.method.source, row.method.shots) for row in trained}
+    for table in sorted(tables):
+        mine = [row for row in trained if (row.method.source, row.method.shots) == table]
+        every = {seed for row in mine for seed in row.seeds}
+        lacking: dict[tuple[Method, str], list[str]] = defaultdict(list)
+        for row in mine:
+            if row.exact and set(row.seeds) != every:
+                lacking[row.line, listing(every - set(row.seeds))].append(row.dataset)
+        for (line, seeds), datasets in lacking.items():
+            note(
+                f"missing: {TITLES[protocol]}, {line}: no seed {seeds} of {', '.join(datasets)} "
+                f"(others of the table have {listing(every)})"
+            )
 
 
 def protocol_rows(
@@ -275,6 +314,7 @@ def protocol_rows(
             rows.append(row)
             if runs.by_seed.keys() >= set(METRICS[protocol]):
                 whole[row.line][dataset] = row
+    missing_seeds(protocol, rows, note)
     for source in sorted({line.source for line in whole}):
         chosen = {line: parts for line, parts in sorted(whole.items()) if line.source == source}
         datasets = {d for parts in chosen.values() for d in parts} - {source}
@@ -286,6 +326,7 @@ def protocol_rows(
             if max(map(len, covers.values())) < 2:
                 continue
             for line, mine in covers.items():
+                mine = with_same_settings(mine, f"{TITLES[protocol]}, {line}, {name}", note)
                 if len(mine) == 1:
                     note(f"not averaged: {TITLES[protocol]}, {line} has {listing(mine)} only")
                 if len(mine) > 1:
@@ -334,19 +375,53 @@ def zero_shot_results(scores: Scores) -> dict[Method, dict[str, Runs]]:
                     mine = found[replace(method, source="")].setdefault(dataset, Runs())
                     for metric, by_seed in runs.by_seed.items():
                         mine.by_seed.setdefault(metric, {}).update(by_seed)
+                        mine.results.setdefault(metric, {}).update(runs.results.get(metric, {}))
                     for key, values in runs.facts.items():
                         mine.facts[key] = mine.facts.get(key, set()) | values
     return found
 
 
+def keep_agreeing(runs: Runs, where: str, note: Callable[[str], None]) -> None:
+    """Leave out the runs that have other settings or data than most, and name them."""
+    results = {(m, s): runs.results[m][s] for m in sorted(runs.results) for s in runs.results[m]}
+    described = {}
+    for metric, seed in sorted(results):
+        part = "" if metric == "accuracy" else metric
+        described[metric, seed] = description(results[metric, seed], part, seed)
+
+    def named(labels: Iterable[tuple[str, int]]) -> str:
+        metrics, seeds = map(set, zip(*labels, strict=True))
+        of_metrics = f" ({listing(metrics)})" if len(runs.results) > 1 else ""
+        return f"seed {listing(seeds)}{of_metrics}"
+
+    kept = leave_out(results, described, where, named, note)
+    if len(kept) == len(results):
+        return
+    runs.by_seed, runs.facts = {}, {}
+    for metric, seed in kept:
+        result = results[metric, seed]
+        runs.by_seed.setdefault(metric, {})[seed] = result.value
+        for key, fact in result.facts.items():
+            runs.facts.setdefault(key, set()).add(fact)
+
+
 def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[Row]:
-    """Return the rows of all tables, protocol by protocol."""
-    rows = []
+    """Return the rows of all tables, protocol by protocol.
+
+    Args:
+        scores: all results.
+        ci95: 95% intervals instead of standard deviations.
+        note: called with one line for all that is left out or missing.
+    """
+    rows, compared = [], set()
     for protocol, datasets in in_every_table(scores).items():
-        if protocol == "base2new":
-            for dataset, methods in datasets.items():
-                for method, runs in methods.items():
-                    where = f"{TITLES[protocol]}, {dataset}, {method}"
+        for dataset, methods in datasets.items():
+            for method, runs in methods.items():
+                where = f"{TITLES[protocol]}, {dataset}, {method}"
+                if id(runs) not in compared:  # the same runs may stand in several tables
+                    compared.add(id(runs))
+                    keep_agreeing(runs, where, note)
+                if has_halves(protocol):
                     runs.by_seed = pair_seeds(runs.by_seed, where, note)
         rows += protocol_rows(protocol, datasets, ci95, note)
     return rows

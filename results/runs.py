@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .logs import BadLog, read_facts, read_run
-
-# The data sets of the papers' tables, in their order.
-ELEVEN = (
-    "imagenet",
-    "caltech101",
-    "oxford_pets",
-    "stanford_cars",
-    "oxford_flowers",
-    "food101",
-    "fgvc_aircraft",
-    "sun397",
-    "dtd",
-    "eurosat",
-    "ucf101",
+from protocols import (
+    EVALUATION,
+    PROTOCOLS,
+    PUBLISHED,
+    SOURCE,
+    TRAINING,
+    VARIANTS,
+    ZEROSHOT,
+    protocol_of,
+    read_folder,
 )
-VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
-# Run folders below the output folder; the first that fits counts.
-LAYOUTS = {
-    "base2new": r"base2new/(?P<part>train_base|test_base|test_new)/(?P<dataset>[^/]+)"
-    r"/shots_(?P<shots>\d+|all)/(?P<trainer>[^/]+)/(?P<config>[^/]+)/seed(?P<seed>\d+)",
-    "evaluation": r"evaluation/(?P<trainer>[^/]+)/(?P<config>[^/]+)_(?P<shots>\d+|all)shots"
-    r"(?P<extra>(/[^/]+)*?)(/from_(?P<source>[^/]+))?/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
-    "training": r"(few_shot/)?(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/(?P<config>[^/]+)"
-    r"_(?P<shots>\d+|all)shots(?P<extra>(/[^/]+)*)/seed(?P<seed>\d+)",
-    "zeroshot": r"(?P<trainer>ZeroshotCLIP2?)/(?P<config>[^/]+)/(?P<dataset>[^/]+)",
-}
-# Protocols, in the order of the tables.
-TITLES = {
-    "base2new": "Base-to-new",
-    "fewshot": "Few-shot",
-    "cross": "Cross-dataset",
-    "dg": "Domain generalisation",
-}
-# The training run tests on base itself; test_base is for weights that were trained elsewhere.
-PARTS = {"train_base": "base", "test_base": "base", "test_new": "new", None: "accuracy"}
-METRICS = dict.fromkeys(TITLES, ("accuracy",)) | {"base2new": ("base", "new")}
+from .logs import BadLog
+from .record import FILE, RunResult, read_result
+
+# Key of a protocol -> what it says, in the order of the tables.
+TABLES = {protocol.key: protocol for protocol in PROTOCOLS}
+TITLES = {key: protocol.title for key, protocol in TABLES.items()}
+METRICS = {key: protocol.metrics for key, protocol in TABLES.items()}
 
 
 @dataclass(frozen=True, order=True)
@@ -67,6 +47,11 @@ class Method:
         return f"{self.trainer} {self.config} ({shots_phrase(self.shots)})"
 
 
+def has_halves(protocol: str) -> bool:
+    """Whether a table has accuracies of base and new classes, and H."""
+    return METRICS[protocol] == ("base", "new")
+
+
 def shots_name(shots: float) -> int | str:
     """Return a number of shots as scripts and folders have it: 16, or ``all``."""
     return "all" if shots == math.inf else int(shots)
@@ -81,12 +66,14 @@ def shots_phrase(shots: float) -> str:
 class Runs:
     """The runs of a method on a data set.
 
-    ``by_seed`` is metric -> seed -> percent; ``facts`` has for every argument, config key and
-    ``parameters`` (``logs.read_facts``) the values that the logs show.
+    ``by_seed`` is metric -> seed -> percent, and ``results`` -> what was read of that run;
+    ``facts`` has for every argument, config key and ``parameters`` (``record.facts_of``) the values
+    that they show.
     """
 
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
+    results: dict[str, dict[int, RunResult]] = field(default_factory=dict)
 
 
 # protocol -> data set -> method -> its runs
@@ -96,8 +83,7 @@ Scores = dict[str, dict[str, dict[Method, Runs]]]
 def layout_root(run: Path) -> Path | None:
     """Return the folder below which a run folder lies in the layout of a protocol; None if none."""
     for folder in run.parents:
-        name = run.relative_to(folder).as_posix()
-        if any(re.fullmatch(layout, name) for layout in LAYOUTS.values()):
+        if read_folder(run.relative_to(folder).as_posix()):
             return folder
     return None
 
@@ -115,45 +101,50 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     counted: dict[tuple, Path] = {}
-    names = {log.parent.relative_to(output).as_posix() for log in output.rglob("log.txt*")}
-    # Tests first (test_base before train_base by name): of two results that of the training counts.
-    tests_only = ("evaluation/", "few_shot/")
-    for name in sorted(names, key=lambda name: (not name.startswith(tests_only), name)):
-        folder = output / name
-        matches = [(k, m) for k, layout in LAYOUTS.items() if (m := re.fullmatch(layout, name))]
-        if not matches:
+    files = (file for name in ("log.txt*", FILE) for file in output.rglob(name))
+    names = {file.parent.relative_to(output).as_posix() for file in files}
+    places = {name: read_folder(name) for name in names}
+
+    def tests_first(name: str) -> tuple[bool, str]:
+        place = places[name]
+        return place is None or place[0].trains, name
+
+    # Of two results, one of a test and one of the training itself, the latter counts.
+    for name in sorted(places, key=tests_first):
+        folder, place = output / name, places[name]
+        if place is None:
             note(f"skipped: {folder}: not the layout of a known protocol")
             continue
-        layout, match = matches[0]
-        place = match.groupdict()
-        part, dataset = place.get("part"), place["dataset"]
-        tests = part in ("test_base", "test_new") or layout in ("evaluation", "zeroshot")
+        kind, fields = place
+        dataset, seed = fields["dataset"], int(fields.get("seed", 0))
+        # Upstream's few-shot trainings lie beside the tests of published weights.
+        tests_only = not kind.trains and kind is not PUBLISHED
         try:
-            path, value = read_run(folder, keyword, True if tests else None)
+            result = read_result(folder, keyword, True if tests_only else None)
         except BadLog as reason:
             note(f"skipped: {reason}")
             continue
-        facts = read_facts(path)
-        protocol, source, shots = "base2new", "", place.get("shots", 0)
+        value, facts = result.value, result.facts
+        shots, source = fields.get("shots", "0"), fields.get("source", "")
         shots = math.inf if shots == "all" else int(shots)
-        if layout != "base2new":
-            zero_shot = layout == "zeroshot" or facts.get("parameters") == "0"
+        if kind.classes == "all":
+            zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots
-            if layout == "evaluation":
-                source = place["source"] or "imagenet"
             if zero_shot and dataset in VARIANTS:
-                source = "imagenet"
-            if source in ("", dataset):
-                protocol, source = "fewshot", ""
-            else:
-                protocol = "dg" if dataset in VARIANTS else "cross"
-        method = Method(match["trainer"], match["config"] + place.get("extra", ""), shots, source)
+                kind, source = EVALUATION, SOURCE
+            elif source == dataset:
+                kind, source = TRAINING, ""
+        protocol, metric = protocol_of(kind, dataset).key, kind.metric
+        config = "/".join(filter(None, (fields["config"], fields.get("subfolder"))))
+        method = Method(fields["trainer"], config, shots, source)
         runs = scores[protocol][dataset][method]
-        by_seed, seed = runs.by_seed.setdefault(PARTS[part], {}), int(place.get("seed", 0))
-        place_of = (protocol, dataset, method, PARTS[part], seed)
-        if by_seed.get(seed, value) != value:
+        by_seed = runs.by_seed.setdefault(metric, {})
+        place_of = (protocol, dataset, method, metric, seed)
+        # logs are rounded
+        if round(by_seed.get(seed, value), 2) != round(value, 2):
             note(f"left out: {counted[place_of]}: {folder} has the same place, and counts")
         counted[place_of], by_seed[seed] = folder, value
+        runs.results.setdefault(metric, {})[seed] = result
         for key, fact in facts.items():
             runs.facts.setdefault(key, set()).add(fact)
     return scores

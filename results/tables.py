@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from tabulate import tabulate
 
 from .rows import Row, in_order, listing
-from .runs import TITLES, shots_name, shots_phrase
+from .runs import TITLES, has_halves, shots_name, shots_phrase
 
 # Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
 MAX_WIDTH = 120
@@ -48,23 +49,37 @@ class Table:
         return len(self.render("github").splitlines()[2])
 
 
+# Marks results whose epoch the test images chose.
+CHOSEN = "*"
+
+
 def cell(row: Row | None, metric: str) -> str:
-    """Return a mean with its spread, which one seed does not have, and an average's coverage."""
+    """Return a mean with its spread, which one seed does not have, mark and average's coverage."""
     if row is None or metric not in row.mean:
         return "-"
     text = f"{row.mean[metric]:.2f}"
     if len(row.seeds) > 1:
         text += f" ± {row.std[metric]:.2f}"
+    if row.chosen_on_test:
+        text += f" {CHOSEN}"
     return f"{text} ({row.coverage})" if row.missing else text
 
 
+def chosen_on_test(rows: Iterable[Row]) -> list[str]:
+    """Return a line that names the methods whose results have the mark; none where none has."""
+    lines = dict.fromkeys(str(row.line) for row in rows if row.chosen_on_test)
+    said = f"{CHOSEN} the test images chose the epoch (TEST.FINAL_MODEL best_test)"
+    return [f"{said}: {', '.join(lines)}"] if lines else []
+
+
 def gaps(rows: Iterable[Row]) -> list[str]:
-    """Return a line for every row that lacks something.
+    """Return a line for every row that lacks something, and what the mark of results says.
 
     An average that lacks data sets names them or the others; a data set that lacks images for the
     shots says how many there were.
     """
-    lines = []
+    rows = list(rows)
+    lines = chosen_on_test(rows)
     for row in rows:
         if row.few_images:
             lines.append(
@@ -79,8 +94,14 @@ def gaps(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
-    """Yield one table per data set and per average."""
+def halves_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Table]:
+    """Yield one table of base, new and H per data set and per average.
+
+    Args:
+        protocol: key of TITLES.
+        rows: of the protocol.
+        keyword: the metric, for the titles.
+    """
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
         notes = gaps(mine)
@@ -90,7 +111,7 @@ def base2new_tables(rows: list[Row], keyword: str) -> Iterable[Table]:
             + [cell(row, metric) for metric in ("base", "new", "H")]
             for row in mine
         ]
-        title = f"{TITLES['base2new']}, {dataset} ({keyword}, %)"
+        title = f"{TITLES[protocol]}, {dataset} ({keyword}, %)"
         yield Table(
             title, ["trainer", "config", "shots", "seeds", "base", "new", "H"], lines, 2, notes
         )
@@ -168,15 +189,18 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
     tables: list[Table] = []
     for protocol in TITLES:
         chosen = [row for row in rows if row.protocol == protocol]
-        if protocol == "base2new":
-            tables += base2new_tables(chosen, keyword)
+        if has_halves(protocol):
+            tables += halves_tables(protocol, chosen, keyword)
         else:
             tables += accuracy_tables(protocol, chosen, keyword, turn=style != "latex")
     return "\n".join(table.render(style) for table in tables)
 
 
 def records(rows: list[Row]) -> list[dict]:
-    """Return the rows as flat mappings, numbers in percent with four decimals."""
+    """Return the rows as flat mappings, numbers in percent.
+
+    They have four decimals, or all where the runs have records, whose rows have more columns.
+    """
     result = []
     for row in rows:
         record = {"protocol": row.protocol, "dataset": row.dataset}
@@ -192,12 +216,32 @@ def records(rows: list[Row]) -> list[dict]:
             record["images_per_class"] = row.few_images
         if row.covered:
             record |= {"averaged": row.coverage, "missing": " ".join(row.missing)}
+        if row.chosen_on_test:
+            record["chosen_on"] = "test images"
         for metric, value in row.mean.items():
-            record[metric] = round(value, 4)
+            record[metric] = value if row.exact else round(value, 4)
             if metric in row.std:
-                record[f"{metric}_std"] = round(row.std[metric], 4)
+                std = row.std[metric]
+                record[f"{metric}_std"] = std if row.exact else round(std, 4)
+        if row.exact:
+            record |= of_records(row)
         result.append(record)
     return result
+
+
+def of_records(row: Row) -> dict:
+    """Return what is known of a row of runs with records: each seed's values, device and time."""
+    found = {
+        f"{metric}_by_seed": " ".join(f"{seed}={value}" for seed, value in sorted(values.items()))
+        for metric, values in row.by_seed.items()
+    }
+    devices = {result.record["device"]["name"] for result in row.read}
+    if devices:
+        found["device"] = ", ".join(sorted(devices))
+    seconds = [result.record["seconds"]["training"] for result in row.read]
+    if seconds := [number for number in seconds if number is not None]:
+        found["training_seconds"] = fmean(seconds)
+    return found
 
 
 def print_records(flat: list[dict], style: str) -> None:

@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dassl.config import is_runtime_key  # noqa: E402  found by the line above
+import protocols  # noqa: E402  found by the line above
+from scripts.run import absolute_folders, run_script  # noqa: E402
+from support.command_line import run as run_command  # noqa: E402
+
+# What is not of the standard library is imported inside the functions: --help is given without.
 
 FOLDER = ROOT / "configs" / "ablations"
 #: table that runs when none is named
@@ -45,6 +44,8 @@ def read_tables(trainer: str) -> dict[str, dict[str, tuple[str, ...]]]:
     Raises:
         FileNotFoundError: the method has none.
     """
+    import yaml
+
     tables = yaml.safe_load((FOLDER / f"{trainer}.yaml").read_text("utf-8"))
 
     def pairs(keys: dict[str, object]) -> tuple[str, ...]:
@@ -71,11 +72,41 @@ def chosen_runs(
     return {run: pairs for name in names for run, pairs in tables[name].items()}
 
 
-def own_name(opts: Sequence[str]) -> str:
-    """Return the name that run.sh gives to KEY VALUE pairs that make another setting."""
-    pairs = zip(opts[::2], opts[1::2], strict=False)
-    name = "-".join(f"{key}={value}" for key, value in pairs if not is_runtime_key(key))
-    return re.sub(r"[^A-Za-z0-9._=,+-]", "_", name)
+def run_ablation(args: argparse.Namespace) -> int:
+    """Make all runs that the command line asks for.
+
+    Args:
+        args: the parsed command line.
+
+    Returns:
+        Exit status: 0, or that of the first call of ``train.py`` that failed.
+
+    Raises:
+        ValueError: for arguments that cannot work.
+    """
+    from scripts.methods import find_method
+    from scripts.planning import own_settings
+
+    # keys have dots, tables do not
+    first = next((i for i, word in enumerate(args.rest) if "." in word), len(args.rest))
+    method = find_method(args.method)
+    runs = chosen_runs(read_tables(method.trainer), args.rest[:first])
+    opts = args.rest[first:]
+    environment = absolute_folders({"PYTHON": sys.executable, **os.environ})
+    added = environment.pop("TAG", None)
+    if added is None:
+        added = own_settings(opts)
+    os.chdir(ROOT)
+    protocol = protocols.by_name()["base2new"]
+    for run, pairs in runs.items():
+        # one without pairs is the method itself, in the folder of an ordinary run
+        name = "-".join(filter(None, (run if pairs else "", added)))
+        env = environment | ({"TAG": name} if name else {})
+        for script in (protocol.training, *protocol.tests):
+            words = [args.dataset, args.seed, *pairs, *opts]
+            if status := run_script(method.name, script.name, words, env):
+                return status
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: its words; those of the process when None.
 
     Returns:
-        Exit status: 0, that of the first call that failed, or 2 for arguments that cannot work.
+        Exit status: that of :func:`run_ablation`, or 2 for arguments that cannot work.
     """
     parser = argparse.ArgumentParser(
         prog="ablation.sh",
@@ -94,36 +125,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("method", help=argparse.SUPPRESS)  # ablation.sh names it
-    parser.add_argument("trainer", help=argparse.SUPPRESS)
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("seed", metavar="SEED")
     parser.add_argument("rest", metavar="TABLE", nargs=argparse.REMAINDER, default=[])
-    args = parser.parse_args(argv)
-    # keys have dots, tables do not
-    first = next((i for i, word in enumerate(args.rest) if "." in word), len(args.rest))
-    try:
-        runs = chosen_runs(read_tables(args.trainer), args.rest[:first])
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    opts = args.rest[first:]
-    added = os.environ.get("TAG", own_name(opts))
-    for run, pairs in runs.items():
-        env = {key: value for key, value in os.environ.items() if key != "TAG"}
-        # one without pairs is the method itself, in the folder of an ordinary run
-        if name := "-".join(filter(None, (run if pairs else "", added))):
-            env["TAG"] = name
-        for protocol in ("base2new_train", "base2new_test"):
-            script = ROOT / "scripts" / args.method / f"{protocol}.sh"
-            words = [args.dataset, args.seed, *pairs, *opts]
-            status = subprocess.run(["bash", script, *words], env=env).returncode
-            if status:
-                return status
-    return 0
+    return run_command(lambda: run_ablation(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

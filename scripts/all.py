@@ -7,7 +7,7 @@ run is one call of run.sh, which skips what is finished and lets what broke off 
 fails is named at the end with its log, and the others go on.
 
 From the environment, besides what run.sh reads:
-  PROTOCOL  base2new (default), fewshot, xd (cross-dataset) or dg (domain generalisation)
+  PROTOCOL  {protocols}
   SHOTS     fewshot takes several, all among them (default: 1 2 4 8 16)
   JOBS      runs at once (default: 1)
   TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
@@ -21,31 +21,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from support.hints import nearest  # noqa: E402  found by the line above
+import protocols  # noqa: E402  found by the line above
+from scripts.run import FINISHED, NOTE, absolute_folders, run_script  # noqa: E402
+from support.command_line import INTERRUPTED  # noqa: E402
+from support.command_line import run as run_command  # noqa: E402
 
-PROTOCOLS = ("base2new", "fewshot", "xd", "dg")
-BENCHMARK = (
-    "imagenet caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd "
-    "eurosat ucf101"
-).split()
-VARIANTS = "imagenetv2 imagenet_sketch imagenet_a imagenet_r".split()
-EMBEDDED = ["digits", "shapes"]
+# What is not of the standard library is imported inside the functions: --help is given without.
 
 # The words of one call of run.sh: method, protocol and arguments.
 Call = tuple[str, ...]
@@ -65,18 +60,6 @@ class Chain:
 def words(text: str) -> list[str]:
     """Return the words of a list given as one argument, each once."""
     return list(dict.fromkeys(text.replace(",", " ").split()))
-
-
-def known(name: str, names: Iterable[str], kind: str) -> str:
-    """Return a name that is one of those allowed.
-
-    Raises:
-        ValueError: when it is not, with those that are.
-    """
-    names = sorted(names)
-    if name not in names:
-        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}{nearest(name, names)}")
-    return name
 
 
 def numbers(text: str, kind: str, besides: str = "") -> list[str]:
@@ -102,51 +85,48 @@ def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
     Raises:
         ValueError: for a protocol, method, data set or number that cannot be.
     """
-    protocol = known(env.get("PROTOCOL") or "base2new", PROTOCOLS, "PROTOCOL")
-    there = [file.stem for file in (ROOT / "configs" / "datasets").glob("*.yaml")]
-    with_settings = [file.parent.name for file in ROOT.glob("scripts/*/settings.sh")]
-    datasets = words(args.datasets)
-    if protocol == "xd" and not (datasets or env.get("DATA") or env.get("SOURCE")):
-        env["SOURCE"] = EMBEDDED[0]
-    source = known(env.get("SOURCE") or "imagenet", there, "SOURCE")
+    from scripts.methods import DATASETS, find_method, known, stems
+
+    every = protocols.by_name()
+    protocol = every[known(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
+    train = protocol.training
+    there, datasets = stems(DATASETS), words(args.datasets)
+    papers = bool(protocol.only or env.get("DATA"))
+    if protocol.transfers and not (datasets or papers or env.get("SOURCE")):
+        env["SOURCE"] = protocols.EMBEDDED[0]
+    source = known(env.get("SOURCE") or protocols.SOURCE, there, "SOURCE")
     if not datasets:
-        datasets = BENCHMARK if env.get("DATA") else EMBEDDED
-        datasets = VARIANTS if protocol == "dg" else datasets
-        if protocol == "xd":
-            datasets = [name for name in datasets if name != source]
+        datasets = list(protocol.targets(source) if papers else protocols.EMBEDDED)
+        datasets = [name for name in datasets if not (protocol.transfers and name == source)]
     for name in datasets:
-        known(name, VARIANTS if protocol == "dg" else there, "data set")
+        known(name, protocol.datasets if protocol.only else there, "data set")
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
     if known(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
         seeds = [",".join(seeds)]
+    shots = [""]
+    if "SHOTS" in train.arguments:
+        shots = numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS", "all")
 
+    methods = [find_method(name).name for name in words(args.methods)]
+    sources = [source] if protocol.transfers else datasets
     chains = []
-    for method in words(args.methods):
-        known(method, with_settings, "method")
-        if protocol == "base2new":
-            for dataset in datasets:
-                for seed in seeds:
-                    rest = (dataset, seed, *args.opts)
-                    train = (method, "base2new_train", *rest)
-                    chains.append(Chain(train, [(method, "base2new_test", *rest)]))
-        elif protocol == "fewshot":
-            for dataset in datasets:
-                for shots in numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS", "all"):
-                    for seed in seeds:
-                        chains.append(Chain((method, "fewshot", dataset, shots, seed, *args.opts)))
-        else:
-            for seed in seeds:
-                tests = [(method, f"{protocol}_test", name, seed, *args.opts) for name in datasets]
-                chains.append(Chain((method, "xd_train", source, seed, *args.opts), tests))
+    for method, trained_on, number, seed in itertools.product(methods, sources, shots, seeds):
+        rest = (*filter(None, [number]), seed, *args.opts)
+        tests = [
+            (method, test.name, dataset, *rest)
+            for test in protocol.tests
+            for dataset in (datasets if protocol.transfers else [trained_on])
+        ]
+        chains.append(Chain((method, train.name, trained_on, *rest), tests))
     return chains
 
 
 def title(call: Call) -> str:
     """Return a call's method, protocol, data set and numbers."""
-    method, protocol, dataset, *rest = call
-    if protocol == "fewshot":
-        return f"{method} {protocol} {dataset} {rest[0]} shots seed {rest[1]}"
-    return f"{method} {protocol} {dataset} seed {rest[0]}"
+    method, name, dataset, *rest = call
+    if "SHOTS" in protocols.find_script(name)[1].arguments:
+        return f"{method} {name} {dataset} {rest[0]} shots seed {rest[1]}"
+    return f"{method} {name} {dataset} seed {rest[0]}"
 
 
 def progress(log: Path) -> str:
@@ -168,6 +148,8 @@ class Runner:
     """
 
     def __init__(self, logs: Path, env: dict[str, str], total: int) -> None:
+        from tqdm import tqdm
+
         self.logs, self.env = logs, env | {"PYTHONUNBUFFERED": "1"}  # for `progress`
         self.bar = tqdm(total=total, unit="run", dynamic_ncols=True)
         self.lock = threading.RLock()
@@ -228,10 +210,8 @@ class Runner:
             self.failures.append(f"{title(call)} failed: {reason} (status {status}, log {log})")
             self.count("failed")
         else:
-            skipped = [line.startswith("finished already: ") for line in lines]
-            before = any(skipped) and all(
-                is_skipped or line.startswith("note: ")
-                for is_skipped, line in zip(skipped, lines, strict=True)
+            before = any(line.startswith(FINISHED) for line in lines) and all(
+                line.startswith((FINISHED, NOTE)) for line in lines
             )
             self.count("finished before" if before else "done")
         return not status
@@ -279,9 +259,11 @@ class Runner:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
+    lines = [f"{p.name}: {p.title.lower()}" for p in protocols.PROTOCOLS]
+    lines[0] += " (default)"
     parser = argparse.ArgumentParser(
         prog="all.sh",
-        description=__doc__,
+        description=__doc__.format(protocols=("\n" + " " * 12).join(lines)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -292,36 +274,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line.
+def sweep(args: argparse.Namespace) -> int:
+    """Make all calls that the command line asks for, or with DRY_RUN=1 print their commands.
 
     Args:
-        argv: its words; those of the process when None.
+        args: the parsed command line.
 
     Returns:
-        Exit status: 0, 1 when a run failed, 2 for arguments that cannot work.
+        Exit status: 0, 1 when a run failed, 128 + n when it was stopped by signal n.
+
+    Raises:
+        ValueError: for arguments that cannot work.
     """
-    args = build_parser().parse_args(argv)
-    env = dict(os.environ)
-    env.setdefault("PYTHON", sys.executable)
-    try:
-        chains = plan(args, env)
-        jobs = env.get("JOBS") or "1"
-        if not re.fullmatch("[1-9][0-9]*", jobs):
-            raise ValueError(f"JOBS must be a whole number from 1 on, not {jobs!r}")
-        data = env.get("DATA")
-        if data and env.get("DRY_RUN") != "1" and not Path(data).is_dir():
-            raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    env = absolute_folders({"PYTHON": sys.executable, **os.environ})
+    chains = plan(args, env)
+    jobs = env.get("JOBS") or "1"
+    if not re.fullmatch("[1-9][0-9]*", jobs):
+        raise ValueError(f"JOBS must be a whole number from 1 on, not {jobs!r}")
     if env.get("DRY_RUN") == "1":
         for chain in chains:
-            for call in (chain.train, *chain.tests):
-                done = subprocess.run(["bash", ROOT / "scripts" / "run.sh", *call], env=env)
-                if done.returncode:
-                    return done.returncode
+            for method, script, *rest in (chain.train, *chain.tests):
+                run_script(method, script, rest, env)
         return 0
+    data = env.get("DATA")
+    if data and not Path(data).is_dir():
+        raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
 
     logs = Path(env.get("OUTPUT") or ROOT / "output") / "all"
     logs.mkdir(parents=True, exist_ok=True)
@@ -330,22 +307,31 @@ def main(argv: list[str] | None = None) -> int:
     runner = Runner(logs, env, sum(map(len, chains)))
     try:
         runner.run(chains, int(jobs))
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
         ended = runner.summary() or "no run had ended"
         print(
             f"stopped ({ended}): finished runs and the last checkpoints of the others are kept "
             f"below {logs.parent}; the same command goes on from there",
             file=sys.stderr,
         )
-        raise
+        return stop.code if isinstance(stop, SystemExit) else INTERRUPTED
     print(runner.summary(), flush=True)
     for message in runner.failures:
         print(f"error: {message}", file=sys.stderr)
     return 1 if runner.failures else 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: its words; those of the process when None.
+
+    Returns:
+        Exit status: that of :func:`sweep`, or 2 for arguments that cannot work.
+    """
+    return run_command(lambda: sweep(build_parser().parse_args(argv)))
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

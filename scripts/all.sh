@@ -7,6 +7,4 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-PYTHON=$(DRY_RUN=0 find_python) # a dry run takes an interpreter, too
-export PYTHON
-exec "$PYTHON" scripts/all.py "$@"
+start scripts/all.py "$@"

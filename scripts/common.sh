@@ -15,21 +15,29 @@ asks_for_help() { # ARGUMENT ...
     case ${1:-} in -h | --help) return 0 ;; *) return 1 ;; esac
 }
 
+caller=$PWD
 for _name in DATA OUTPUT WEIGHTS; do
     case ${!_name:-} in
     '' | /*) ;;
-    *) export "$_name=$PWD/${!_name}" ;;
+    *) export "$_name=$caller/${!_name}" ;;
     esac
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-find_python() { # the interpreter: PYTHON, that of the active environment, else .venv, set up if need be
-    if [ -n "${PYTHON:-}" ]; then
-        echo "$PYTHON"
-    elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        echo python
-    else
-        [ "${DRY_RUN:-0}" = 1 ] || bash scripts/setup.sh >&2
-        echo .venv/bin/python
+# Goes on with a Python file, by the interpreter PYTHON, that of the active environment, or else
+# .venv, which is set up if need be; not for help, which any interpreter can give.
+start() { # FILE ARGUMENT ...
+    if [ -z "${PYTHON:-}" ]; then
+        PYTHON=.venv/bin/python
+        if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+            PYTHON=python
+        else
+            case " $* " in
+            *" -h "* | *" --help "*) [ -x "$PYTHON" ] || PYTHON=python3 ;;
+            *) bash scripts/setup.sh >&2 ;;
+            esac
+        fi
     fi
+    export PYTHON
+    exec "$PYTHON" "$@"
 }

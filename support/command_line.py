@@ -1,8 +1,9 @@
-"""What every command does alike: one line for an error, for Ctrl-C and for a closed pipe."""
+"""What all commands share: one line for an error and Ctrl-C, exit statuses, common options."""
 
 from __future__ import annotations
 
 import _thread
+import argparse
 import linecache
 import os
 import re
@@ -10,7 +11,7 @@ import select
 import sys
 import threading
 import traceback as tracebacks
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def describe(error: BaseException) -> str:
 
 
 def _is_sentence(key: object) -> bool:
-    """Whether what a KeyError holds is a message, not the key that a look-up failed for."""
+    """Return whether a KeyError holds a message, not the key that a look-up failed for."""
     return isinstance(key, str) and " " in key
 
 
@@ -60,7 +61,7 @@ def _is_ours(file: str) -> bool:
 
 
 def _is_meant(error: BaseException) -> bool:
-    """Whether an exception was raised for the user to read: by code here, or by the system."""
+    """Return whether an exception is for the user to read: raised by code here or the system."""
     if isinstance(error, KeyError) and not _is_sentence(next(iter(error.args), None)):
         return False
     if isinstance(error, OSError | ModuleNotFoundError):
@@ -74,7 +75,7 @@ def _is_meant(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """Where an exception arose: the last place in the toolbox on the way there, if there is one."""
+    """Say where an exception arose: the last place in the toolbox on the way, if there is one."""
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in tracebacks.walk_tb(error.__traceback__)
@@ -106,6 +107,44 @@ def report(error: BaseException) -> int:
         file=sys.stderr,
     )
     return UNEXPECTED
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def output_file(text: str) -> Path:
+    """Read the path of a file to write, as the type of an argument; refuse that of a folder."""
+    if text.endswith(("/", os.sep)) or os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file in it")
+    return Path(text)
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add the option that every command has, ``--traceback``."""
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    action: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line and do the work of the command.
+
+    Args:
+        parser: of the command line, with the option of :func:`add_traceback`.
+        action: does the work, as for :func:`run`.
+        argv: words of the command line; those of the process when not given.
+
+    Returns:
+        Exit status, that of :func:`run`.
+    """
+    args = parser.parse_args(argv)
+    return run(lambda: action(args), args.traceback)
 
 
 def run(
@@ -146,7 +185,7 @@ def run(
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Hook for exceptions that Python drops, as in ``__del__``, where loaders end their workers."""
+    """Pass Ctrl-C on where Python drops exceptions: in ``__del__``, where loaders end workers."""
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:
@@ -154,7 +193,7 @@ def _interrupt_again(unraisable: Any) -> None:
 
 
 def _output_is_closed() -> bool:
-    """Whether standard output leads nowhere; if so, what is left for it is dropped silently."""
+    """Return whether standard output leads nowhere; if so, drop silently what is left for it."""
     if hasattr(select, "poll"):  # elsewhere a broken pipe is taken for that of standard output
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

@@ -1,4 +1,4 @@
-"""Files of weights as users have them: under which key the weights are, and why a file has none."""
+"""Users' files of weights: where the weights are in them, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def why_unreadable(path: str | Path) -> str:
 
 
 def pickled_classes(path: str | Path) -> list[str]:
-    """Names of what a pickled file needs besides tensors; it is looked through, not run.
+    """Return the names of what a pickled file needs besides tensors, without running it.
 
     Args:
         path: of ``torch.save`` or ``pickle.dump``; in any other file nothing is found.
@@ -98,7 +98,7 @@ def pickled_classes(path: str | Path) -> list[str]:
 
 
 def _collect(file: BinaryIO, found: dict[str, None]) -> None:
-    """Add what one pickle names: classes and functions, but for those of plain tensors."""
+    """Add the classes and functions that one pickle names, but for those of plain tensors."""
     memo: list[str] = []
     words = ["", ""]  # the last two strings
     for opcode, argument, _ in pickletools.genops(file):

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import parse_test_res
+from protocols import ELEVEN
 from results.logs import read_log
 from results.rows import harmonic, pair_seeds
-from results.runs import ELEVEN
 
 ROOT = Path(__file__).parents[1]
 

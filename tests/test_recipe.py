@@ -52,8 +52,9 @@ def test_the_recipe_works_as_written(copy):
     log = next(copy.glob("output/base2new/test_new/**/log.txt")).read_text()
     assert "  MINE:\n" in log and "SMOOTHING: 0.1\n" in log
     # the tests of the repository take it in
-    names = ["tests/scripts/test_run.py::test_every_script_is_in_the_tables"]
-    names += ["tests/scripts/test_run.py::test_forwarders_are_identical"]
+    names = ["tests/scripts/test_forwarders.py::test_every_method_has_every_protocol"]
+    names += ["tests/scripts/test_forwarders.py::test_forwarders_are_identical"]
+    names += ["tests/scripts/test_methods.py::test_shipped_files[mymethod]"]
     names += [f"tests/trainers/test_contract.py::test_{name}[MyMethod]" for name in CONTRACT]
     names += ["tests/test_train.py::test_config_of_one_method_for_another[MyMethod]"]
     passed = run(copy, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *names).stdout

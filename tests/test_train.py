@@ -54,6 +54,7 @@ def test_later_settings_win(files):
     assert (cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.TRAINER.NAME) == ("option", "option", "MMLoP")
     cfg = setup(*files, "--root", "option", "DATASET.ROOT", "pair", "DATASET.NUM_SHOTS", "-1")
     assert (cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS) == ("pair", -1)
+    assert setup(*files, "DATASET.NUM_SHOTS", "all").DATASET.NUM_SHOTS == -1
 
 
 @pytest.mark.parametrize(

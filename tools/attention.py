@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import find_images, load_run, run_command, run_parser, write_csv, write_png
+from support.command_line import run_command
+
+from .command import find_images, load_run, run_parser, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object]) -> Tensor:
-    """Attention of the first token over all tokens of a block, mean of the heads.
+    """Compute the attention of the first token over all tokens of a block, mean of the heads.
 
     Args:
         block: of an image encoder.
@@ -71,7 +73,7 @@ def class_attention(block: ResidualAttentionBlock, encode: Callable[[], object])
 
 
 def token_origins(n_patches: int, changes: LayerChanges | None, layer: int) -> list[int]:
-    """What the tokens of a block are: 0 the class token, 1 to ``n_patches`` patches, -1 prompts.
+    """Tell tokens of a block apart: 0 the class token, 1 to ``n_patches`` patches, -1 prompts.
 
     Args:
         n_patches: of an image.
@@ -91,7 +93,7 @@ def token_origins(n_patches: int, changes: LayerChanges | None, layer: int) -> l
 
 
 def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None) -> list[list]:
-    """Rows of ``COLUMNS`` for every image; what a column does not apply to is ``None``.
+    """Return rows of ``COLUMNS`` for every image; None where a column does not apply.
 
     Args:
         predictor: of a run whose CLIP has a vision transformer.
@@ -138,7 +140,7 @@ def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None)
 
 
 def patch_map(rows: list, column: str) -> np.ndarray:
-    """The patches of a table as a square of weights, 0 where a patch was removed."""
+    """Arrange the patches of a table as a square of weights, 0 where a patch was removed."""
     import numpy as np
 
     index = COLUMNS.index(column)
@@ -148,7 +150,7 @@ def patch_map(rows: list, column: str) -> np.ndarray:
 
 
 def seen(predictor: Predictor, path: str) -> Image.Image:
-    """The part of an image that the model sees: the run's transform up to the tensor."""
+    """Return the part of an image that the model sees: the run's transform up to the tensor."""
     from PIL import Image
 
     from dassl.utils import read_image
@@ -185,7 +187,7 @@ def draw(image: Image.Image, rows: list, path: str) -> None:
 
 
 def output_names(paths: list[str]) -> list[str]:
-    """A file name without suffix for every image, numbered where two images have the same."""
+    """Name a file without suffix for every image, numbered where two images have the same."""
     stems = [Path(path).stem for path in paths]
     if max(Counter(stems).values()) == 1:
         return stems

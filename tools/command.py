@@ -1,4 +1,4 @@
-"""What the commands on a finished run share. Nothing here imports torch before it is needed."""
+"""What the commands on a finished run share; torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import add_traceback, positive
+from support.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,20 +20,25 @@ if TYPE_CHECKING:
     from trainers import Predictor
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
+def stem(default: str) -> Callable[[str], str]:
+    """Return the type of an argument that names a picture and its table, which share a stem.
 
+    The name of either file may be given, or the path of a folder that ends as such: with a slash.
 
-def stem(text: str) -> str:
-    """The name that a picture and its table share, as an argument's type; either may be given."""
-    return text.removesuffix(".png").removesuffix(".csv")
+    Args:
+        default: stem of the files in such a folder.
+    """
+
+    def read(text: str) -> str:
+        text = text.removesuffix(".png").removesuffix(".csv")
+        is_folder = os.path.basename(text) in ("", os.curdir, os.pardir)
+        return os.path.join(text, default) if is_folder else text
+
+    return read
 
 
 def read_names(given: str) -> list[str]:
-    """Class names: those of a text file, one per line without the blank ones, or those given.
+    """Read class names from a text file, one per line without blank ones, or take those given.
 
     Args:
         given: path of the file, or the names themselves with commas between them.
@@ -74,7 +80,7 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
 
 
 def find_images(words: Sequence[str]) -> list[str]:
-    """The given files: single ones as they are, the images of folders sorted by path.
+    """Return the given files: single ones as they are, the images of folders sorted by path.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without images.
@@ -91,7 +97,7 @@ def find_images(words: Sequence[str]) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of the images of a folder and its folders, sorted; hidden ones are left out.
+    """Return the paths of the images below a folder, sorted; hidden ones are left out.
 
     Photos that cannot be decoded here are left out with a note on stderr.
     """
@@ -118,11 +124,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
     add("--verbose", action="store_true", help="print what is loaded as well, to stderr")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
 
 
 def run_parser(description: str, several: bool = False) -> argparse.ArgumentParser:
-    """A parser of a command on a run: its folder comes first, as ``run``.
+    """Return a parser of a command on a run, whose folder comes first, as ``run``.
 
     Args:
         description: of the command.
@@ -137,7 +143,7 @@ def run_parser(description: str, several: bool = False) -> argparse.ArgumentPars
 
 @contextlib.contextmanager
 def quietly(args: argparse.Namespace) -> Iterator[None]:
-    """What a model prints on the way to a result goes to stderr, with ``--verbose``, or nowhere."""
+    """Send what a model prints on the way to a result to stderr, with ``--verbose``, or nowhere."""
     from dassl.utils import Logger, logger
 
     level = logger.VERBOSE if args.verbose else logger.QUIET
@@ -148,7 +154,7 @@ def quietly(args: argparse.Namespace) -> Iterator[None]:
 def load_run(
     run: str, args: argparse.Namespace, classnames: Sequence[str] | None = None
 ) -> Predictor:
-    """The predictor of a run folder, as the common options say."""
+    """Load the predictor of a run folder, as the common options say."""
     from trainers import Predictor
 
     with quietly(args):
@@ -156,25 +162,21 @@ def load_run(
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[str]:
-    """Give the temporary name of a file that appears complete or not at all.
+def writing(path: str | Path) -> Iterator[Path]:
+    """Yield the temporary name of a file that appears complete or not at all.
 
     Raises:
-        OSError: the file cannot be written; names it, not the temporary one.
+        OSError: the file cannot be written; says so and why.
     """
-    from dassl.utils import replacing
-
     try:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        blamed = error.filename
-        # not so the temporary name, which only adds to the path
-        where = f" ({blamed})" if blamed and not str(blamed).startswith(path) else ""
+        where = f" ({error.filename})" if error.filename not in (None, os.fspath(path)) else ""
         raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
 
 
-def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str | Path) -> None:
     """Write a table; the file appears complete or not at all."""
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -182,26 +184,7 @@ def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> No
         writer.writerows(rows)
 
 
-def write_png(figure: Figure, path: str) -> None:
+def write_png(figure: Figure, path: str | Path) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-def run_command(
-    parser: argparse.ArgumentParser,
-    action: Callable[[argparse.Namespace], None],
-    argv: list[str] | None = None,
-) -> int:
-    """Parse the command line and act.
-
-    Args:
-        parser: of the command line.
-        action: does the work.
-        argv: words of the command line; those of the process when not given.
-
-    Returns:
-        Exit status: 0, or that of :func:`support.command_line.run`.
-    """
-    args = parser.parse_args(argv)
-    return run(lambda: action(args), args.traceback)

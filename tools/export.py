@@ -30,7 +30,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import add_classes, load_run, read_names, run_command, run_parser, writing
+from support.command_line import output_file, run_command
+
+from .command import add_classes, load_run, read_names, run_parser, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,20 +48,31 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = run_parser("Write learned prompts and class embeddings as safetensors.")
     add = parser.add_argument
-    add("out", nargs="?", metavar="OUT.safetensors", help="file for prompts and embeddings")
-    add("--classifier", metavar="FILE", help="class embeddings alone, .npy or .safetensors")
+    helped = "file for prompts and embeddings"
+    add("out", nargs="?", type=output_file, metavar="OUT.safetensors", help=helped)
+    helped = "class embeddings alone, .npy or .safetensors"
+    add("--classifier", type=output_file, metavar="FILE", help=helped)
     add_classes(parser)
     return parser
 
 
-def check_suffix(path: str | None, option: str, *allowed: str) -> None:
-    """Raises: ValueError: a file name whose format cannot be told from it."""
-    if path is not None and Path(path).suffix not in allowed:
+def check_suffix(path: Path | None, option: str, *allowed: str) -> None:
+    """Check that the name of a file tells its format.
+
+    Args:
+        path: the file; nothing is checked without one.
+        option: what named it, for the message.
+        allowed: suffixes.
+
+    Raises:
+        ValueError: the file has another suffix.
+    """
+    if path is not None and path.suffix not in allowed:
         raise ValueError(f"{option}: {path} must end in {' or '.join(allowed)}")
 
 
 def description(predictor: Predictor) -> dict[str, Any]:
-    """What belongs to every exported tensor, as JSON-like values."""
+    """Describe the run that exported tensors come from, as JSON-like values."""
     from adaptation.version import __version__
     from dassl.config import clean_cfg
     from dassl.engine import config_node
@@ -77,7 +90,7 @@ def description(predictor: Predictor) -> dict[str, Any]:
 
 
 def prompt_tensors(changes: LayerChanges | None, name: str) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and places of the prompts of one encoder.
+    """Return tensors and places of the prompts of one encoder.
 
     Args:
         changes: as a learner gives them.
@@ -95,7 +108,7 @@ def prompt_tensors(changes: LayerChanges | None, name: str) -> tuple[dict[str, T
 
 
 def class_embeddings(predictor: Predictor) -> Tensor:
-    """The classifier ``(C, embed_dim)``, unit norm, float32.
+    """Return the classifier ``(C, embed_dim)``, unit norm, float32.
 
     Raises:
         ValueError: the model's logits are no scaled cosine similarities to fixed embeddings.
@@ -121,7 +134,7 @@ def class_embeddings(predictor: Predictor) -> Tensor:
     return text
 
 
-def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: str) -> None:
+def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: str | Path) -> None:
     """Write tensors with JSON-like notes; the file appears complete or not at all."""
     from safetensors.torch import save
 
@@ -129,10 +142,10 @@ def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: s
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     content = save(tensors, metadata={METADATA: json.dumps(notes, sort_keys=True)})
     with writing(path) as temporary:
-        Path(temporary).write_bytes(content)
+        temporary.write_bytes(content)
 
 
-def write_prompts(predictor: Predictor, path: str) -> list[str]:
+def write_prompts(predictor: Predictor, path: str | Path) -> list[str]:
     """Write prompts, learner and class embeddings; returns the names of the tensors."""
     learner, notes = predictor.model.learner, description(predictor)
     text, text_places = prompt_tensors(learner.text_changes(), "text_prompts")
@@ -152,15 +165,15 @@ def write_prompts(predictor: Predictor, path: str) -> list[str]:
     return list(tensors)
 
 
-def write_classifier(predictor: Predictor, path: str) -> None:
+def write_classifier(predictor: Predictor, path: str | Path) -> None:
     """Write the class embeddings as a matrix, with the class names in or beside the file."""
     import numpy as np
 
     weight, notes = class_embeddings(predictor), description(predictor)
     if Path(path).suffix == ".npy":
         # the names first: a matrix without them is of no use
-        with writing(str(Path(path).with_suffix(".json"))) as temporary:
-            Path(temporary).write_text(json.dumps(notes, indent=4), encoding="utf-8")
+        with writing(Path(path).with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(notes, indent=4), encoding="utf-8")
         with writing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, weight.cpu().numpy())
     else:

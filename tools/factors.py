@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import load_run, run_command, run_parser, stem, write_csv, write_png
+from support.command_line import run_command
+
+from .command import load_run, run_parser, stem, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +36,13 @@ NUMBERED = 24
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = run_parser("Draw the size of the factors of low-rank prompts.", several=True)
-    helped = "files (default: factors in the run's folder; needed with several runs)"
-    parser.add_argument("--out", type=stem, metavar="STEM", help=helped)
+    helped = "files, or DIR/ for both in it (default: in the run's folder; several runs need it)"
+    parser.add_argument("--out", type=stem("factors"), metavar="STEM|DIR/", help=helped)
     return parser
 
 
 def factors_of(run: str, args: argparse.Namespace) -> tuple[str, dict[str, Tensor]]:
-    """Method of a run, and its factors ``(depth, n_ctx, rank)`` by name.
+    """Return the method of a run, and its factors ``(depth, n_ctx, rank)`` by name.
 
     Args:
         run: folder.
@@ -60,7 +62,7 @@ def factors_of(run: str, args: argparse.Namespace) -> tuple[str, dict[str, Tenso
 
 
 def shapes(factors: Mapping[str, Tensor]) -> str:
-    """Names and shapes of factors, for people to read."""
+    """Describe the names and shapes of factors for people to read."""
     return ", ".join(
         "{} of {} layers, {} tokens, rank {}".format(name, *factor.shape)
         for name, factor in factors.items()
@@ -68,7 +70,7 @@ def shapes(factors: Mapping[str, Tensor]) -> str:
 
 
 def sizes(runs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    """Euclidean norms of the rows of factors.
+    """Compute the Euclidean norms of the rows of factors.
 
     Args:
         runs: folder -> name -> factor ``(depth, n_ctx, rank)``.
@@ -95,7 +97,7 @@ def sizes(runs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
 
 
 def table(found: Mapping[str, np.ndarray]) -> list[tuple]:
-    """Rows of ``COLUMNS``, from sizes ``(runs, depth, n_ctx)`` by name of the factor."""
+    """Return rows of ``COLUMNS`` from sizes ``(runs, depth, n_ctx)`` by name of the factor."""
     rows = []
     for name, values in found.items():
         n_runs, n_layers, n_tokens = values.shape
@@ -148,7 +150,11 @@ def draw(found: Mapping[str, np.ndarray], title: str, measure: str, path: str) -
 
 
 def check_runs(args: argparse.Namespace) -> None:
-    """Raises: ValueError: a run given twice, or several without a place for the files."""
+    """Check which runs are given.
+
+    Raises:
+        ValueError: a run is given twice, or several without a place for the files.
+    """
     folders = [Path(run).resolve() for run in args.run]
     for folder, run in zip(folders, args.run, strict=True):
         if folders.count(folder) > 1:

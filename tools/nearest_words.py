@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from .command import load_run, positive, run_command, run_parser, write_csv
+from support.command_line import output_file, positive, run_command
+
+from .command import load_run, run_parser, write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = run_parser("Print the words nearest to learned text prompts.")
     add = parser.add_argument
     add("--top-k", type=positive, default=3, metavar="K", help="words per token (default: 3)")
-    add("--out", metavar="CSV", help="file (default: nearest_words.csv in the run's folder)")
+    helped = "file (default: nearest_words.csv in the run's folder)"
+    add("--out", type=output_file, metavar="CSV", help=helped)
     return parser
 
 
 def vocabulary(backbone: str, n_tokens: int) -> Tensor:
-    """Ids of the tokens whose embeddings were trained.
+    """Return the ids of the tokens whose embeddings were trained.
 
     Args:
         backbone: name or file of a CLIP.
@@ -59,13 +62,13 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
 
 
 def spelled(token: int, tokenizer: SimpleTokenizer) -> str:
-    """A token as text; ``+`` behind a part of a word that goes on."""
+    """Spell a token; ``+`` follows a part of a word that goes on."""
     text = tokenizer.decode([token])
     return text.rstrip() if text.endswith(" ") or text.startswith("<|") else f"{text}+"
 
 
 def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
-    """Rows of ``COLUMNS`` for all learned tokens, blocks counted from 0.
+    """Return rows of ``COLUMNS`` for all learned tokens, blocks counted from 0.
 
     Args:
         predictor: of a run with text prompts.
@@ -110,7 +113,7 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
 
 
 def show(rows: list[tuple]) -> str:
-    """One line per token: its words and their distances, nearest first."""
+    """Lay out one line per token: its words and their distances, nearest first."""
     lines: dict[tuple, list[str]] = {}
     for block, name, token, _, word, distance in rows:
         lines.setdefault((block, name, token), []).append(f"{word} {distance:.4f}")
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the table and write the CSV."""
     rows = nearest_words(load_run(args.run, args), args.top_k)
     print(show(rows))
-    path = args.out or str(Path(args.run, "nearest_words.csv"))
+    path = args.out or Path(args.run, "nearest_words.csv")
     write_csv([(*row[:-1], f"{row[-1]:.6f}") for row in rows], COLUMNS, path)
     print(f"\nwritten: {path}")
 

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import positive, run_command
+from support.command_line import add_traceback, positive, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,12 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", help="run folder to write")
     add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 
 def frozen_weights(clip: CLIP, half: bool) -> dict[str, Tensor]:
-    """Weights of CLIP as OpenAI stores them, or in float32.
+    """Return the weights of CLIP as OpenAI stores them, or in float32.
 
     Raises:
         ValueError: a model that OpenAI's code does not build.
@@ -92,7 +92,7 @@ def frozen_weights(clip: CLIP, half: bool) -> dict[str, Tensor]:
 def class_names(
     clip: CLIP, learner: PromptLearner, names: Sequence[str], dtype: Any
 ) -> dict[str, Tensor]:
-    """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
+    """Embed texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
     from clip.changes import Changes
@@ -115,7 +115,7 @@ def class_names(
 def state_dict(
     layout: Layout, precision: str, clip: CLIP, learner: PromptLearner, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """State dict of the published trainer.
+    """Return the state dict of the published trainer.
 
     Args:
         layout: what it saves.
@@ -153,7 +153,7 @@ def _renamed(weights: dict[str, Tensor], start: str, other: str) -> dict[str, Te
 
 
 def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -> dict[str, Any]:
-    """Optimiser and schedule in upstream's form, for a learner that is saved by itself."""
+    """Return optimiser and schedule as upstream has them, for a learner saved by itself."""
     from torch.optim.lr_scheduler import LRScheduler
 
     from dassl.optim import build_lr_scheduler, build_optimizer

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.command_line import positive, run_command
+
 from .command import (
     load_run,
-    positive,
     quietly,
-    run_command,
     run_parser,
     stem,
     write_csv,
@@ -50,12 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=float, help="of t-SNE (default: 30, less for few images)")
     add("--seed", type=int, default=0, help="of the choice of images and of t-SNE (default: 0)")
     add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
-    add("--out", type=stem, metavar="STEM", help="files (default: tsne in the run's folder)")
+    helped = "files, or DIR/ for both in it (default: in the run's folder)"
+    add("--out", type=stem("tsne"), metavar="STEM|DIR/", help=helped)
     return parser
 
 
 def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]:
-    """Images of the split that the options name, ``--max-images`` of them at most.
+    """Return images of the split that the options name, ``--max-images`` of them at most.
 
     Raises:
         FileNotFoundError, ValueError: the data set is not there, or the split is empty.
@@ -82,7 +83,7 @@ def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]
 def features(
     predictor: Predictor, items: Sequence[Datum], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit-norm image features ``(N, embed_dim)`` of the frozen CLIP, and with the prompts."""
+    """Return unit-norm image features ``(N, embed_dim)`` of frozen CLIP, and with the prompts."""
     import torch
     from tqdm import tqdm
 
@@ -99,7 +100,7 @@ def features(
 
 
 def layout(points: np.ndarray, perplexity: float | None, seed: int) -> np.ndarray:
-    """t-SNE of ``(N, d)`` points: ``(N, 2)``.
+    """Lay ``(N, d)`` points out in the plane by t-SNE: ``(N, 2)``.
 
     Args:
         points: at least 3.

@@ -2,7 +2,7 @@
 
 A run that differs in nothing else is a run of the same method in the same setting: it goes on from
 another's checkpoints (``adaptation.checkpoints``) and has the same folder and row of a table
-(``scripts/run.sh``). Their values stand in the log of each run.
+(``scripts/planning.py``). Their values stand in the log of each run.
 """
 
 from __future__ import annotations

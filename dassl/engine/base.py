@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -19,6 +20,8 @@ from dassl.utils import (
 from dassl.utils.checkpoint import BEST, NUMBERED, latest_checkpoint, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
+from .run_notes import RunNotes
+
 __all__ = ["TrainerBase"]
 
 
@@ -34,6 +37,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: Any = None
+        self.run_notes = RunNotes()
 
     # --- models ---------------------------------------------------------------------------------
 
@@ -201,6 +205,7 @@ class TrainerBase:
             shown = "none" if val_result is None else f"{val_result:.1f}"
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
+            self.run_notes.loaded(checkpoint)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -279,11 +284,16 @@ class TrainerBase:
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
         self.before_train()
+        self.run_notes.on_start()
+        start = time.perf_counter()
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
+            epoch_start = time.perf_counter()
             self.before_epoch()
             self.run_epoch()
+            self.run_notes.epoch_seconds.append(time.perf_counter() - epoch_start)
             self.after_epoch()
+        self.run_notes.training_seconds = time.perf_counter() - start
         self.after_train()
 
     def before_train(self) -> None:

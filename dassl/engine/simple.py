@@ -125,6 +125,16 @@ class SimpleTrainer(TrainerBase):
                 views.epoch = epoch
 
     @property
+    def evaluator(self) -> Any:
+        """Evaluator of the tests; ``run_notes`` keeps what it returns."""
+        return self._evaluator
+
+    @evaluator.setter
+    def evaluator(self, evaluator: Any) -> None:
+        self._evaluator = evaluator
+        self.run_notes.keep_results(evaluator)
+
+    @property
     def chosen_on(self) -> str | None:
         """The split that chooses the epoch: "val", "test", or None where the last one counts."""
         choice = self.cfg.TEST.FINAL_MODEL
@@ -207,12 +217,17 @@ class SimpleTrainer(TrainerBase):
 
         Raises:
             SettingError: the folder holds checkpoints that this run cannot go on from, or there are
-                no validation images for a setting that needs them.
+                no images of a split that a setting needs.
         """
         if not self.cfg.TEST.NO_TEST:
             for key, value in (("FINAL_MODEL", "best_val"), ("SPLIT", "val")):
                 if self.cfg.TEST[key] == value:
                     self.check_validation(f"TEST.{key} {value}")
+            if self.chosen_on == "test" and self.test_loader is None:
+                raise SettingError(
+                    "TEST.FINAL_MODEL best_test has the test images choose the epoch, and data set "
+                    f"{self.cfg.DATASET.NAME} has none: use TEST.FINAL_MODEL last_step"
+                )
         directory = self.cfg.RESUME or self.cfg.OUTPUT_DIR
         try:
             self.start_epoch = self.resume_model_if_exist(directory)
@@ -228,11 +243,13 @@ class SimpleTrainer(TrainerBase):
         """Test the final model if there are images for it, report the time, close the writer."""
         print("Finish training")
         self.has_ended = True
-        # scripts/run.sh and results/logs.py know by these lines that no result is to come
         if self.cfg.TEST.NO_TEST:
-            print("Not tested: TEST.NO_TEST")
+            self.run_notes.not_tested = "TEST.NO_TEST"
         elif self.loader_of(self.cfg.TEST.SPLIT) is None:
-            print("Not tested: no test images")
+            self.run_notes.not_tested = "no test images"
+        if self.run_notes.not_tested:
+            # results/logs.py knows by this line that no result is to come
+            print(f"Not tested: {self.run_notes.not_tested}")
         else:
             chosen_on = self.chosen_on
             if chosen_on is None:
@@ -299,6 +316,8 @@ class SimpleTrainer(TrainerBase):
                 f"data set {self.cfg.DATASET.NAME} has no {split} images to evaluate on: its "
                 "settings (DATASET.*) or folders leave none"
             )
+        self.run_notes.on_start()
+        start = time.perf_counter()
         self.set_model_mode("eval")
         self.evaluator.reset()
         print_result(f"Evaluate on the *{split}* set")
@@ -307,6 +326,7 @@ class SimpleTrainer(TrainerBase):
             output = self.model_inference(input)
             self.evaluator.process(output, label)
         results = self.evaluator.evaluate()
+        self.run_notes.test_seconds = time.perf_counter() - start
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.test_step())
         return next(iter(results.values()))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dassl.utils import print_result, replacing
+from dassl.utils import print_result
+from support.files import replacing
 
 from .build import EVALUATOR_REGISTRY
 
@@ -35,7 +36,7 @@ class EvaluatorBase:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Accuracy, error rate and macro F1 in percent; optionally per class.
+    """Accuracy, error rate and macro F1 in percent, and counts per class, printed on request.
 
     Args:
         cfg: configuration; reads ``TEST.PER_CLASS_RESULT`` and ``TEST.COMPUTE_CMAT``.
@@ -57,9 +58,7 @@ class Classification(EvaluatorBase):
         self._total = 0
         self._y_true: list[int] = []
         self._y_pred: list[int] = []
-        self._per_class_res: dict[int, list[int]] | None = (
-            defaultdict(list) if self.cfg.TEST.PER_CLASS_RESULT else None
-        )
+        self._per_class_res: dict[int, list[int]] = defaultdict(list)
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Add a batch.
@@ -75,9 +74,8 @@ class Classification(EvaluatorBase):
         self._total += len(labels)
         self._y_true.extend(labels)
         self._y_pred.extend(predictions)
-        if self._per_class_res is not None:
-            for label, match in zip(labels, matches, strict=True):
-                self._per_class_res[label].append(match)
+        for label, match in zip(labels, matches, strict=True):
+            self._per_class_res[label].append(match)
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Print the result block and return it.
@@ -110,25 +108,43 @@ class Classification(EvaluatorBase):
             f"* error: {results['error_rate']:.2f}%\n"
             f"* macro_f1: {macro_f1:.2f}%"
         )
-        if self._per_class_res is not None:
-            results["perclass_accuracy"] = self._report_classes(self._per_class_res)
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            results["perclass_accuracy"] = self._report_classes()
         if self.cfg.TEST.COMPUTE_CMAT:
             self._save_confusion_matrix()
         return results
 
-    def _report_classes(self, per_class: dict[int, list[int]]) -> float:
+    def counts(self) -> dict[str, Any]:
+        """Return what the results are made of, as plain values.
+
+        Returns:
+            ``total`` and ``correct`` images, and ``per_class``: of every class that has images
+            ``label``, ``name`` (None if unknown), ``total``, ``correct`` and ``accuracy``.
+        """
+        names = {label: str(name) for label, name in (self._lab2cname or {}).items()}
+        per_class = [
+            {
+                "label": label,
+                "name": names.get(label),
+                "total": len(matches),
+                "correct": sum(matches),
+                "accuracy": 100.0 * sum(matches) / len(matches),
+            }
+            for label, matches in sorted(self._per_class_res.items())
+        ]
+        return {"total": self._total, "correct": self._correct, "per_class": per_class}
+
+    def _report_classes(self) -> float:
         print_result("=> per-class result")
-        accuracies = []
-        for label in sorted(per_class):
-            matches = per_class[label]
-            accuracies.append(100.0 * sum(matches) / len(matches))
+        per_class = self.counts()["per_class"]
+        for entry in per_class:
             print_result(
-                f"* class: {label} ({self._lab2cname[label]})\t"
-                f"total: {len(matches):,}\t"
-                f"correct: {sum(matches):,}\t"
-                f"acc: {accuracies[-1]:.2f}%"
+                f"* class: {entry['label']} ({entry['name']})\t"
+                f"total: {entry['total']:,}\t"
+                f"correct: {entry['correct']:,}\t"
+                f"acc: {entry['accuracy']:.2f}%"
             )
-        mean = float(np.mean(accuracies))
+        mean = float(np.mean([entry["accuracy"] for entry in per_class]))
         print_result(f"* average: {mean:.2f}%")
         return mean
 

@@ -22,7 +22,7 @@ DAMAGED_ARCHIVE = (
 
 
 def unpack_archive(path: str, folder: str) -> None:
-    """Unpack a zip or tar archive, plain or compressed; nothing is written outside of `folder`.
+    """Unpack a zip or tar archive, plain or compressed; nothing is written outside of ``folder``.
 
     Args:
         path: the archive; a name that ends in ``.zip`` is a zip archive, any other a tar archive.

@@ -113,7 +113,7 @@ class Logger:
 
 
 def print_detail(text: str) -> None:
-    """Print what only someone who looks for it needs: a console shows it at VERBOSE alone."""
+    """Print a detail, which a console shows at VERBOSE alone."""
     _print_at(VERBOSE, text)
 
 
@@ -130,7 +130,7 @@ def _print_at(level: int, text: str) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether the console is to show results only, and so no progress."""
+    """Return whether the console is to show results only, and so no progress."""
     return isinstance(sys.stdout, Logger) and sys.stdout.level == QUIET
 
 
@@ -173,7 +173,7 @@ def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:
 
 
 def _locked(file: TextIO) -> bool:
-    """Lock a file until it is closed, where the system can; false if another process has it."""
+    """Lock a file until it is closed, where the system can; return False if another has it."""
     if fcntl is None:
         return True
     # the workers of a killed run have its files open until they notice, some seconds later

@@ -58,7 +58,7 @@ class AverageMeter:
             self._avg = self._sum / self.count
 
     def average(self) -> float | torch.Tensor:
-        """The average where it is, a tensor if the values were tensors."""
+        """The average on the device of the values: a tensor if they were tensors."""
         return self._avg
 
 

@@ -1,15 +1,16 @@
-"""Name to object tables for trainers, data sets, evaluators and networks."""
+"""Tables of trainers, data sets, evaluators and networks by name."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from support.hints import nearest
+
 
 class Registered(NamedTuple):
-    """What was registered: name of the registry, object, and what had its name before or None."""
+    """A registration: name of the registry, object, and what had its name before or None."""
 
     registry: str
     obj: Any
@@ -108,7 +109,7 @@ class Registry:
 
 @contextmanager
 def replacing_names() -> Iterator[list[Registered]]:
-    """Context in which what is registered takes the place of what had its name, with a note.
+    """Let what is registered in this context take the place of what had its name, with a note.
 
     Yields:
         A list that is filled as objects are registered. Of two of them with one name, the second is
@@ -140,7 +141,6 @@ def check_availability(requested: str, available: Iterable[str], key: str = "") 
 
 
 def _unknown(where: str, name: str, available: Collection[str]) -> str:
-    lower = {str(item).lower(): str(item) for item in available}
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.0)
-    hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
-    return f"{name!r} is not in the {where} ({', '.join(map(str, available)) or 'empty'}){hint}"
+    names = list(map(str, available))
+    hint = nearest(str(name), names, cutoff=0.0, show=repr)
+    return f"{name!r} is not in the {where} ({', '.join(names) or 'empty'}){hint}"

@@ -7,10 +7,8 @@ import json
 import os
 import os.path as osp
 import random
-import uuid
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ import PIL
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
+
+from support import files
 
 __all__ = [
     "ImageError",
@@ -29,7 +29,6 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
-    "replacing",
     "set_random_seed",
     "tolist_if_not",
     "write_json",
@@ -57,28 +56,6 @@ def mkdir_if_missing(dirname: str) -> None:
     """Create a folder and its parents unless it exists."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
-
-
-@contextmanager
-def replacing(fpath: str) -> Iterator[str]:
-    """Let a file appear complete or not at all.
-
-    Args:
-        fpath: file to create or replace; its folder is created when missing.
-
-    Yields:
-        A temporary name beside it. The file written there is renamed at the end of the block, and
-        removed if the block raises.
-    """
-    mkdir_if_missing(osp.dirname(fpath))
-    # unique also among machines that share the folder
-    tmp = f"{fpath}.tmp{uuid.uuid4().hex}"
-    try:
-        yield tmp
-        os.replace(tmp, fpath)
-    finally:
-        if osp.exists(tmp):
-            os.remove(tmp)
 
 
 def check_isfile(fpath: str) -> bool:
@@ -118,8 +95,7 @@ def read_json(fpath: str) -> Any:
 
 def write_json(obj: Any, fpath: str) -> None:
     """Write JSON with indent 4, creating the folder; the file appears complete or not at all."""
-    with replacing(str(fpath)) as tmp, open(tmp, "w", encoding="utf-8") as file:
-        json.dump(obj, file, indent=4, separators=(",", ": "))
+    files.write_json(obj, fpath, indent=4)
 
 
 def set_random_seed(seed: int) -> None:
@@ -148,7 +124,7 @@ def collect_env_info() -> str:
 
 
 class SettingError(ValueError):
-    """A setting that turns out not to work in the middle of a run; the message names it."""
+    """A setting that fails in the middle of a run; the message names it."""
 
 
 class ImageError(ValueError):
@@ -169,7 +145,7 @@ class MissingImageError(ImageError, FileNotFoundError):
 
 @functools.cache
 def image_decoders() -> tuple[str, ...]:
-    """Versions of the libraries that decode images; Pillow uses pillow-heif from then on."""
+    """Return the versions of the libraries that decode images; let Pillow use pillow-heif."""
     try:
         import pillow_heif
     except ImportError:
@@ -179,7 +155,7 @@ def image_decoders() -> tuple[str, ...]:
 
 
 def decodable(suffixes: Iterable[str]) -> tuple[str, ...]:
-    """Those endings of files that Pillow has a decoder for here."""
+    """Return those of the file name suffixes that Pillow has a decoder for here."""
     image_decoders()
     known = Image.registered_extensions()
     return tuple(suffix for suffix in suffixes if suffix in known)
@@ -217,7 +193,7 @@ def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Ima
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
-    """An opened image, turned as its EXIF orientation says; as it is where that is damaged.
+    """Turn an opened image as its EXIF orientation says; leave it where that is damaged.
 
     Raises:
         OSError, SyntaxError, ValueError: the image cannot be decoded.
@@ -235,7 +211,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as RGB, in the way of :func:`read_image`.
+    """Convert an opened image to RGB, in the way of :func:`read_image`.
 
     Raises:
         ValueError: if its pixels are floating-point numbers or exceed 16 bits.
@@ -255,7 +231,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _why(path: str, error: Exception) -> str:
-    """What is wrong with an image file, and what to do about it."""
+    """Say what is wrong with an image file, and what to do about it."""
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, Image.DecompressionBombError):
@@ -272,7 +248,7 @@ def _why(path: str, error: Exception) -> str:
 
 
 def _is_photo(path: str) -> bool:
-    """Whether a file starts as HEIC and AVIF files do, whatever its ending."""
+    """Return whether a file starts as HEIC and AVIF files do, whatever its suffix."""
     with open(path, "rb") as file:
         return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 
@@ -295,7 +271,7 @@ def download_url(url: str, dst: str) -> None:
     from urllib.request import urlopen
 
     print(f'* url="{url}"\n* destination="{dst}"')
-    with replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
+    with files.replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
         with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:

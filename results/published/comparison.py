@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ..rows import Row, in_order
 from ..runs import shots_name
-from ..tables import Table, cell, print_records
+from ..tables import Table, cell, chosen_on_test, print_records
 from .figures import PROTOCOLS, read_published
 from .matching import Comparison, compare
 
@@ -70,6 +70,7 @@ def comparison_table(protocol: str, comparisons: list[Comparison], ci95: bool) -
         if id(c.row) not in found:
             left_out[c.reason][f"{c.row.line.trainer} {c.row.line.config}"].add(c.row.dataset)
     notes = [f"[{number}] {source}" for source, number in sources.items()]
+    notes += chosen_on_test(c.row for c in mine if c.figure)
     for reason, methods in left_out.items():
         several = {
             method: f"{len(names)} rows" if len(names) > 2 else "; ".join(in_order(names))

@@ -6,20 +6,16 @@ import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from results.runs import ELEVEN, TITLES, VARIANTS
+from protocols import ELEVEN, SOURCE
+from results.runs import TABLES, TITLES
 
 FOLDER = Path(__file__).parent
 AVERAGE = "average"
 # Protocols of published figures; an ablation is of base-to-new runs in several settings.
 PROTOCOLS = TITLES | {"ablation": "Ablation"}
 # What an average is over, where the figure does not say that it lacks some.
-AVERAGED = {
-    "base2new": ELEVEN,
-    "fewshot": ELEVEN,
-    "cross": tuple(d for d in ELEVEN if d != "imagenet"),
-    "dg": VARIANTS,
-    "ablation": ELEVEN,
-}
+AVERAGED = {key: protocol.targets(SOURCE) for key, protocol in TABLES.items()}
+AVERAGED["ablation"] = ELEVEN
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,4 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../common.sh"
-PYTHON=$(DRY_RUN=0 find_python)
-export PYTHON
-exec "$PYTHON" scripts/ablation.py mmlop MMLoP "$@"
+start scripts/ablation.py mmlop "$@"

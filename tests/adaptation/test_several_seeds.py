@@ -348,7 +348,7 @@ def results(folder: Path) -> dict[str, str]:
         [sys.executable, ROOT / "parse_test_res.py", folder], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return dict(re.findall(r"file: .*/(seed\d)/log.txt. accuracy: ([\d.]+%)", done.stdout))
+    return dict(re.findall(r"file: .*/(seed\d)/result.json. accuracy: ([\d.]+%)", done.stdout))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -66,12 +65,11 @@ def test_arithmetic_is_counted(tmp_path):
 
 def test_measurements_are_kept(backbone, tmp_path, monkeypatch):
     out = tmp_path / "speed.json"
-    command = ["speed", "--backbone", str(backbone), "--out", str(out)]
+    command = ["--backbone", str(backbone), "--out", str(out)]
     command += ["--methods", "IVLP", "--classes", "3", "--repeats", "2"]
 
     def run(*arguments: str) -> list[dict]:
-        monkeypatch.setattr(sys, "argv", [*command, *arguments])
-        speed.main()
+        assert speed.main([*command, *arguments]) == 0
         return json.loads(out.read_text())
 
     monkeypatch.setattr(speed, "TEST_BATCH", 3)

@@ -17,6 +17,7 @@ import train
 import trainers  # noqa: F401
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from results import record
 from tests.compat import upstream_dataset, upstream_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,11 @@ def test_a_run_of_theirs_goes_on_is_tested_and_is_refused_elsewhere(words, tmp_p
     assert "UPSTREAMCOOP:" in log and str(their / "upstream_coop.py") in log
     folder = tmp_path / "run" / "prompt_learner"
     last = torch.load(folder / "model.pth.tar-2", weights_only=True)["state_dict"]["ctx"]
+    found = record.read(tmp_path / "run")
+    assert (found["method"], found["parameters"]) == ("UpstreamCoOp", last.numel())
+    assert (found["result"]["total"], len(found["result"]["per_class"])) == (30, 5)
+    assert len(found["seconds"]["epochs"]) == found["model"]["epoch"] == 2
+    assert "UPSTREAMCOOP" in found["config"]["TRAINER"]
 
     # stopped after an epoch, started again
     (folder / "model.pth.tar-2").unlink()
@@ -121,6 +127,8 @@ def test_a_run_of_theirs_goes_on_is_tested_and_is_refused_elsewhere(words, tmp_p
     assert train.main([*run, *words]) == 0
     out = capsys.readouterr().out
     assert "(epoch = 2)" in out and "* total: 30" in out
+    model = record.read(tmp_path / "test")["model"]
+    assert (model["load_epoch"], model["trained"]["method"]) == (2, "UpstreamCoOp")
 
     # seeds together, and pictures: not with a trainer of one's own
     at = words.index("--seed")

@@ -387,6 +387,15 @@ def test_without_test_images(without_test, capsys):
     assert "* total: 3" in capsys.readouterr().out
 
 
+def test_without_test_images_they_cannot_choose_the_epoch(without_test, capsys):
+    without_test.TEST.FINAL_MODEL = "best_test"
+    with pytest.raises(SettingError, match=r"best_test .* ToyColours has none: .* last_step"):
+        trained(without_test)
+    assert not LINE.search(capsys.readouterr().out)
+    without_test.TEST.NO_TEST = True
+    trained(without_test)
+
+
 def test_without_test_images_validation_can_be_the_result(without_test, capsys):
     without_test.TEST.SPLIT = "val"
     trained(without_test)

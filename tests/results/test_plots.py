@@ -13,9 +13,10 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import parse_test_res
+from protocols import ELEVEN
 from results import plots
 from results.rows import Row, make_rows
-from results.runs import ELEVEN, collect
+from results.runs import collect
 
 from .writing import base2new, few_shot
 

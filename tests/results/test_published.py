@@ -11,9 +11,9 @@ from statistics import fmean, pstdev
 import pytest
 
 import parse_test_res
+from protocols import ELEVEN, VARIANTS
 from results.published.figures import COLUMNS, FOLDER, Figure, read_published
 from results.rows import harmonic
-from results.runs import ELEVEN, VARIANTS
 
 from .writing import NODES, base2new, few_shot, transfer, write_run
 

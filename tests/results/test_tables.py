@@ -10,9 +10,11 @@ from statistics import fmean, pstdev
 import pytest
 
 import parse_test_res
+from protocols import ELEVEN, VARIANTS
+from results.backbones import backbone_name
 from results.logs import read_facts
-from results.rows import Row, backbone_name
-from results.runs import ELEVEN, VARIANTS, Method
+from results.rows import Row
+from results.runs import Method
 from results.tables import MAX_WIDTH
 
 from .writing import base2new, few_shot, transfer, write_run

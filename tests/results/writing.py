@@ -1,8 +1,10 @@
-"""Run folders with logs as the engine writes them: arguments, configuration, training, result."""
+"""Run folders with logs as the engine writes them, and with records as train.py does."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from results.record import identity_in, write
 
 ARGUMENTS = """***************
 ** Arguments **
@@ -185,3 +187,102 @@ def transfer(
         folder = output / "evaluation" / name / f"{origin}{dataset}/seed{seed}"
         weights = "" if trainer == "ZeroshotCLIP" else f"output/{source}/{name}/seed{seed}"
         write_run(folder, accuracy, trainer, dataset, model_dir=weights, tests=True, **run)
+
+
+def write_record(
+    folder: Path,
+    correct: int,
+    trainer: str = "CoOp",
+    dataset: str = "dtd",
+    *,
+    seed: int = 1,
+    total: int = 100_000,
+    settings: dict[str, object] | None = None,
+    part: str = "all",
+    of: Path | None = None,
+    test_images: str = "t",
+    train_images: str = "",
+    chosen_on: str | None = None,
+) -> None:
+    """Write the record of one run, as train.py does.
+
+    Args:
+        folder: the run's.
+        correct: number of test images that it tells.
+        trainer: registry name; ZeroshotCLIP trains nothing.
+        dataset: its config file's name.
+        seed: of the run.
+        total: number of test images.
+        settings: config key -> value, other than those of the other runs.
+        part: base, new or all classes.
+        of: run whose weights it tests.
+        test_images: stands for the list of them.
+        train_images: stands for what the seed draws besides.
+        chosen_on: split that chose the epoch.
+    """
+    config: dict[str, dict] = {}
+    given = {
+        "DATASET.NAME": dataset,
+        "DATASET.NUM_SHOTS": 16,
+        "DATASET.SUBSAMPLE_CLASSES": part,
+        "MODEL.BACKBONE.NAME": "ViT-B/16",
+        "OPTIM.LR": 0.002,
+        "OPTIM.MAX_EPOCH": 50,
+        "TRAINER.NAME": trainer,
+        f"TRAINER.{trainer.upper()}.N_CTX": 4,
+    } | (settings or {})
+    for key, value in given.items():
+        *parents, last = key.split(".")
+        node = config
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    images = {"images": 10, "sha256": f"{dataset}, seed {seed} {train_images}"}
+    accuracy = 100 * correct / total
+    write(
+        folder,
+        {
+            "method": trainer,
+            "eval_only": of is not None,
+            "seed": seed,
+            "seeds_together": None,
+            "shots": 16,
+            "images_per_class": {"least": 16, "most": 16},
+            "data": {
+                "name": dataset,
+                "classes": {"number": 2, "sha256": f"{dataset} {part}", "names": ["a", "b"]},
+                "train": images,
+                "train_u": None,
+                "val": None,
+                "test": {"images": total, "sha256": f"{dataset} {part} {test_images}"},
+            },
+            "model": {
+                "epoch": 50,
+                "chosen_on": chosen_on,
+                "val_result": None,
+                "model_dir": None if of is None else str(of),
+                "load_epoch": None,
+                "trained": None if of is None else identity_in(of),
+            },
+            "result": {
+                "split": "test",
+                "metrics": {"accuracy": accuracy, "error_rate": 100 - accuracy},
+                "total": total,
+                "correct": correct,
+                "per_class": [],
+            },
+            "not_tested": None,
+            "parameters": 0 if trainer == "ZeroshotCLIP" else 2048,
+            "device": {"type": "cpu", "name": "CPU"},
+            "started": "2026-01-01T00:00:00+00:00",
+            "ended": "2026-01-01T00:01:00+00:00",
+            "seconds": {"training": None if of else 40.0 + seed, "epochs": [], "testing": 1.0},
+            "memory": {"host_bytes": None, "cuda_bytes": None},
+            "versions": {"library": "0"},
+            "git": None,
+            "environment": "",
+            "config": config,
+            "given": dict.fromkeys(settings or {}, "KEY VALUE"),
+            "arguments": {"dataset_config_file": f"configs/datasets/{dataset}.yaml"},
+        },
+    )

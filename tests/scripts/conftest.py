@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import scripts.run
+import scripts.upstream
+
 ROOT = Path(__file__).parents[2]
+# What scripts read from the environment.
+VARIABLES = "DATA OUTPUT SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER PYTHON DRY_RUN OMP_NUM_THREADS"
 # Stands in for .venv/bin/python: notes every call, and trains and tests in no time. BREAK in the
 # environment is the part of an output folder whose run fails.
 INTERPRETER = f"""#!{sys.executable}
@@ -30,9 +36,61 @@ if words[0] == "train.py":
         lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
         lines += ["=> result", "* accuracy: 6" + seed + ".00%", ""]
         (folder / "log.txt").write_text("\\n".join(lines))
-elif words[0] in ("parse_test_res.py", "scripts/all.py", "scripts/effective.py"):
+elif words[0].endswith(".py"):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 """
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Function that calls what a script calls, in this process, and returns what came of it.
+
+    Of the variables that scripts read only those given are set, and ``PYTHON``.
+    """
+
+    def call(
+        script: str, *words: str, cwd: Path = ROOT, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        for name in VARIABLES.split():
+            monkeypatch.delenv(name, raising=False)
+        for name, value in ({"PYTHON": "python"} | env).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(cwd)
+        folder, name = script.split("/")
+        forwarder = ROOT / "scripts" / f"{script}.sh"
+        if forwarder.is_file() and "/../upstream.sh" in forwarder.read_text():
+            status = scripts.upstream.main([str(cwd), folder, name, *words])
+        else:
+            status = scripts.run.main([folder, name, *words])
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(words, status, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def dry_run(call):
+    """Function that returns the words of every command that a script would run."""
+
+    def dry_run(script: str, *words: str, **env) -> list[list[str]]:
+        done = call(script, *words, DRY_RUN="1", **env)
+        assert done.returncode == 0, done.stderr
+        return [shlex.split(line) for line in done.stdout.splitlines()]
+
+    return dry_run
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Function that makes an interpreter that does what a shell command says."""
+
+    def make(body: str) -> str:
+        program = tmp_path / "python-stand-in"
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+        return str(program)
+
+    return make
 
 
 @dataclass
@@ -53,6 +111,11 @@ class Clone:
             timeout=120,
         )
 
+    def tables(self, *words: str) -> str:
+        """What parse_test_res.py prints of the results."""
+        command = [sys.executable, self.folder / "parse_test_res.py", *words]
+        return subprocess.check_output(command, cwd=self.folder, text=True)
+
     def calls(self) -> list[str]:
         """What the interpreter was called with so far."""
         return (self.folder / "calls.txt").read_text().splitlines()
@@ -72,7 +135,7 @@ def clone(tmp_path):
     for name in ("requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
         shutil.copy(ROOT / name, tmp_path / ".venv" / name)
-    for name in ("parse_test_res.py", "dassl/__init__.py"):
+    for name in ("parse_test_res.py", "protocols.py", "dassl/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("results", "support", "dassl/config"):

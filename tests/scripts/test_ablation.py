@@ -44,7 +44,7 @@ def dry_run(monkeypatch, capfd):
     monkeypatch.delenv("TAG", raising=False)
 
     def run(*words: str) -> tuple[int, list[str], str]:
-        status = main(["mmlop", "MMLoP", *words])
+        status = main(["mmlop", *words])
         out, err = capfd.readouterr()
         return status, out.splitlines(), err
 

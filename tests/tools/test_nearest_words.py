@@ -11,9 +11,9 @@ from clip import tiny
 from clip.loading import load_state_dict
 from clip.simple_tokenizer import SimpleTokenizer
 from clip.tokens import tokenize
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tools import nearest_words
-from tools.command import run_command
 from trainers import Predictor
 
 

@@ -14,6 +14,7 @@ from adaptation.trainer import PromptTrainer
 from adaptation.version import __version__
 from clip import packed_attention
 from dassl.engine import TRAINER_REGISTRY, build_trainer, config_node
+from dassl.engine.run_notes import run_facts
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
 
@@ -279,6 +280,7 @@ def test_run_saves_the_learner_only(make_cfg, method):
     assert meta["classnames"] == trainer.dm.dataset.classnames
     assert meta["backbone"] == cfg.MODEL.BACKBONE.NAME
     n_values = sum(p.numel() for p in trainer.model.learner.parameters())
+    assert run_facts(trainer)["parameters"] == n_values
     # weights, momentum and at most one average of them in float32; random state and metadata
     assert (folder / "model.pth.tar-1").stat().st_size < 12 * n_values + 60_000
 
@@ -295,6 +297,7 @@ def test_base_checkpoint_classifies_new_classes(make_cfg, method, tmp_path):
     for key, value in base.model.learner.state_dict().items():
         assert torch.equal(value, new.model.learner.state_dict()[key])
     assert 0.0 <= new.test() <= 100.0
+    assert run_facts(new)["model"]["epoch"] == 1
     logits = new.model_inference(batch_of(new)["img"])
     assert logits.shape[1] == len(new.dm.dataset.classnames)
 

@@ -1,52 +1,25 @@
-"""Fetching files, above all checkpoints: resumable, checked, never half-written."""
+"""Download files, above all checkpoints: resumed, checked, never half-written."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import filelock
 from tqdm import tqdm
 
+from .files import sha256_of
+
 CACHE_VARIABLE = "CLIP_CACHE"
-CHUNK_BYTES = 1 << 20
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
-    """Folder for checkpoint files: `root`, else the variable CLIP_CACHE, else ~/.cache/clip."""
+    """Return the folder of checkpoints: ``root``, else ``$CLIP_CACHE``, else ``~/.cache/clip``."""
     return Path(root or os.environ.get(CACHE_VARIABLE) or "~/.cache/clip").expanduser()
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; it takes `path`'s place when the block succeeds.
-
-    Args:
-        path: file to create or replace; its folder is made when absent.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Interrupted(Exception):
@@ -54,7 +27,7 @@ class _Interrupted(Exception):
 
 
 def _transfer(url: str, part: Path, timeout_s: float) -> bool:
-    """Append to `part` what it lacks of `url`; returns whether it continued an earlier part."""
+    """Append to ``part`` what it lacks of ``url``; return whether it went on with a part."""
     import requests  # here because it takes a while and most runs download nothing
 
     offset = part.stat().st_size if part.exists() else 0
@@ -107,7 +80,7 @@ def _transfer_checked(
     backoff_s: float,
     timeout_s: float,
 ) -> None:
-    """Bring `part` to content without a problem, in as many transfers as it takes."""
+    """Bring ``part`` to content without a problem, in as many transfers as it takes."""
     furthest, failures = part.stat().st_size if part.exists() else 0, 0
     while True:
         try:
@@ -138,11 +111,11 @@ def download(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> Path:
-    """Make sure that `path` holds the file of `url`, downloading it only if it does not.
+    """Make sure that ``path`` holds the file of ``url``; download it if it does not.
 
-    The download goes to `<path>.part`, continues there after an interruption (also in a later
-    process), and takes the name `path` once nothing is wrong with it; a wrong file found at `path`
-    stays until then. Processes that want the same file wait for each other.
+    The download goes to ``<path>.part``, continues there after an interruption (also in a later
+    process), and takes the name ``path`` once nothing is wrong with it; a wrong file found
+    there stays until then. Processes that want the same file wait for each other.
 
     Args:
         url: http or https address.
@@ -153,7 +126,7 @@ def download(
         timeout_s: seconds without any answer after which a transfer counts as interrupted.
 
     Returns:
-        `path`.
+        ``path``.
 
     Raises:
         RuntimeError: the server does not give the file, or gives a wrong one.
@@ -185,14 +158,14 @@ def fetch(
     backoff_s: float = 1.0,
     timeout_s: float = 30.0,
 ) -> Path:
-    """`download` for a checkpoint whose checksum is known.
+    """Do :func:`download` for a checkpoint whose checksum is known.
 
     Args:
-        url, path, attempts, backoff_s, timeout_s: as for `download`.
+        url, path, attempts, backoff_s, timeout_s: as for :func:`download`.
         sha256: expected checksum, hexadecimal.
 
     Returns:
-        `path`.
+        ``path``.
 
     Raises:
         RuntimeError: the file could not be had; says why and how to put it there by hand.

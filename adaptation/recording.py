@@ -1,0 +1,81 @@
+"""Writing the record of a run of ``train.py`` when it ends; what is in it is put together here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from dassl.config import CfgNode, clean_cfg
+from dassl.engine import TRAINER_REGISTRY, TrainerBase
+from dassl.engine.run_notes import run_facts
+from dassl.utils import collect_env_info
+from results import record
+from support.code_state import git_state
+from support.command_line import ROOT
+
+from .version import __version__
+
+
+def keep_record(
+    trainer: TrainerBase, cfg: CfgNode, arguments: Mapping[str, Any], given: Mapping[str, str]
+) -> None:
+    """Have a run write its record when it has ended, and no older one count once it has begun.
+
+    Args:
+        trainer: about to train or test; with ``--eval-only``, its weights loaded.
+        cfg: the config that it was built from.
+        arguments: name -> value of all arguments of the command line.
+        given: config key -> the file or the option that set it.
+    """
+    started, git = _now(), git_state(ROOT)
+    model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
+    trained = record.identity_in(model_dir) if model_dir else None
+
+    def write() -> None:
+        facts = run_facts(trainer)
+        model = facts["model"] | {"model_dir": model_dir, "load_epoch": load_epoch}
+        model["trained"] = trained
+        if trained and load_epoch is None:
+            model["chosen_on"] = trained["chosen_on"]
+        content = {
+            "method": cfg.TRAINER.NAME,
+            "eval_only": arguments["eval_only"],
+            "seed": cfg.SEED if cfg.SEED >= 0 else None,
+            "seeds_together": arguments["seeds"],
+            **facts,
+            "model": model,
+            "started": started,
+            "ended": _now(),
+            "versions": {"library": __version__, **facts["versions"]},
+            "git": git,
+            "environment": collect_env_info(),
+            "config": _read_by_method(cfg),
+            "given": given,
+            "arguments": arguments,
+        }
+        try:
+            record.write(cfg.OUTPUT_DIR, content)
+        except (OSError, record.BadRecord) as error:  # the result stands in the log
+            print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
+
+    trainer.run_notes.on_start = partial(record.forget, cfg.OUTPUT_DIR)
+    trainer.run_notes.on_end = write
+
+
+def _now() -> str:
+    """The time as ISO 8601 has it, with the time zone's offset."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _read_by_method(cfg: CfgNode) -> CfgNode:
+    """Return a config without the settings of other methods, where the method names its own."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    method = cfg.TRAINER.NAME
+    own = getattr(TRAINER_REGISTRY.get(method), "node", None)
+    if own:
+        clean_cfg(cfg, method, own)
+    return cfg

@@ -1,0 +1,384 @@
+"""Every protocol, written once: data sets, scripts and their arguments, folders of results, tables.
+
+``scripts/run.sh`` and ``scripts/all.sh`` run what stands here, ``parse_test_res.py`` reads it back.
+To add a protocol, add an entry to :data:`PROTOCOLS`, and for each method that people are to run it
+with by name a forwarder ``scripts/<method>/<script>.sh`` (a copy of another).
+
+``base`` is the first half of a data set's classes, ``new`` the second, ``all`` both.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from support.hints import nearest
+
+# --- groups of data sets, by the names of their files in configs/datasets/ ------------------------
+
+#: those that come with the repository
+EMBEDDED = ("digits", "shapes")
+#: those of the papers' tables, in their order
+ELEVEN = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+    "fgvc_aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+)
+#: those that ImageNet's models are tested on
+VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+#: what models are trained on that are tested on another data set, where SOURCE does not say
+SOURCE = "imagenet"
+
+# --- folders --------------------------------------------------------------------------------------
+
+# {name} or {name:pattern}; the pattern is what the field has to look like when it is read
+_FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+_PATTERNS = {
+    "shots": r"\d+|all",
+    "seed": r"\d+",
+    "subfolder": r"[^/]+(?:/[^/]+)*?",  # upstream's runs may have several
+}
+#: value of a field -> with it the part in brackets is left out
+_LEFT_OUT = {"subfolder": "", "source": SOURCE}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Folders of results of one kind, below the output folder.
+
+    Args:
+        template: their path. ``{dataset}``, ``{trainer}``, ``{config}``, ``{shots}`` (a number or
+            ``all``), ``{seed}``, ``{source}`` (what was trained on) and ``{subfolder}`` stand for
+            what a run has there; a part in brackets is left out without a subfolder, and for the
+            source :data:`SOURCE`.
+        classes: of the data set that the runs take: base, new or all.
+        metric: the column of a table that the results make.
+        trains: whether the runs train, and then test on these classes.
+        sets_shots: whether the runs are given the number of shots, as they are where the data set
+            of the training is that of the test.
+    """
+
+    template: str
+    classes: str = "all"
+    metric: str = "accuracy"
+    trains: bool = False
+    sets_shots: bool = True
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields of the template."""
+        return frozenset(name for name, _ in _FIELD.findall(self.template))
+
+    def path(self, **fields: object) -> str:
+        """Return the path of a run.
+
+        Args:
+            fields: value of every field; those that the template lacks are ignored.
+        """
+
+        def part(match: re.Match[str]) -> str:
+            names = [name for name, _ in _FIELD.findall(match[1])]
+            return "" if all(fields[n] == _LEFT_OUT[n] for n in names) else match[1]
+
+        kept = re.sub(r"\[([^]]*)\]", part, self.template)
+        return _FIELD.sub(lambda match: str(fields[match[1]]), kept)
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        regex = ""
+        for word in re.split(r"(\{[^}]*\}|\[|\])", self.template):
+            if field := _FIELD.fullmatch(word):
+                name, pattern = field.groups()
+                regex += f"(?P<{name}>{pattern or _PATTERNS.get(name, '[^/]+')})"
+            else:
+                # a part in brackets only where it has to be there
+                regex += {"[": "(?:", "]": ")??"}.get(word, re.escape(word))
+        return re.compile(regex)
+
+    def read(self, path: str) -> dict[str, str] | None:
+        """Return the fields of a path; None if it is none of these folders."""
+        match = self._regex.fullmatch(path)
+        return match and {
+            name: _LEFT_OUT[name] if value is None else value
+            for name, value in match.groupdict().items()
+        }
+
+
+TRAINING = Folder("{dataset}/{trainer}/{config}_{shots}shots[/{subfolder}]/seed{seed}", trains=True)
+PUBLISHED = Folder(f"few_shot/{TRAINING.template}")
+EVALUATION = Folder(
+    "evaluation/{trainer}/{config}_{shots}shots[/{subfolder}][/from_{source}]/{dataset}/seed{seed}",
+    sets_shots=False,
+)
+ZEROSHOT = Folder("{trainer:ZeroshotCLIP2?}/{config}/{dataset}", sets_shots=False)
+
+
+def _base2new(part: str, classes: str, trains: bool = False) -> Folder:
+    tail = "{dataset}/shots_{shots}/{trainer}/{config}/seed{seed}"
+    return Folder(f"base2new/{part}/{tail}", classes, metric=classes, trains=trains)
+
+
+TRAIN_BASE = _base2new("train_base", "base", trains=True)
+TEST_BASE = _base2new("test_base", "base")
+TEST_NEW = _base2new("test_new", "new")
+
+# --- protocols ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script of a protocol, ``scripts/<method>/<name>.sh``.
+
+    Args:
+        name: of the script.
+        arguments: their names, in order, before the KEY VALUE pairs; those in brackets may be left
+            out. Without a DATASET a script that trains takes SOURCE, another one all data sets of
+            its protocol.
+        does: the line of ``--help`` for it; empty where it has none.
+        runs: the folders that it writes for each data set and seed.
+        trained_by: name of the script whose training it tests; empty where it trains itself, or
+            tests a method that has nothing to train.
+        published: where the weights lie below WEIGHTS that it tests instead; empty where it does
+            not take any.
+        published_runs: the folders that it writes then, if others.
+    """
+
+    name: str
+    arguments: str
+    does: str
+    runs: tuple[Folder, ...]
+    trained_by: str = ""
+    published: str = ""
+    published_runs: tuple[Folder, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether its runs train."""
+        return self.runs[0].trains
+
+    @property
+    def transfers(self) -> bool:
+        """Whether it tests on other data sets than that of the training."""
+        return any("source" in folder.fields for folder in self.runs)
+
+    @property
+    def folders(self) -> tuple[Folder, ...]:
+        """All folders that it may write."""
+        return (*self.published_runs, *self.runs)
+
+    def usage(self, method: str) -> str:
+        """Return the line that says what it takes, for a folder of scripts."""
+        return f"usage: scripts/{method}/{self.name}.sh {self.arguments} [KEY VALUE ...]"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A protocol, and a table of results.
+
+    Args:
+        name: what PROTOCOL of ``scripts/all.sh`` calls it.
+        key: what the rows of tables and the published figures call it.
+        title: of its tables.
+        datasets: those of the papers, in the order of their tables.
+        only: what these are, where no others can be tested on.
+        averaged: what an average of the table is over.
+        configs: the kind of config that a method takes, ``protocol`` in ``configs/methods/``.
+        scripts: its own ones.
+        metrics: the columns of its table: base and new, which H then joins, or accuracy.
+    """
+
+    name: str
+    key: str
+    title: str
+    datasets: tuple[str, ...]
+    configs: str
+    scripts: tuple[Script, ...]
+    only: str = ""
+    averaged: str = "data sets"
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    @property
+    def training(self) -> Script:
+        """The script that trains, which may be another protocol's."""
+        first = self.scripts[0]
+        return find_script(first.trained_by)[1] if first.trained_by else first
+
+    @property
+    def tests(self) -> tuple[Script, ...]:
+        """The scripts that test what was trained."""
+        return tuple(script for script in self.scripts if script.trained_by)
+
+    @property
+    def transfers(self) -> bool:
+        """Whether models are trained on one data set, SOURCE, and tested on others."""
+        return any(script.transfers for script in self.scripts)
+
+    def targets(self, source: str) -> tuple[str, ...]:
+        """Return the papers' data sets that models of a source are tested on."""
+        return tuple(d for d in self.datasets if not (self.transfers and d == source))
+
+    @property
+    def folders(self) -> tuple[Folder, ...]:
+        """All folders that its scripts may write."""
+        return tuple(folder for script in self.scripts for folder in script.folders)
+
+
+#: in the order of the tables
+PROTOCOLS = (
+    Protocol(
+        name="base2new",
+        key="base2new",
+        title="Base-to-new",
+        datasets=ELEVEN,
+        configs="base2new",
+        metrics=("base", "new"),
+        scripts=(
+            Script(
+                "base2new_train",
+                "DATASET SEED [MAX_EPOCH]",
+                "train on base, test on base",
+                (TRAIN_BASE,),
+            ),
+            Script(
+                "base2new_test",
+                "DATASET SEED [MAX_EPOCH]",
+                "test that model on new",
+                (TEST_NEW,),
+                trained_by="base2new_train",
+                published="base/seed{seed}",
+                published_runs=(TEST_BASE, TEST_NEW),
+            ),
+        ),
+    ),
+    Protocol(
+        name="fewshot",
+        key="fewshot",
+        title="Few-shot",
+        datasets=ELEVEN,
+        configs="fewshot",
+        scripts=(
+            Script(
+                "fewshot",
+                "DATASET SHOTS [SEED ...]",
+                "all classes; seeds 1 2 3 by default",
+                (TRAINING,),
+                published="{shots}shot/seed{seed}",
+                published_runs=(PUBLISHED,),
+            ),
+            Script(
+                "zeroshot",
+                "DATASET SEED [MAX_EPOCH]",
+                "",  # zeroshot.sh is upstream's, with upstream's arguments
+                (ZEROSHOT,),
+            ),
+        ),
+    ),
+    Protocol(
+        name="xd",
+        key="cross",
+        title="Cross-dataset",
+        datasets=ELEVEN,
+        averaged="targets",
+        configs="xd",
+        scripts=(
+            Script(
+                "xd_train",
+                "[DATASET] SEED [MAX_EPOCH]",
+                "train on the source data set, all classes",
+                (TRAINING,),
+            ),
+            Script(
+                "xd_test",
+                "DATASET SEED [MAX_EPOCH]",
+                "test that model on another data set",
+                (EVALUATION,),
+                trained_by="xd_train",
+                published="seed{seed}",
+            ),
+        ),
+    ),
+    Protocol(
+        name="dg",
+        key="dg",
+        title="Domain generalisation",
+        datasets=VARIANTS,
+        only="ImageNet's variants",
+        averaged="variants",
+        configs="xd",
+        scripts=(
+            Script(
+                "dg_test",
+                "[DATASET] SEED [MAX_EPOCH]",
+                "test it on ImageNet's variants, or one of them",
+                (EVALUATION,),
+                trained_by="xd_train",
+                published="seed{seed}",
+            ),
+        ),
+    ),
+)
+
+
+def by_name() -> dict[str, Protocol]:
+    """Return name -> protocol."""
+    return {protocol.name: protocol for protocol in PROTOCOLS}
+
+
+def scripts() -> dict[str, Script]:
+    """Return name -> script, of all protocols."""
+    return {script.name: script for protocol in PROTOCOLS for script in protocol.scripts}
+
+
+def find_script(name: str) -> tuple[Protocol, Script]:
+    """Return the script of a name, and its protocol.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for protocol in PROTOCOLS:
+        for script in protocol.scripts:
+            if script.name == name:
+                return protocol, script
+    names = list(scripts())
+    raise ValueError(f"no protocol {name!r}; there are: {' '.join(names)}{nearest(name, names)}")
+
+
+def folders() -> tuple[Folder, ...]:
+    """Return all folders of results, in the order to read them in: a word of its own goes first."""
+    every = dict.fromkeys(folder for protocol in PROTOCOLS for folder in protocol.folders)
+    return tuple(sorted(every, key=lambda folder: folder.template.startswith("{")))
+
+
+def read_folder(path: str) -> tuple[Folder, dict[str, str]] | None:
+    """Return the kind of a run folder, and the fields of its path; None if it is of no protocol.
+
+    Args:
+        path: below the output folder, with slashes.
+    """
+    for folder in folders():
+        if (fields := folder.read(path)) is not None:
+            return folder, fields
+    return None
+
+
+def protocol_of(folder: Folder, dataset: str) -> Protocol:
+    """Return the protocol that a result counts for.
+
+    Of several that write into such a folder it is the one for this data set alone, or the first.
+
+    Args:
+        folder: kind of the run folder.
+        dataset: that the run tests on.
+    """
+    writing = [protocol for protocol in PROTOCOLS if folder in protocol.folders]
+    own = [protocol for protocol in writing if protocol.only and dataset in protocol.datasets]
+    return (own or writing)[0]

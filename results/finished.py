@@ -1,0 +1,141 @@
+"""Whether the last start of a run finished, and what it is to a run that is asked for. No torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dassl.config import decoded, get_cfg_default, is_runtime_key, leaves, values_of_file
+
+from .logs import BadLog, Untested, newest_log, read_facts, read_log
+from .record import FILE, BadRecord, facts_of, read
+
+EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
+# What asks for more output of a run whose training is as asked for.
+OUTPUTS = ("TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for with.
+
+    Args:
+        files: of the data set and of the trainer, in this order.
+        pairs: KEY VALUE pairs, one after the other.
+    """
+
+    files: Sequence[str]
+    pairs: Sequence[str] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Return key -> value of files and pairs; of several values of a key the last."""
+        values: dict[str, Any] = {}
+        for path in self.files:
+            values |= values_of_file(path)
+        return values | _mapping(self.pairs)
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+    return dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a finished run is to one that is asked for.
+
+    ``kind`` is ``same`` (do not run it again), ``other`` (it is another run) or ``more`` (run it:
+    more is asked for); ``reason`` says what differs, if anything that has to be said.
+    """
+
+    kind: Literal["same", "other", "more"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LastStart:
+    """The last start of a run.
+
+    ``record`` is the file that was read, its record or its log; ``finished`` whether it came to its
+    end; ``facts`` are its arguments and its configuration (``logs.read_facts``).
+    """
+
+    record: Path
+    finished: bool
+    facts: dict[str, str]
+
+    def tests(self, weights: Path | None, model_dir: str) -> bool:
+        """Return whether it tested the weights of a file as they are now.
+
+        Args:
+            weights: the file; None if there is none.
+            model_dir: end of the path of the run folder that they belong to. The output folder may
+                have been moved since: what counts is where the run folder is in there.
+        """
+        newer = weights is None or self.record.stat().st_mtime_ns > weights.stat().st_mtime_ns
+        return newer and self.facts.get("model_dir", model_dir).endswith(model_dir)
+
+    def compared_to(self, asked: Settings) -> Comparison:
+        """Return what this run, which finished, is to one that is asked for."""
+        now, given = asked.values(), _mapping(asked.pairs)
+        defaults = dict(leaves(get_cfg_default()))
+        # what this run was given, and the one asked for is not, has its default there
+        before = _mapping(ast.literal_eval(self.facts.get("opts", "[]")))
+        differences = {}
+        for key in dict.fromkeys([*now, *before]):
+            if key not in self.facts:  # a log of an older version, or of other code
+                continue
+            theirs = decoded(self.facts[key])
+            mine = decoded(now.get(key, defaults.get(key, "default")))
+            if theirs != mine:
+                differences[key] = theirs, mine
+        runtime = {key: differences.pop(key) for key in list(differences) if is_runtime_key(key)}
+        longer = list(differences) == [EPOCHS] and differences[EPOCHS][1] > differences[EPOCHS][0]
+        if longer and decoded(now.get(EXTEND)) is True:
+            return Comparison("more")
+        if differences:
+            advice = "give the settings of that one, or this one a TAG=<short name> of its own"
+            if longer:
+                advice += f", or train that one for longer with {EXTEND} True"
+            return Comparison("other", f"{_listed(differences)}: {advice}")
+        asked_for = any(runtime.get(key, (True, False)) == (False, True) for key in OUTPUTS)
+        if asked_for or runtime.get("TEST.NO_TEST") == (True, False):
+            return Comparison("more")
+        return Comparison("same", _listed({k: v for k, v in runtime.items() if k in given}))
+
+
+def _listed(differences: dict[str, tuple[Any, Any]]) -> str:
+    """Keys with the value of the finished run and that of the one asked for."""
+    return ", ".join(f"{key} {old} (now {new})" for key, (old, new) in differences.items())
+
+
+def read_last_start(folder: Path, trains: bool) -> LastStart | None:
+    """Return the last start of a run; None if it was never started.
+
+    It finished when it came to a result, in a training after its end, or to the end of a training
+    that has nothing to test on. Results of earlier starts may be of other weights.
+
+    Args:
+        folder: of the run.
+        trains: whether the run trains.
+    """
+    log = newest_log(folder)
+    try:
+        record = read(folder)
+    except BadRecord:
+        return None if log is None else LastStart(log, False, read_facts(log))
+    if record is not None:
+        finished = not record["eval_only"] if trains else record["result"] is not None
+        return LastStart(folder / FILE, finished, facts_of(record))
+    if log is None:
+        return None
+    try:
+        read_log(log, "accuracy", test_log=not trains)
+        finished = True
+    except Untested:
+        finished = True
+    except BadLog:
+        finished = False
+    return LastStart(log, finished, read_facts(log))

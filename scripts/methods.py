@@ -1,0 +1,241 @@
+"""The methods that scripts run, and the config that each takes: what ``configs/methods/`` says.
+
+A file ``configs/methods/<folder of scripts>.yaml`` has these keys::
+
+    trainer: CoOp                # registry name, and folder of configs/trainers/
+    trains: yes                  # no: every protocol only tests
+    tiny: tiny                   # config for the data sets that come with the repository
+    configs:                     # of these lines the first that fits is taken
+      - {protocol: base2new, dataset: imagenet, shots: [2, 4], config: vit_b16_ep50}
+      - {config: vit_b16}
+    variants:                    # names that CFG may give, each for lines as above
+      vit_b32_fewshot:
+        - {shots: 1, config: vit_b32_fewshot_ep50}
+
+A line fits where its protocol (``configs`` of an entry of ``protocols.py``), data set and shots are
+those asked for; one that it does not name may be any, and each may be a list. Where no line of a
+variant fits, the name of the variant is that of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from protocols import EMBEDDED, PROTOCOLS
+from support.hints import nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path("configs", "methods")
+TRAINERS = Path("configs", "trainers")
+DATASETS = Path("configs", "datasets")
+
+
+def known(name: str, names: Iterable[str], kind: str) -> str:
+    """Return a name that is one of those allowed.
+
+    Raises:
+        ValueError: when it is not, with those that are.
+    """
+    names = sorted(names)
+    if name not in names:
+        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}{nearest(name, names)}")
+    return name
+
+
+def stems(folder: Path) -> list[str]:
+    """Return the names of the YAML files of a folder, which is relative to the repository."""
+    return sorted(file.stem for file in (ROOT / folder).glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of ``configs`` or of a variant; a condition that is None is always met."""
+
+    config: str
+    protocol: frozenset[str] | None = None
+    dataset: frozenset[str] | None = None
+    shots: frozenset[str] | None = None
+
+    def fits(self, **asked: str) -> bool:
+        """Whether the conditions are met by ``protocol``, ``dataset`` and ``shots``."""
+        return all(
+            getattr(self, name) is None or value in getattr(self, name)
+            for name, value in asked.items()
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a folder of scripts runs.
+
+    Args:
+        name: of the folder.
+        trainer: registry name.
+        configs: which config is taken.
+        trains: whether there is anything to train.
+        tiny: config for the data sets that come with the repository.
+        variants: what names of configs stand for.
+    """
+
+    name: str
+    trainer: str
+    configs: tuple[Rule, ...]
+    trains: bool = True
+    tiny: str = "tiny"
+    variants: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
+
+    def config_file(self, config: str) -> Path:
+        """Return the path of a config, relative to the repository."""
+        return TRAINERS / self.trainer / f"{config}.yaml"
+
+    def config_for(self, protocol: str, dataset: str, shots: str) -> str:
+        """Return the config for a training.
+
+        Args:
+            protocol: ``configs`` of a protocol.
+            dataset: that is trained on.
+            shots: a number, or ``all``.
+
+        Raises:
+            ValueError: no line fits.
+        """
+        if dataset in EMBEDDED:
+            return self.tiny
+        for rule in self.configs:
+            if rule.fits(protocol=protocol, dataset=dataset, shots=shots):
+                return rule.config
+        raise ValueError(
+            f"{FOLDER / self.name}.yaml: no line of configs fits protocol {protocol}, data set "
+            f"{dataset} and {shots} shots"
+        )
+
+    def config_named(self, name: str, protocol: str, dataset: str, shots: str) -> tuple[str, str]:
+        """Return the config that CFG asks for, and what to say of it.
+
+        Args:
+            name: of a config here or upstream, with or without ``.yaml``, or path of the file.
+            protocol, dataset, shots: as for :meth:`config_for`.
+
+        Raises:
+            ValueError: there is no such file.
+        """
+        config = name.removeprefix(f"{TRAINERS / self.trainer}/").removesuffix(".yaml")
+        for rule in self.variants.get(config, ()):
+            if rule.fits(protocol=protocol, dataset=dataset, shots=shots):
+                config = rule.config
+                break
+        note = ""
+        if not (ROOT / self.config_file(config)).is_file():
+            table = yaml.safe_load((ROOT / "configs" / "aliases.yaml").read_text("utf-8"))
+            if ours := table.get(self.trainer, {}).get(config):
+                config, note = ours, f"{config} is upstream's name of {ours}"
+        self.check_config(config)
+        return config, note
+
+    def check_config(self, config: str) -> None:
+        """Raise: ValueError: there is no file of this name."""
+        if not (ROOT / self.config_file(config)).is_file():
+            names = stems(TRAINERS / self.trainer)
+            raise ValueError(
+                f"no file {self.config_file(config)}; there are: {' '.join(names)}"
+                f"{nearest(config, names)}"
+            )
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods with a file."""
+    return stems(FOLDER)
+
+
+def read_method(name: str) -> Method:
+    """Return what the file of a method says.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it cannot be read, or names what there is not; with the file.
+    """
+    path = FOLDER / f"{name}.yaml"
+    try:
+        table = yaml.safe_load((ROOT / path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return _method(name, table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _method(name: str, table: Any) -> Method:
+    _check_keys(table, "trainer", "configs", "trains", "tiny", "variants")
+    for key, kind in (("trainer", str), ("configs", list)):
+        if not isinstance(table.get(key), kind):
+            raise ValueError(f"{key} is missing, or no {'list' if kind is list else 'name'}")
+    for key, kind, what in (("trains", bool, "yes or no"), ("variants", dict, "a mapping")):
+        if key in table and not isinstance(table[key], kind):
+            raise ValueError(f"{key} must be {what}, not {table[key]!r}")
+    known(table["trainer"], (p.name for p in (ROOT / TRAINERS).iterdir()), "trainer")
+    method = Method(
+        **table
+        | {"name": name, "configs": tuple(map(_rule, table["configs"]))}
+        | {"variants": {n: tuple(map(_rule, v)) for n, v in table.get("variants", {}).items()}}
+    )
+    variants = [rule for rules in method.variants.values() for rule in rules]
+    for config in (method.tiny, *(rule.config for rule in (*method.configs, *variants))):
+        method.check_config(config)
+    for protocol in PROTOCOLS:
+        asked = {"protocol": protocol.configs, "dataset": "", "shots": ""}
+        if not any(rule.fits(**asked) for rule in method.configs):
+            raise ValueError(
+                f"configs has no line for protocol {protocol.configs} that fits all data sets and "
+                "shots: end it with such a line"
+            )
+    return method
+
+
+def _rule(line: Any) -> Rule:
+    _check_keys(line, "config", "protocol", "dataset", "shots")
+    if not isinstance(line.get("config"), str):
+        raise ValueError(f"config is missing in {line}")
+    conditions = {}
+    for key in line.keys() - {"config"}:
+        values = line[key] if isinstance(line[key], list) else [line[key]]
+        conditions[key] = frozenset(map(str, values))
+    for protocol in conditions.get("protocol", ()):
+        known(protocol, {p.configs for p in PROTOCOLS}, "protocol")
+    for dataset in conditions.get("dataset", ()):
+        known(dataset, stems(DATASETS), "data set")
+    for shots in conditions.get("shots", ()):
+        if shots != "all" and not shots.isdecimal():
+            raise ValueError(f"shots must be whole numbers or all, not {shots}")
+    return Rule(line["config"], **conditions)
+
+
+def _check_keys(table: Any, *keys: str) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"a mapping was expected, not {table!r}")
+    for key in table:
+        known(str(key), keys, "key")
+
+
+def find_method(name: str) -> Method:
+    """Return the method of a name: that of its folder in any case, or that of its trainer.
+
+    Raises:
+        ValueError: there is none, or its file is not as it should be.
+    """
+    names = method_names()
+    if name in names:
+        return read_method(name)
+    methods = [read_method(n) for n in names]
+    for found in (
+        [method for method in methods if method.name.lower() == name.lower()],
+        [method for method in methods if method.trainer.lower() == name.lower()],
+    ):
+        if len(found) == 1:
+            return found[0]
+    return read_method(known(name, names, "method"))

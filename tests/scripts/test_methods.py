@@ -1,0 +1,78 @@
+"""configs/methods/: what is there, and what is said of a file that cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import trainers  # noqa: F401  registers them
+from dassl.engine import TRAINER_REGISTRY
+from scripts import methods
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", methods.method_names())
+def test_shipped_files(name):
+    """Their trainers are registered; the checks of what they name are those of reading them."""
+    method = methods.read_method(name)
+    assert method.trainer in TRAINER_REGISTRY.registered_names()
+    assert method.trains == (method.trainer != "ZeroshotCLIP")
+
+
+def test_every_trainer_has_scripts():
+    of_scripts = {methods.read_method(name).trainer for name in methods.method_names()}
+    assert {path.name for path in ROOT.glob("configs/trainers/*")} == of_scripts
+
+
+LINE = "configs: [{config: vit_b16}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a mapping was expected, not None"),
+        ("trainer: [", "is not valid YAML"),
+        (LINE, "trainer is missing"),
+        ("trainer: CoOp", "configs is missing"),
+        (f"trainer: CoOps\n{LINE}", "no trainer 'CoOps'; there are: .*; did you mean CoOp?"),
+        (f"trainer: CoOp\n{LINE}\ntrain: no", "no key 'train'; .*; did you mean trains?"),
+        (f"trainer: CoOp\n{LINE}\ntrains: never", "trains must be yes or no, not 'never'"),
+        (f"trainer: CoOp\n{LINE}\ntiny: tinny", "no file configs/trainers/CoOp/tinny.yaml; .*"),
+        ("trainer: CoOp\nconfigs: [{config: vit16}]", "no file configs/trainers/CoOp/vit16.yaml"),
+        ("trainer: CoOp\nconfigs: [{shots: 1}]", "config is missing in {'shots': 1}"),
+        (
+            "trainer: CoOp\nconfigs: [{config: vit_b16, datset: dtd}]",
+            "no key 'datset'; there are: .*; did you mean dataset?",
+        ),
+        (
+            "trainer: CoOp\nconfigs: [{config: vit_b16, dataset: [dtd, eurosta]}]",
+            "no data set 'eurosta'; there are: .*; did you mean eurosat?",
+        ),
+        (
+            "trainer: CoOp\nconfigs: [{config: vit_b16, protocol: cross}]",
+            "no protocol 'cross'; there are: base2new fewshot xd",
+        ),
+        (
+            "trainer: CoOp\nconfigs: [{config: vit_b16, shots: few}]",
+            "shots must be whole numbers or all, not few",
+        ),
+        (
+            "trainer: CoOp\nconfigs: [{config: vit_b16, protocol: [base2new, xd]}]",
+            "configs has no line for protocol fewshot that fits all data sets and shots",
+        ),
+        (
+            f"trainer: CoOp\n{LINE}\nvariants: {{few: [{{config: vit}}]}}",
+            "no file configs/trainers/CoOp/vit.yaml",
+        ),
+    ],
+)
+def test_a_file_is_checked_when_it_is_read(text, message, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(methods, "ROOT", tmp_path)
+    (tmp_path / "configs/methods/mine.yaml").write_text(text)
+    pattern = message.replace("?", r"\?").replace("{'", r"\{'").replace("1}", r"1\}")
+    with pytest.raises(ValueError, match=rf"^configs/methods/mine\.yaml:? {pattern}"):
+        methods.read_method("mine")
