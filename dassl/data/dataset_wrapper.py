@@ -19,11 +19,14 @@ from .views import Views
 __all__ = ["DatasetWrapper"]
 
 
-class _Crops(NamedTuple):
-    """Cached test images: what `transform` gives, but for `rest`, which starts from pixels."""
+class _CroppedImages(NamedTuple):
+    """Test images in the cache, cropped by the fixed first part of their transform."""
 
+    #: the whole transform, from PIL image to tensor
     transform: Callable
-    rest: Callable
+    #: its remaining steps, from uint8 tensor ``(3, H, W)`` to tensor
+    remaining_steps: Callable
+    #: uint8 arrays ``(3, H, W)``
     pixels: PixelFile
 
 
@@ -47,6 +50,9 @@ class DatasetWrapper(TorchDataset):
         ValueError: if several views are asked for without a transform, or seeded ones in a run
             without a seed.
     """
+
+    # also of a subclass that has a constructor of its own
+    views: Views | None = None
 
     def __init__(
         self,
@@ -72,8 +78,13 @@ class DatasetWrapper(TorchDataset):
 
             self.to_tensor = build_plain_transform(cfg)
         self._decoded: PixelFile | None = None
-        self._crops: _Crops | None = None
-        self._cache_tried_for: Any = self  # the transform it was; this is none
+        self._cropped: _CroppedImages | None = None
+        self._cache_tried_for: Any = self  # the transform; itself, as None is one
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, from 0, whose seeded views the training images are to have."""
+        if self.views is not None:
+            self.views.epoch = epoch
 
     def open_cache(self) -> None:
         """Open the cached images, which are made first if they are missing.
@@ -86,12 +97,12 @@ class DatasetWrapper(TorchDataset):
         """
         if self._cache_tried_for is self.transform:
             return
-        self._decoded = self._crops = None
+        self._decoded = self._cropped = None
         try:
             if self.is_train:
                 self._decoded = self._open(DECODED, self._decode)
             elif not self.return_img0:
-                self._crops = self._open_crops()
+                self._cropped = self._open_cropped()
         except CacheBusyError as error:
             print(f"Note: images of {self.cfg.DATASET.NAME} are decoded this time: {error}")
             return
@@ -110,19 +121,19 @@ class DatasetWrapper(TorchDataset):
             threads=max(1, self.cfg.DATALOADER.NUM_WORKERS),
         )
 
-    def _open_crops(self) -> _Crops | None:
+    def _open_cropped(self) -> _CroppedImages | None:
         from .transforms import split_fixed
 
         parts = split_fixed(self.transform, optional(self.cfg, "DATALOADER.CACHE") == "fast")
         if parts is None:
             return None
-        fixed, rest = parts
+        fixed, remaining_steps = parts
 
         def load(path: str) -> np.ndarray:
             image = fixed(self._read_file(path))
             return np.asarray(image).transpose(2, 0, 1)
 
-        return _Crops(self.transform, rest, self._open(repr(fixed), load))
+        return _CroppedImages(self.transform, remaining_steps, self._open(repr(fixed), load))
 
     def _decode(self, path: str) -> np.ndarray:
         return np.asarray(self._read_file(path))
@@ -153,8 +164,9 @@ class DatasetWrapper(TorchDataset):
             "impath": item.impath,
             "index": idx,
         }
-        if self._crops is not None and self._crops.transform is self.transform:
-            output["img"] = self._crops.rest(torch.from_numpy(self._crops.pixels[idx]))
+        cropped = self._cropped
+        if cropped is not None and cropped.transform is self.transform:
+            output["img"] = cropped.remaining_steps(torch.from_numpy(cropped.pixels[idx]))
             return output
         img0 = self._read(idx)
         if self.transform is None:
