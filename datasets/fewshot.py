@@ -11,39 +11,36 @@ import contextlib
 import difflib
 import hashlib
 import io
-import json
 import os
-import pickle
 import random
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import replacing
 
-from .annotations import (
-    AGAIN,
-    ClassNames,
-    Line,
-    as_read,
-    is_not,
-    read_json,
-    read_lines,
-    with_slashes,
+from .annotations import ClassNames, Line, as_read, is_not, read_json, read_lines, with_slashes
+from .items import (
+    GUIDE,
+    PARTS,
+    check_images,
+    class_folders,
+    is_row,
+    list_images,
+    make_item,
+    to_rows,
+    write_json_atomically,
 )
-from .whereabouts import contents, explain
+from .pickles import load_pickled_lists
+from .shots import count_labels, match, note_short, skip_draws
+from .whereabouts import explain
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 MAX_VAL_SHOTS = 4
 # A split that has to be generated is the same for every run seed, and leaves the run's stream alone
 SPLIT_SEED = 0
-GUIDE = "see docs/datasets.md for its layout and sources"
 SPLIT_FILE = "a split file with lists train, val and test of [path, label, class name]"
-PARTS = ("train", "val", "test")
 
 
 class FewShotDataset(DatasetBase):
@@ -289,7 +286,7 @@ class FewShotDataset(DatasetBase):
         for part, rows in lists.items():
             for number, row in enumerate(rows, start=1):
                 where = f"{filepath}, {part} image {number}"
-                if not _is_row(row):
+                if not is_row(row):
                     raise is_not(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
                 names.add(row[1], str(row[2]), where)
         paths = with_slashes([row[0] for rows in lists.values() for row in rows], [path_prefix])
@@ -314,7 +311,7 @@ class FewShotDataset(DatasetBase):
     ) -> None:
         """Write a split file with paths relative to `path_prefix`."""
         lists = {"train": train, "val": val, "test": test}
-        split = {part: _to_rows(items, path_prefix) for part, items in lists.items()}
+        split = {part: to_rows(items, path_prefix) for part, items in lists.items()}
         write_json_atomically(split, filepath, indent=4)
         print(f"Saved split to {filepath}")
 
@@ -399,8 +396,8 @@ class FewShotDataset(DatasetBase):
             shots: images per class, 1 or more.
             seed: run seed, part of the cache's name only.
         """
-        counts = _count_labels(train)
-        _note_short(counts, shots)
+        counts = count_labels(train)
+        note_short(counts, shots)
         key = {
             "dataset": self.name,
             "shots": shots,
@@ -411,9 +408,9 @@ class FewShotDataset(DatasetBase):
         path = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
         chosen = self._load_shots(path, key, train, val)
         if chosen is not None:
-            _skip_draws(counts, shots)
+            skip_draws(counts, shots)
             if val is not None:
-                _skip_draws(_count_labels(val), min(shots, MAX_VAL_SHOTS))
+                skip_draws(count_labels(val), min(shots, MAX_VAL_SHOTS))
             return chosen
         train = self.generate_fewshot_dataset(train, num_shots=shots)
         if val is not None:
@@ -471,10 +468,10 @@ class FewShotDataset(DatasetBase):
         self, cache: Mapping[str, Any], train: list[Datum], val: list[Datum] | None, path: str
     ) -> tuple[list[Datum], list[Datum] | None]:
         """The members of the present lists that a cache names; every class must be there."""
-        few_train = _match(cache, "train", train, self.dataset_dir, path)
+        few_train = match(cache, "train", train, self.dataset_dir, path)
         if {item.label for item in few_train} != {item.label for item in train}:
             raise ValueError(f"{path} does not hold every class of the present split")
-        few_val = None if val is None else _match(cache, "val", val, self.dataset_dir, path)
+        few_val = None if val is None else match(cache, "val", val, self.dataset_dir, path)
         if val and not few_val:
             raise ValueError(f"{path} holds no validation image")
         return few_train, few_val
@@ -483,8 +480,8 @@ class FewShotDataset(DatasetBase):
         self, path: str, key: dict, train: Sequence[Datum], val: Sequence[Datum] | None
     ) -> None:
         rows = {
-            "train": _to_rows(train, self.dataset_dir),
-            "val": None if val is None else _to_rows(val, self.dataset_dir),
+            "train": to_rows(train, self.dataset_dir),
+            "val": None if val is None else to_rows(val, self.dataset_dir),
         }
         try:
             os.makedirs(self.split_fewshot_dir, exist_ok=True)
@@ -532,207 +529,6 @@ class FewShotDataset(DatasetBase):
         ]
 
 
-def make_item(impath: str, label: int, classname: str) -> Datum:
-    """A `Datum` made without its own look at the file system.
-
-    Data sets list folders instead (see `check_images`): a million single checks take minutes on
-    a network drive.
-    """
-    item = Datum.__new__(Datum)
-    item._impath, item._label, item._domain, item._classname = impath, label, 0, classname
-    return item
-
-
-def make_items(folder: str, names: Iterable[str], label: int, classname: str) -> list[Datum]:
-    """Items of one class whose files lie in one folder."""
-    prefix = os.path.join(folder, "")
-    return [make_item(prefix + name, label, classname) for name in names]
-
-
-def list_folders(folder: str) -> list[str]:
-    """Sorted names of the folders in a folder, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def class_folders(folder: str, named: str = "<class>") -> list[str]:
-    """Names of the class folders in a folder, sorted.
-
-    Args:
-        folder: where they lie.
-        named: how they are named, for the message.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folders = list_folders(folder)
-    if not folders:
-        images = len(image_names(folder))
-        found = f"which holds {images:,} images" if images else contents(folder)
-        raise ValueError(
-            f"No class folder in {folder}, {found}: sort the images into {named}/ ({GUIDE})"
-        )
-    return folders
-
-
-def image_names(folder: str) -> list[str]:
-    """Sorted names of the image files in a folder, hidden ones left out."""
-    names = [n for n in os.listdir(folder) if n.lower().endswith(IMG_EXTENSIONS)]
-    return sorted(name for name in names if not name.startswith("."))
-
-
-def list_images(folder: str, label: int, classname: str) -> list[Datum]:
-    """The images of one class folder, sorted by name; other files are left out.
-
-    Raises:
-        ValueError: it has no image.
-    """
-    names = image_names(folder)
-    if not names:
-        raise ValueError(
-            f"class folder {folder} has no image ({' '.join(IMG_EXTENSIONS)}); {contents(folder)}: "
-            "put its images into it, or remove it"
-        )
-    return make_items(folder, names, label, classname)
-
-
-def look_up(table: Mapping, key: str, annotation: str):
-    """`table[key]`; ValueError naming the annotation file if the key is not in it."""
-    if key not in table:
-        raise ValueError(
-            f"{annotation} names the class {str(key)!r}, which is not in the class list: {AGAIN}"
-        )
-    return table[key]
-
-
-def check_images(
-    items: Iterable[Datum],
-    annotation: str,
-    guide: str = GUIDE,
-    dataset_dir: str = "",
-    layout: str = "",
-) -> None:
-    """Raise FileNotFoundError if images named by an annotation file do not exist.
-
-    Args:
-        items: the images.
-        annotation: file that names them, for the message.
-        guide: where the layout is described, for the message.
-        dataset_dir: folder of the data set, by default that of the annotation.
-        layout: what it is expected to hold, for the message.
-    """
-    listings: dict[str, frozenset[str]] = {}
-    missing, total = [], 0
-    for item in items:
-        total += 1
-        folder, name = os.path.split(item.impath)
-        if folder not in listings:
-            found = os.listdir(folder) if os.path.isdir(folder) else ()
-            listings[folder] = frozenset(found)
-        # isfile settles the rare case of a file system that ignores letter case
-        if name not in listings[folder] and not os.path.isfile(item.impath):
-            missing.append(item.impath)
-    if not missing:
-        return
-    what = (
-        "none of its images exists, so it belongs to another data set or the images are not there"
-        if len(missing) == total
-        else f"{len(missing)} of its {total} images do not exist"
-    )
-    dataset_dir = dataset_dir or os.path.dirname(annotation)
-    found = explain(dataset_dir, os.path.relpath(missing[0], dataset_dir), layout)
-    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
-
-
-def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
-    """Write JSON to a temporary name beside `path`, then rename it."""
-    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        file.write(json.dumps(obj, indent=indent))
-
-
-class _PickledDatum:
-    """Stands in for upstream's `Datum` while its pickled caches are read."""
-
-
-class _ListUnpickler(pickle.Unpickler):
-    """Reads plain containers of `Datum`; any other class in the file is refused."""
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
-            return _PickledDatum
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a list of images")
-
-
-def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
-    """Read upstream's `{"train": [Datum], ...}` pickle without running anything in it.
-
-    Returns:
-        per list, (absolute path with forward slashes on the machine that wrote it, label, class
-        name) of each image.
-
-    Raises:
-        ValueError: the file is damaged or holds something else.
-    """
-    with open(path, "rb") as file:
-        content = io.BytesIO(file.read())
-    try:
-        return {
-            part: [(d._impath.replace("\\", "/"), int(d._label), d._classname) for d in items]
-            for part, items in _ListUnpickler(content).load().items()
-        }
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise ValueError(f"{path} cannot be read: {error!r}") from error
-
-
-def _match(
-    cache: Mapping[str, Any], part: str, items: Sequence[Datum], folder: str, source: str
-) -> list[Datum]:
-    """The members of `items` that a list of a cache names: same label, same path below `folder`."""
-    rows = cache.get(part)
-    if not isinstance(rows, list) or not all(map(_is_row, rows)):
-        raise ValueError(f"{source} has no list {part!r} of [path, label, class name]")
-    tails = []
-    for path, _, _ in rows:
-        parts = path.split("/")
-        tails.append(["/".join(parts[start:]) for start in range(len(parts))])
-    wanted = {tail for ends in tails for tail in ends}
-    prefix = os.path.join(folder, "")
-    known = {}
-    for item in items:
-        relative = _relative(item.impath, prefix)
-        if relative in wanted:
-            known[relative] = item
-    matched = []
-    for (path, label, _), ends in zip(rows, tails, strict=True):
-        item = next((known[tail] for tail in ends if tail in known), None)
-        if item is None or item.label != label:
-            raise ValueError(f"{source} names {path}, which is not in the present split")
-        matched.append(item)
-    return matched
-
-
-def _relative(path: str, prefix: str) -> str:
-    """The path relative to a folder that is given with a separator at its end; with slashes."""
-    # a slice: os.path.relpath would take half a minute on ImageNet
-    path = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, prefix)
-    return path.replace(os.sep, "/")
-
-
-def _to_rows(items: Iterable[Datum], folder: str) -> list[tuple[str, int, str]]:
-    """(path relative to `folder` with forward slashes, label, class name) of each item."""
-    prefix = os.path.join(folder, "")
-    return [(_relative(item.impath, prefix), item.label, item.classname) for item in items]
-
-
-def _is_row(row: object) -> bool:
-    """Whether it is [path, label, class name]; a name that is a number is one too."""
-    if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 3:
-        return False
-    path, label, name = row
-    kinds = isinstance(path, str) and isinstance(label, int) and isinstance(name, str | int)
-    return kinds and not isinstance(label, bool) and not isinstance(name, bool)
-
-
 def _file_sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
@@ -743,32 +539,6 @@ def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
     for item in items:
         groups[item.label].append(item)
     return groups
-
-
-def _count_labels(items: Iterable[Datum]) -> Counter[int]:
-    """Images per label; labels in the order of their first image."""
-    return Counter([item.label for item in items])
-
-
-def _note_short(counts: Mapping[int, int], shots: int) -> None:
-    """Say where classes have fewer images than shots; results/logs.py reads the first form."""
-    short = [count for count in counts.values() if count < shots]
-    if len(short) == len(counts):
-        least, most = min(short), max(short)
-        each = f"{most}" if least == most else f"{least} to {most}"
-        print(f"Note: no class has {shots} training images: all are used, {each} per class")
-    elif short:
-        print(
-            f"Note: {len(short)} of {len(counts)} classes have fewer than {shots} training "
-            f"images (smallest: {min(short)}); they keep all they have"
-        )
-
-
-def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
-    """Advance Python's generator as drawing `shots` per class would."""
-    for count in counts.values():
-        if count >= shots:
-            random.sample(range(count), shots)
 
 
 def _check_subsample(subsample: str) -> None:

@@ -14,8 +14,9 @@ from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
 
-from .fewshot import FewShotDataset, check_images, list_folders, make_item
+from .fewshot import FewShotDataset
 from .image_lists import PARTS, clean, part_of, read_class_names, read_image_list
+from .items import check_images, list_folders, make_item
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", *decodable(PHOTO_SUFFIXES))
 #: endings of photos for which a decoder is missing

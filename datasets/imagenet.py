@@ -12,18 +12,18 @@ from collections import defaultdict
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 
 from .annotations import check_name, read_json
-from .fewshot import (
-    FewShotDataset,
+from .fewshot import FewShotDataset
+from .items import (
     class_folders,
     image_names,
     list_folders,
     list_images,
-    load_pickled_lists,
     look_up,
     make_item,
     make_items,
     write_json_atomically,
 )
+from .pickles import load_pickled_lists
 from .whereabouts import explain
 
 CLASS_NAMES = "classnames.txt"

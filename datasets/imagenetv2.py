@@ -6,8 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import class_folders, list_images
 from .imagenet import CLASS_NAMES, ImageNetVariant
+from .items import class_folders, list_images
 
 
 @DATASET_REGISTRY.register()

@@ -7,7 +7,8 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import AGAIN, check_name, is_not, read_json, read_mat, whole_number
-from .fewshot import FewShotDataset, look_up, make_item
+from .fewshot import FewShotDataset
+from .items import look_up, make_item
 
 NAMES = 'a file of class names {"<label from 1>": "<name>", ...}'
 

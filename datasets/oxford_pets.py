@@ -7,7 +7,8 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import ClassNames
-from .fewshot import FewShotDataset, make_item
+from .fewshot import FewShotDataset
+from .items import make_item
 
 
 @DATASET_REGISTRY.register()

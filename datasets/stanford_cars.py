@@ -7,7 +7,8 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import AGAIN, check_name, read_mat, whole_number
-from .fewshot import FewShotDataset, make_item
+from .fewshot import FewShotDataset
+from .items import make_item
 
 TEST_ANNOTATION = "cars_test_annos_withlabels.mat"
 

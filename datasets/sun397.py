@@ -7,7 +7,8 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import check_name, numbered
-from .fewshot import FewShotDataset, look_up, make_item
+from .fewshot import FewShotDataset
+from .items import look_up, make_item
 
 
 @DATASET_REGISTRY.register()

@@ -8,7 +8,8 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import ClassNames
-from .fewshot import FewShotDataset, look_up, make_item
+from .fewshot import FewShotDataset
+from .items import look_up, make_item
 
 
 @DATASET_REGISTRY.register()
