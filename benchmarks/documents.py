@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dassl.utils import replacing
+from support.files import write_text
 
 
 def fill(text: str, parts: Mapping[str, str]) -> str:
@@ -25,6 +25,4 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
 
 def fill_document(path: Path, parts: Mapping[str, str]) -> None:
     """Do so in a file."""
-    filled = fill(path.read_text("utf-8"), parts)
-    with replacing(path) as partial:
-        Path(partial).write_text(filled, "utf-8")
+    write_text(fill(path.read_text("utf-8"), parts), path)

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import torch
 from safetensors.torch import load_file
 
+from support.download import cache_folder, fetch
 from support.weight_files import state_dict_in, why_unreadable
 
 from . import openclip, tiny
-from .download import cache_folder, fetch
 from .model import CLIP, SIZE_ENTRIES, TRAITS, architecture, build_model, convert_weights
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 

@@ -89,7 +89,7 @@ def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from .download import replacing
+    from support.files import replacing
 
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
@@ -175,8 +175,9 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
     if target.exists() and not force:
         raise FileExistsError(f"{target} exists: give another name, or --force to replace it")
 
+    from support.files import sha256_of
+
     from .clip import load_state_dict
-    from .download import sha256_of
     from .model import build_model
 
     state_dict = load_state_dict(source)

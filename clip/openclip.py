@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .download import CACHE_VARIABLE
+from support.download import CACHE_VARIABLE
+
 from .model import CLIP, TRAITS, architecture
 
 PREFIX = "open_clip:"

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .download import replacing, sha256_of
+from support.files import replacing, sha256_of
 
 URL = "embedded:tiny"
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
+from support.files import sha256_of, write_json
 
 from .annotations import ClassNames, Line, as_read, is_not, read_json, read_lines, with_slashes
 from .items import (
@@ -30,7 +31,6 @@ from .items import (
     list_images,
     make_item,
     to_rows,
-    write_json_atomically,
 )
 from .pickles import load_pickled_lists
 from .shots import count_labels, match, note_short, skip_draws
@@ -182,8 +182,8 @@ class FewShotDataset(DatasetBase):
             if earlier:
                 shutil.copyfile(path, earlier)
             self.save_split(*lists, path, self.image_dir)
-            origin = {"split_sha256": _file_sha256(path), "sources": self.split_fingerprint(*lists)}
-            write_json_atomically(origin, self._origin_file)
+            origin = {"split_sha256": sha256_of(path), "sources": self.split_fingerprint(*lists)}
+            write_json(origin, self._origin_file)
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
         return lists
@@ -211,7 +211,7 @@ class FewShotDataset(DatasetBase):
             sources, split = origin["sources"], origin["split_sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if split != _file_sha256(path):
+        if split != sha256_of(path):
             return None
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nothing may come of it
@@ -312,7 +312,7 @@ class FewShotDataset(DatasetBase):
         """Write a split file with paths relative to `path_prefix`."""
         lists = {"train": train, "val": val, "test": test}
         split = {part: to_rows(items, path_prefix) for part, items in lists.items()}
-        write_json_atomically(split, filepath, indent=4)
+        write_json(split, filepath, indent=4)
         print(f"Saved split to {filepath}")
 
     @staticmethod
@@ -485,7 +485,7 @@ class FewShotDataset(DatasetBase):
         }
         try:
             os.makedirs(self.split_fewshot_dir, exist_ok=True)
-            write_json_atomically({**key, **rows}, path)
+            write_json({**key, **rows}, path)
         except OSError as error:
             print(f"Few-shot data not saved ({error}); they are drawn anew at each start")
         else:
@@ -527,11 +527,6 @@ class FewShotDataset(DatasetBase):
             ]
             for items in args
         ]
-
-
-def _file_sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from support.files import write_json
 
 from .annotations import check_name, read_json
 from .fewshot import FewShotDataset
@@ -21,7 +22,6 @@ from .items import (
     look_up,
     make_item,
     make_items,
-    write_json_atomically,
 )
 from .pickles import load_pickled_lists
 from .whereabouts import explain
@@ -233,7 +233,7 @@ class ImageNet(WnidDataset):
                 files = [os.path.basename(item.impath) for item in members]
                 stored[part].append([relative, members[0].label, members[0].classname, files])
         try:
-            write_json_atomically(stored, self._preprocessed)
+            write_json(stored, self._preprocessed)
         except OSError as error:
             print(f"{self._preprocessed} not saved ({error}); folders are listed at each start")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.data.datasets import Datum
-from dassl.utils import replacing
 
 from .annotations import AGAIN
 from .whereabouts import contents, explain
@@ -128,12 +126,6 @@ def check_images(
     dataset_dir = dataset_dir or os.path.dirname(annotation)
     found = explain(dataset_dir, os.path.relpath(missing[0], dataset_dir), layout)
     raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
-
-
-def write_json_atomically(obj: object, path: str, indent: int | None = None) -> None:
-    """Write JSON to a temporary name beside `path`, then rename it."""
-    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
-        file.write(json.dumps(obj, indent=indent))
 
 
 def relative(path: str, prefix: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from support.files import replacing
 
 from .rows import Row, in_order
 from .runs import Method, shots_name
@@ -261,20 +262,12 @@ def parameters(rows: list[Row], note: Callable[[str], None]) -> Figure | None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; one of that name is replaced at once or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        # TrueType fonts, which publishers ask for; no date, so that equal figures are equal files.
-        with matplotlib.rc_context({"pdf.fonttype": 42}):
-            kind = path.suffix[1:]
-            figure.savefig(
-                partial,
-                format=kind,
-                dpi=150,
-                metadata={"CreationDate": None} if kind == "pdf" else None,
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    kind = path.suffix[1:]
+    # no date, so that equal figures are equal files
+    metadata = {"CreationDate": None} if kind == "pdf" else None
+    # TrueType fonts, which publishers ask for
+    with replacing(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
 
 
 def save_plots(rows: list[Row], folder: Path, note: Callable[[str], None]) -> None:

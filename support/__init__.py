@@ -1,1 +1,1 @@
-"""What all parts share and what needs none of them; only the standard library is imported."""
+"""What several packages need, and what needs none of them: no module of ours, no torch."""

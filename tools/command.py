@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.command_line import run
+from support.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,21 +157,17 @@ def load_run(
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[str]:
-    """Give the temporary name of a file that appears complete or not at all.
+def writing(path: str) -> Iterator[Path]:
+    """Yield the temporary name of a file that appears complete or not at all.
 
     Raises:
-        OSError: the file cannot be written; names it, not the temporary one.
+        OSError: the file cannot be written; says so and why.
     """
-    from dassl.utils import replacing
-
     try:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        blamed = error.filename
-        # not so the temporary name, which only adds to the path
-        where = f" ({blamed})" if blamed and not str(blamed).startswith(path) else ""
+        where = f" ({error.filename})" if error.filename not in (None, path) else ""
         raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
 
 

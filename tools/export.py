@@ -129,7 +129,7 @@ def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: s
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     content = save(tensors, metadata={METADATA: json.dumps(notes, sort_keys=True)})
     with writing(path) as temporary:
-        Path(temporary).write_bytes(content)
+        temporary.write_bytes(content)
 
 
 def write_prompts(predictor: Predictor, path: str) -> list[str]:
@@ -160,7 +160,7 @@ def write_classifier(predictor: Predictor, path: str) -> None:
     if Path(path).suffix == ".npy":
         # the names first: a matrix without them is of no use
         with writing(str(Path(path).with_suffix(".json"))) as temporary:
-            Path(temporary).write_text(json.dumps(notes, indent=4), encoding="utf-8")
+            temporary.write_text(json.dumps(notes, indent=4), encoding="utf-8")
         with writing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, weight.cpu().numpy())
     else:

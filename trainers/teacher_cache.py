@@ -28,9 +28,10 @@ from torch import Tensor
 
 import clip
 import dassl.data
-from clip.download import cache_folder
 from clip.model import CLIP
-from dassl.utils import random_state, replacing, tools
+from dassl.utils import random_state, tools
+from support.download import cache_folder
+from support.files import replacing
 
 #: bytes that the name of a view takes, of which its first part names the file
 NAME_BYTES = 16
@@ -142,8 +143,8 @@ class FeatureFiles:
                     )
                     return
                 self._make_room(len(data), path)
-                with replacing(str(path)) as temporary:
-                    Path(temporary).write_bytes(data)
+                with replacing(path) as temporary:
+                    temporary.write_bytes(data)
         except OSError as error:  # no permission, a full disk, a lock that is not to be had
             self._note("folder", f"features of the frozen CLIP are not kept: {error}")
 

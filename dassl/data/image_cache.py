@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dassl.utils import ImageError, is_quiet, read_image, replacing, tools
+from dassl.utils import ImageError, is_quiet, read_image, tools
+from support.files import replacing
 
 __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dassl.utils import print_result, replacing
+from dassl.utils import print_result
+from support.files import replacing
 
 from .build import EVALUATOR_REGISTRY
 

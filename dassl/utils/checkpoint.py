@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from support.files import replacing, write_text
 from support.weight_files import state_dict_in, why_unreadable
 
 from .logger import print_detail
-from .tools import SettingError, replacing
+from .tools import SettingError
 
 __all__ = [
     "latest_checkpoint",
@@ -63,9 +64,7 @@ def save_checkpoint(
         with replacing(fpath) as tmp:
             torch.save(state, tmp)
         print(f"Checkpoint saved to {fpath}")
-        pointer = osp.join(save_dir, POINTER)
-        with replacing(pointer) as tmp, open(tmp, "w", encoding="utf-8") as file:
-            file.write(f"{osp.basename(fpath)}\n")
+        write_text(f"{osp.basename(fpath)}\n", osp.join(save_dir, POINTER))
         if is_best:
             best = osp.join(save_dir, BEST)
             with replacing(best) as tmp:

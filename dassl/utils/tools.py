@@ -7,10 +7,8 @@ import json
 import os
 import os.path as osp
 import random
-import uuid
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ import PIL
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
+
+from support import files
 
 __all__ = [
     "ImageError",
@@ -29,7 +29,6 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
-    "replacing",
     "set_random_seed",
     "tolist_if_not",
     "write_json",
@@ -57,28 +56,6 @@ def mkdir_if_missing(dirname: str) -> None:
     """Create a folder and its parents unless it exists."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
-
-
-@contextmanager
-def replacing(fpath: str) -> Iterator[str]:
-    """Let a file appear complete or not at all.
-
-    Args:
-        fpath: file to create or replace; its folder is created when missing.
-
-    Yields:
-        A temporary name beside it. The file written there is renamed at the end of the block, and
-        removed if the block raises.
-    """
-    mkdir_if_missing(osp.dirname(fpath))
-    # unique also among machines that share the folder
-    tmp = f"{fpath}.tmp{uuid.uuid4().hex}"
-    try:
-        yield tmp
-        os.replace(tmp, fpath)
-    finally:
-        if osp.exists(tmp):
-            os.remove(tmp)
 
 
 def check_isfile(fpath: str) -> bool:
@@ -118,8 +95,7 @@ def read_json(fpath: str) -> Any:
 
 def write_json(obj: Any, fpath: str) -> None:
     """Write JSON with indent 4, creating the folder; the file appears complete or not at all."""
-    with replacing(str(fpath)) as tmp, open(tmp, "w", encoding="utf-8") as file:
-        json.dump(obj, file, indent=4, separators=(",", ": "))
+    files.write_json(obj, fpath, indent=4)
 
 
 def set_random_seed(seed: int) -> None:
@@ -295,7 +271,7 @@ def download_url(url: str, dst: str) -> None:
     from urllib.request import urlopen
 
     print(f'* url="{url}"\n* destination="{dst}"')
-    with replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
+    with files.replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
         with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:

@@ -131,7 +131,8 @@ def obtain(file: RemoteFile, downloads: Path, options: Options) -> Path:
         RuntimeError: it could not be had; says why, and what to do.
         OSError: it cannot be stored; what was fetched is kept.
     """
-    from clip.download import download, sha256_of
+    from support.download import download
+    from support.files import sha256_of
 
     path = downloads / file.file
     problem = functools.partial(problem_of, file=file)

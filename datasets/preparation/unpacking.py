@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from support.files import replacing
+
 from .inspection import is_there
 from .sources import RemoteFile
 
@@ -27,11 +29,11 @@ def lay_out(file: RemoteFile, path: Path, folder: Path) -> None:
         ValueError: the archive leads out of its folder, is damaged or lacks what it should hold.
         OSError: the content cannot be stored.
     """
-    from dassl.utils import replacing, unpack_archive
+    from dassl.utils import unpack_archive
 
     folder.mkdir(parents=True, exist_ok=True)
     if not file.is_archive:
-        with replacing(str(folder / file.place[0])) as temporary:
+        with replacing(folder / file.place[0]) as temporary:
             shutil.copyfile(path, temporary)
         return
     temporary = folder / f".unpacking-{file.name}"

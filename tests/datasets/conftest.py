@@ -12,10 +12,10 @@ import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from datasets import prepare
-from tests.clip.test_download import Reply
 from tests.datasets.miniatures import BY_STEM, CONFIGS
 from tests.datasets.mirror import FileHandler, publish
 from tests.servers import running
+from tests.support.test_download import Reply
 
 
 @pytest.fixture

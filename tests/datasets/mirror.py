@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 from datasets.preparation.sources import SOURCES, read_sources
-from tests.clip.test_download import Handler
 from tests.datasets.miniatures import BY_STEM, REAL, VARIANTS
+from tests.support.test_download import Handler
 
 SHIPPED = read_sources(SOURCES)
 STEMS = [miniature.stem for miniature in REAL + VARIANTS]

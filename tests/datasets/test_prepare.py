@@ -11,9 +11,9 @@ import time
 import pytest
 
 from datasets import prepare
-from tests.clip.test_download import Reply
 from tests.datasets.miniatures import BY_STEM, CONFIGS
 from tests.datasets.mirror import SHIPPED, STEMS, md5_of, rows
+from tests.support.test_download import Reply
 
 ROOT = CONFIGS.parents[1]
 

@@ -17,9 +17,9 @@ import yaml
 
 from datasets.preparation.fetching import Options, obtain, problem_of
 from datasets.preparation.sources import RemoteFile
-from tests.clip.test_download import Handler, Reply
 from tests.datasets.mirror import md5_of, pack, rows
 from tests.servers import running
+from tests.support.test_download import Handler, Reply
 
 
 def test_broken_off_transfer_goes_on(published, command, mirror):

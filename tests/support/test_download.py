@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
-import os
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip import clip
-from clip.download import cache_folder, fetch, replacing, sha256_of
+from support.download import cache_folder, fetch
 from tests.servers import running
 
 ROOT = Path(__file__).parents[2]
@@ -143,18 +142,12 @@ def test_later_call_resumes(path, capfd):
 
 
 def test_killed_process_leaves_a_part_to_resume(path):
-    code = """
-import importlib.util, sys
-module, url, path, sha256 = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("download", module)
-download = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(download)
-download.fetch(url, path, sha256)
-"""
+    code = "import sys; from support.download import fetch; fetch(*sys.argv[1:])"
     part = path.with_name("model.pt.part")
     with serving(Reply(stall_s=60), Reply()) as server:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, ROOT / "clip/download.py", server.url, path, SHA256],
+            [sys.executable, "-c", code, server.url, path, SHA256],
+            cwd=ROOT,
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 30
@@ -347,16 +340,3 @@ def test_official_addresses():
         assert (base, folder) == ("https://openaipublic.azureedge.net/clip", "models")
         assert len(bytes.fromhex(sha256)) == 32
         assert file == name.replace("/", "-").replace("@", "-") + ".pt"
-
-
-def test_replacing_keeps_the_old_file_on_failure(tmp_path):
-    path = tmp_path / "folder" / "file"
-    with replacing(path) as temporary:
-        temporary.write_text("old")
-    assert path.read_text() == "old"
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["file"]
-    assert sha256_of(path) == hashlib.sha256(b"old").hexdigest()

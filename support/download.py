@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import filelock
 from tqdm import tqdm
 
+from .files import sha256_of
+
 CACHE_VARIABLE = "CLIP_CACHE"
-CHUNK_BYTES = 1 << 20
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
     """Folder for checkpoint files: `root`, else the variable CLIP_CACHE, else ~/.cache/clip."""
     return Path(root or os.environ.get(CACHE_VARIABLE) or "~/.cache/clip").expanduser()
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; it takes `path`'s place when the block succeeds.
-
-    Args:
-        path: file to create or replace; its folder is made when absent.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Interrupted(Exception):

@@ -1,0 +1,77 @@
+"""Files: written whole or not at all, and told apart by their content."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Let a file appear complete or not at all.
+
+    Args:
+        path: file to create or replace; its folder is created when missing.
+
+    Yields:
+        A temporary name in the same folder. The file written there is renamed at the end of the
+        block, and removed if the block raises.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder, or ends as the path of one does.
+        OSError: the file cannot be written; names ``path``, not the temporary file.
+    """
+    name, path = os.fspath(path), Path(path)
+    if os.path.isdir(path) or name.endswith(("/", os.sep)):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # unique also among machines that share the folder
+    temporary = path.with_name(f"{path.name}.tmp{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or os.fspath(error.filename) != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, name) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write UTF-8 text in the way of :func:`replacing`."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_json(value: Any, path: str | Path, indent: int | None = None) -> None:
+    """Write JSON in the way of :func:`replacing`.
+
+    Args:
+        value: what to write.
+        path: file to create or replace.
+        indent: blanks per level; one line when not given.
+
+    Raises:
+        TypeError, ValueError: JSON cannot express ``value``.
+    """
+    write_text(json.dumps(value, indent=indent), path)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
