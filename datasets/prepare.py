@@ -25,6 +25,7 @@ from .preparation.inspection import (
     GENERATED,
     INCOMPLETE,
     READY,
+    UNUSABLE,
     Report,
     dataset_class,
     inspect,
@@ -70,7 +71,7 @@ def prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
 
 def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
     report = inspect(stem, source, root)
-    if report.state == READY:
+    if report.state in (READY, UNUSABLE):
         return report
     cls = dataset_class(stem)
     folder, steps = root / cls.dataset_dir, []
@@ -171,7 +172,7 @@ def _next_steps(reports: Sequence[Report], sources: dict[str, Source], root: Pat
     """What to do about data sets that are not ready: by hand first, then the command to run."""
     lines, again = [], []
     for report in reports:
-        if report.state == READY or report.stem not in sources:
+        if report.state in (READY, UNUSABLE) or report.stem not in sources:
             continue
         folder = root / dataset_class(report.stem).dataset_dir
         lacking = [

@@ -25,6 +25,7 @@ WILL_GENERATE = "ready, split will be generated (not the published one)"
 GENERATED = "ready, split was generated here (not the published one)"
 INCOMPLETE = "incomplete"
 MISSING = "missing"
+UNUSABLE = "cannot be used"
 
 
 @dataclass
@@ -56,7 +57,11 @@ def locate(stem: str, root: str | Path) -> FewShotDataset:
 
 @functools.cache
 def dataset_class(stem: str) -> type[FewShotDataset]:
-    """The class that `configs/datasets/<stem>.yaml` names."""
+    """Return the class that ``configs/datasets/<stem>.yaml`` names.
+
+    Raises:
+        ValueError: its file has an error.
+    """
     import yaml
 
     from dassl.data.datasets import DATASET_REGISTRY
@@ -65,7 +70,9 @@ def dataset_class(stem: str) -> type[FewShotDataset]:
 
     register_all()
     config = yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
-    return DATASET_REGISTRY.get(config["DATASET"]["NAME"])
+    name = config["DATASET"]["NAME"]
+    DATASET_REGISTRY.check(name)
+    return DATASET_REGISTRY.get(name)
 
 
 def is_there(path: Path) -> bool:
@@ -116,7 +123,10 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
         source: what a complete one has.
         root: data root.
     """
-    cls = dataset_class(stem)
+    try:
+        cls = dataset_class(stem)
+    except ValueError as error:
+        return Report(stem, UNUSABLE, str(error))
     folder = root / cls.dataset_dir
     absent = [path for file in source.files for path in file.place if not is_there(folder / path)]
     if len(absent) == sum(len(file.place) for file in source.files):
@@ -157,7 +167,11 @@ def inspect_without_source(stem: str) -> Report:
     """The report on a data set without a source: embedded, else missing."""
     from ..fewshot import FewShotDataset
 
-    if dataset_class(stem).prepare is not FewShotDataset.prepare:
+    try:
+        embedded = dataset_class(stem).prepare is not FewShotDataset.prepare
+    except ValueError as error:
+        return Report(stem, UNUSABLE, str(error))
+    if embedded:
         return Report(stem, READY, "embedded, its images are written on first use")
     return Report(stem, MISSING, "no source of it is known; --sources can name one")
 
