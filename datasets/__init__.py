@@ -26,8 +26,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     """Add the config keys that all data sets share, and those that single ones declare."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    #: all, base (first half of the classes, the larger when odd) or new (the rest)
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+    from . import fewshot
+
+    fewshot.extend_cfg(cfg)
     #: texts with one {} for the class name, or files of such texts in the data set's folder,
     #: instead of the data set's own template; docs/own_images.md says who reads them
     cfg.DATASET.TEMPLATES = ()

@@ -14,6 +14,7 @@ class DescribableTextures(FewShotDataset):
     dataset_dir = "dtd"
     layout = "images/<class>/*"
     split_file = "split_zhou_DescribableTextures.json"
+    template = "{} texture."
 
     def read_annotations(self):
         return self.read_and_split_data(self.image_dir)

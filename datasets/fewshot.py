@@ -14,6 +14,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from dassl.config import CfgNode
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import check_availability
 
@@ -26,15 +27,27 @@ from .whereabouts import explain
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 
 
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the config key that this file reads and that is not Dassl's."""
+    #: one of SUBSAMPLE_CHOICES: all classes, base (the first half, the larger when odd) or new (the
+    #: rest)
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+
+
+def check_subsample(subsample: str) -> None:
+    """Check a value of DATASET.SUBSAMPLE_CLASSES.
+
+    Raises:
+        ValueError: it is none of SUBSAMPLE_CHOICES.
+    """
+    check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
+
+
 class FewShotDataset(DatasetBase):
     """Image classification data set with shots per class and base/new classes.
 
-    Class attributes of a subclass (paths are relative; instances hold the absolute ones):
-    `dataset_dir`, the folder below DATASET.ROOT; `image_dir`, the folder in it that the paths of
-    the split file start from; `split_file`, the published split, or None where there is none;
-    `layout`, what the folder is expected to hold without that file, for messages. `guide` tells
-    where the layout is described. A subclass implements `read_annotations`, and
-    `prepare` if it makes its own files.
+    A subclass sets the attributes below and implements ``read_annotations``, and ``prepare`` if it
+    makes its own files.
 
     Args:
         cfg: configuration with DATASET.ROOT, DATASET.NUM_SHOTS (images per class, below 1 for
@@ -45,11 +58,20 @@ class FewShotDataset(DatasetBase):
         ValueError: an option is out of range or a list cannot be used.
     """
 
+    #: folder below DATASET.ROOT; absolute in an instance
     dataset_dir = ""
+    #: folder in it that the paths of the split file start from; absolute in an instance
     image_dir = "images"
+    #: file of the published split in ``dataset_dir``; None where there is none
     split_file: str | None = None
+    #: what ``dataset_dir`` is expected to hold without that file, for messages
     layout = ""
+    #: where the layout is described, for messages
     guide = GUIDE
+    #: zero-shot text with one ``{}`` for the class name; None for "a photo of a {}."
+    template: str | None = None
+    #: whether zero-shot ensembles have that text as well as those selected on ImageNet
+    template_in_ensemble = True
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
@@ -290,12 +312,3 @@ class FewShotDataset(DatasetBase):
             ]
             for items in args
         ]
-
-
-def check_subsample(subsample: str) -> None:
-    """Check a value of DATASET.SUBSAMPLE_CLASSES.
-
-    Raises:
-        ValueError: it is none of SUBSAMPLE_CHOICES.
-    """
-    check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")

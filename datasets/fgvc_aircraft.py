@@ -20,6 +20,7 @@ class FGVCAircraft(FewShotDataset):
         "the archive's data/ renamed: images/*.jpg, variants.txt, "
         "images_variant_{train,val,test}.txt"
     )
+    template = "a photo of a {}, a type of aircraft."
 
     def read_annotations(self):
         labels = numbered(self.annotation_lines("variants.txt"))

@@ -14,6 +14,7 @@ class Food101(FewShotDataset):
     dataset_dir = "food-101"
     layout = "images/<class>/*"
     split_file = "split_zhou_Food101.json"
+    template = "a photo of {}, a type of food."
 
     def read_annotations(self):
         return self.read_and_split_data(self.image_dir)

@@ -21,6 +21,7 @@ class OxfordFlowers(FewShotDataset):
     image_dir = "jpg"
     layout = "jpg/image_00001.jpg ..., imagelabels.mat, cat_to_name.json"
     split_file = "split_zhou_OxfordFlowers.json"
+    template = "a photo of a {}, a type of flower."
 
     def read_annotations(self):
         annotation = self.annotation_file("imagelabels.mat")

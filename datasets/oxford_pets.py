@@ -18,6 +18,7 @@ class OxfordPets(FewShotDataset):
     dataset_dir = "oxford_pets"
     layout = "images/*.jpg, annotations/trainval.txt, annotations/test.txt"
     split_file = "split_zhou_OxfordPets.json"
+    template = "a photo of a {}, a type of pet."
 
     def read_annotations(self):
         names = ClassNames()

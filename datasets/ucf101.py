@@ -20,6 +20,7 @@ class UCF101(FewShotDataset):
     image_dir = "UCF-101-midframes"
     layout = "UCF-101-midframes/<Renamed_Class>/*.jpg"
     split_file = "split_zhou_UCF101.json"
+    template = "a photo of a person doing {}."
 
     def read_annotations(self):
         train, val = self.split_trainval(self._read_list("trainlist01.txt"))

@@ -26,7 +26,7 @@ from .base import check_backbone, load_clip
 from .learner import class_prompts
 from .memory_bound import MemoryBound, check_memory
 from .prompted_clip import MAX_SEQUENCES, encode_templates
-from .templates import IMAGENET_TEMPLATES_SELECT, dataset_template, given_templates
+from .templates import dataset_template, ensemble_templates, given_templates
 
 
 class ZeroshotClassifier(nn.Module):
@@ -139,7 +139,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
 
     @classmethod
     def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
-        if given:
-            return tuple(given)
-        own = () if cfg.DATASET.NAME == "ImageNet" else super().templates(cfg)
-        return IMAGENET_TEMPLATES_SELECT + own
+        return tuple(given) or ensemble_templates(cfg.DATASET.NAME)
