@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.download import cache_folder, fetch
+from support.hints import nearest
 from support.weight_files import state_dict_in, why_unreadable
 
 from . import openclip, tiny
@@ -167,12 +167,9 @@ def _local_checkpoint(name: str) -> Path:
         text = text.replace("base", "b").replace("large", "l").replace("patch", "")
         return re.sub(r"^(openai)?(clip)?", "", text)
 
-    by_folded = {folded(model): model for model in _MODELS}
-    near = difflib.get_close_matches(folded(name), by_folded, n=1)
     raise ValueError(
-        f"unknown CLIP backbone {name!r}"
-        + (f", did you mean {by_folded[near[0]]!r}?" if near else ".")
-        + f" Known: {', '.join(_MODELS)}; weights of open_clip as "
+        f"unknown CLIP backbone {name!r}{nearest(name, _MODELS, fold=folded, show=repr) or '.'}"
+        f" Known: {', '.join(_MODELS)}; weights of open_clip as "
         f"{openclip.PREFIX}ARCHITECTURE/TAG; or the path of a local checkpoint file"
     )
 

@@ -13,12 +13,11 @@ open_clip is imported only when such a name is used; it takes seconds.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from support.download import CACHE_VARIABLE
+from support.hints import closest, did_you_mean
 
 from .model import CLIP, TRAITS, architecture
 
@@ -303,7 +303,7 @@ def _from_names(spec: str, has_file: bool) -> Source:
     if name not in open_clip.list_models():
         raise ValueError(
             f"open_clip has no architecture {name!r}"
-            f"{_nearest(name, open_clip.list_models())} Its names are those of "
+            f"{_hint(name, open_clip.list_models())} Its names are those of "
             "open_clip.list_models(); or give the path of a configuration file (.json)"
         )
     config = open_clip.get_model_config(name)
@@ -316,7 +316,7 @@ def _from_names(spec: str, has_file: bool) -> Source:
     if not published:
         wrong = f"open_clip has no {name} {tag!r}" if tag else f"{PREFIX}{name} names no weights"
         raise ValueError(
-            f"{wrong}{_nearest(tag, tags)} Its tags: {', '.join(tags) or 'none'}; or name a local "
+            f"{wrong}{_hint(tag, tags)} Its tags: {', '.join(tags) or 'none'}; or name a local "
             f"file, {PREFIX}{name}=FILE"
         )
     # the tag knows what its weights were trained with, also under a name without "-quickgelu"
@@ -324,13 +324,10 @@ def _from_names(spec: str, has_file: bool) -> Source:
     return Source(f"{name}/{tag}", config, quick_gelu, published, published)
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def _hint(name: str, names: Sequence[str]) -> str:
     """The end of a sentence on an unknown name, with a hint if there are names like it."""
-    by_lower = {known.lower(): known for known in names}
-    near = [known for known in by_lower if name and known.startswith(name.lower())]
-    near = near[:3] or difflib.get_close_matches(name.lower(), by_lower, n=3)
-    hint = " or ".join(repr(by_lower[match]) for match in near)
-    return f", did you mean {hint}?" if hint else "."
+    near = [known for known in names if name and known.lower().startswith(name.lower())]
+    return did_you_mean(near[:3] or closest(name, names, most=3), show=repr) or "."
 
 
 def _first(problems: list[str]) -> list[str]:

@@ -34,15 +34,6 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
 
 
-def check_subsample(subsample: str) -> None:
-    """Check a value of DATASET.SUBSAMPLE_CLASSES.
-
-    Raises:
-        ValueError: it is none of SUBSAMPLE_CHOICES.
-    """
-    check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
-
-
 class FewShotDataset(DatasetBase):
     """Image classification data set with shots per class and base/new classes.
 
@@ -75,7 +66,7 @@ class FewShotDataset(DatasetBase):
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
-        check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test)
@@ -292,7 +283,7 @@ class FewShotDataset(DatasetBase):
         Raises:
             ValueError: another value of `subsample`, or no class is left.
         """
-        check_subsample(subsample)
+        check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         if subsample == "all":
             return args
         labels = sorted({item.label for item in args[0]})

@@ -6,13 +6,14 @@ Every error is a ValueError that names the file and, where there is one, the lin
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from support.hints import closest
 
 from .annotations import Line, as_read, check_name, read_json, read_text, with_slashes
 
@@ -171,7 +172,7 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
     names = {clean(key): clean(name) for key, name in names.items()}
     for name in classes:
         if not as_read(names.get(name, "")):
-            near = difflib.get_close_matches(name, names, n=1)
+            near = closest(name, names)
             hint = f"; it names {near[0]!r}" if near and name not in names else ""
             raise ValueError(f"{path} has no name for the class {name!r}{hint}")
     return [names[name] for name in classes]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,4 +74,12 @@ def sha256_of(path: str | Path) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_all(paths: Iterable[str | Path]) -> str:
+    """Return a SHA-256 of the contents of several files and their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()

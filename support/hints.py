@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a hint naming the entry of ``names`` closest to ``name``, or nothing."""
-    lower = {n.lower(): n for n in names}
-    match = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
-    return f"; did you mean {lower[match[0]]}?" if match else ""
+def closest(
+    name: str,
+    names: Iterable[str],
+    most: int = 1,
+    cutoff: float = 0.4,
+    fold: Callable[[str], str] = str.lower,
+) -> list[str]:
+    """Return the entries of ``names`` that are spelt most like ``name``, the closest first.
+
+    Args:
+        name: word that is not known.
+        names: words that are.
+        most: longest list to return.
+        cutoff: least likeness, from 0 (anything) to 1 (equal), as in ``difflib``.
+        fold: what is compared of a word.
+    """
+    by_folded = {fold(known): known for known in names}
+    near = difflib.get_close_matches(fold(name), by_folded, n=most, cutoff=cutoff)
+    return [by_folded[folded] for folded in near]
+
+
+def did_you_mean(near: Sequence[str], show: Callable[[str], str] = str) -> str:
+    """Return the end of a sentence that offers some words, or nothing if there are none.
+
+    Args:
+        near: words to offer.
+        show: ``repr`` puts them in quotation marks.
+    """
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
+
+
+def nearest(
+    name: str,
+    names: Iterable[str],
+    cutoff: float = 0.4,
+    fold: Callable[[str], str] = str.lower,
+    show: Callable[[str], str] = str,
+) -> str:
+    """Return the end of a sentence that offers the closest of ``names``, or nothing.
+
+    Args:
+        name, names, cutoff, fold: as for :func:`closest`.
+        show: as for :func:`did_you_mean`.
+    """
+    return did_you_mean(closest(name, names, 1, cutoff, fold), show)

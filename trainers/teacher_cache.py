@@ -12,26 +12,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import filelock
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 import clip
 import dassl.data
 from clip.model import CLIP
 from dassl.utils import random_state, tools
+from support.bounded_folder import BoundedFolder
 from support.download import cache_folder
-from support.files import replacing
+from support.files import sha256_of_all
 
 #: bytes that the name of a view takes, of which its first part names the file
 NAME_BYTES = 16
@@ -42,8 +40,6 @@ SUFFIX = ".safetensors"
 WAIT_S = 30.0
 
 _fingerprints: WeakKeyDictionary[CLIP, tuple[list, str]] = WeakKeyDictionary()
-#: folder and subject of the notes that this process has printed
-_noted: set[tuple[Path, str]] = set()
 
 
 def weights_fingerprint(model: CLIP) -> str:
@@ -64,17 +60,13 @@ def source_fingerprint() -> str:
     files = [Path(tools.__file__), Path(random_state.__file__), *(here / name for name in own)]
     for package in (clip, dassl.data):
         files += sorted(Path(package.__file__).parent.rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return sha256_of_all(files)
 
 
 class FeatureFiles:
-    """Tensors in files of bounded size in all, shared by processes; the least recently used go.
+    """Tensors in the files of a :class:`~support.bounded_folder.BoundedFolder`.
 
-    A damaged file counts as absent. Where the folder cannot be used, nothing is kept; a note says
-    so once.
+    Where the folder cannot be used, nothing is kept; a note says so once.
 
     Args:
         limit_mb: what the files may take, in 10^6 bytes.
@@ -82,7 +74,7 @@ class FeatureFiles:
     """
 
     def __init__(self, limit_mb: int, folder: Path) -> None:
-        self.limit, self.folder = limit_mb * 10**6, folder
+        self.folder = BoundedFolder(folder, SUFFIX, limit_mb * 10**6, WAIT_S)
 
     def load(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """Tensors on the CPU, or ``None`` if there is no intact file.
@@ -91,24 +83,12 @@ class FeatureFiles:
             kind: first part of the file's name.
             key: what the tensors follow from, as JSON has it.
         """
-        path = self._path(kind, key)
         try:
-            with safe_open(path, framework="pt") as file:
-                stored = json.loads(file.metadata()[METADATA])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            if stored != {"key": key, "sha256": _digest(tensors)}:
-                raise ValueError("its content is not what was written")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            return self.folder.load(_file_name(kind, key), functools.partial(_read, key))
         except OSError as error:
-            self._note("folder", f"features of the frozen CLIP are not read: {error}")
+            text = f"features of the frozen CLIP are not read: {error}"
+            self.folder.note_once("folder", text)
             return None
-        except (SafetensorError, TypeError, KeyError, ValueError) as error:
-            self._note(path.name, f"{path} cannot be used and is made anew: {error}")
-            return None
-        with suppress(OSError):  # a folder that others may only read
-            os.utime(path)
-        return tensors
 
     def save(
         self,
@@ -125,50 +105,55 @@ class FeatureFiles:
             tensors: what to keep.
             merge: makes one of what is there (written by another process, say) and ``tensors``.
         """
-        path = self._path(kind, key)
+        limit = self.folder.limit
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.folder / "lock", timeout=WAIT_S):
+            with self.folder.locked() as save_file:
                 present = self.load(kind, key) if merge else None
                 if present is not None:
                     tensors = merge(present, tensors)
-                content = {"key": key, "sha256": _digest(tensors)}
-                on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
-                data = save(on_host, {METADATA: json.dumps(content)})
-                if len(data) > self.limit:
-                    self._note(
-                        "size",
-                        f"features of the frozen CLIP that take {len(data) / 1e6:,.1f} MB are not "
-                        f"kept: MODEL.TEACHER_CACHE_MB is {self.limit // 10**6}",
-                    )
+                data = _serialised(key, tensors)
+                if len(data) <= limit:
+                    write = functools.partial(Path.write_bytes, data=data)
+                    save_file(_file_name(kind, key), len(data), write)
                     return
-                self._make_room(len(data), path)
-                with replacing(path) as temporary:
-                    temporary.write_bytes(data)
+            self.folder.note_once(
+                "size",
+                f"features of the frozen CLIP that take {len(data) / 1e6:,.1f} MB are not "
+                f"kept: MODEL.TEACHER_CACHE_MB is {limit // 10**6}",
+            )
         except OSError as error:  # no permission, a full disk, a lock that is not to be had
-            self._note("folder", f"features of the frozen CLIP are not kept: {error}")
+            text = f"features of the frozen CLIP are not kept: {error}"
+            self.folder.note_once("folder", text)
 
-    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{kind}-{digest[:32]}{SUFFIX}"
 
-    def _make_room(self, size: int, path: Path) -> None:
-        """Delete what killed processes left, and files other than ``path``, the oldest first."""
-        for left in self.folder.glob(f"*{SUFFIX}.tmp*"):
-            left.unlink()
-        others = [(f.stat(), f) for f in self.folder.glob(f"*{SUFFIX}") if f != path]
-        others.sort(key=lambda entry: entry[0].st_mtime_ns)
-        total = size + sum(stat.st_size for stat, _ in others)
-        for stat, file in others:
-            if total <= self.limit:
-                return
-            file.unlink()
-            total -= stat.st_size
+def _file_name(kind: str, key: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return f"{kind}-{digest[:32]}{SUFFIX}"
 
-    def _note(self, subject: str, text: str) -> None:
-        if (self.folder, subject) not in _noted:
-            _noted.add((self.folder, subject))
-            print(f"Note: {text}")
+
+def _serialised(key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """Content of a file: tensors, and as metadata their key and checksum."""
+    content = {"key": key, "sha256": _digest(tensors)}
+    on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+    return serialise(on_host, {METADATA: json.dumps(content)})
+
+
+def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Tensors of a file.
+
+    Raises:
+        ValueError: it is damaged, or of another key.
+        OSError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = json.loads(file.metadata()[METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if stored == {"key": key, "sha256": _digest(tensors)}:
+            return tensors
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    raise ValueError("its content is not what was written")
 
 
 @dataclass
@@ -232,14 +217,14 @@ class TeacherCache:
             return torch.stack(rows)
         computed = compute(image)
         for row, (bank, name) in zip(computed, places, strict=True):
-            room = (len(bank.rows) + 1) * (row.nbytes + NAME_BYTES) < self.files.limit
+            room = (len(bank.rows) + 1) * (row.nbytes + NAME_BYTES) < self.files.folder.limit
             if name not in bank.rows and room:
                 bank.rows[name] = bank.unsaved[name] = row
         return computed
 
     def _keeps(self) -> bool:
         # a hook, say, may change features and has no part in their key
-        return self.files.limit > 0 and self.model.changed_part() is None
+        return self.files.folder.limit > 0 and self.model.changed_part() is None
 
     def save(self) -> None:
         """Write new features of views, and forget those that no batch has used since last time."""

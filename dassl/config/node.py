@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode as YacsNode
+
+from support.hints import nearest
 
 #: key of a YAML file that names the file it builds on
 BASE_KEY = "_BASE_"
@@ -217,13 +218,10 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _unknown_key(root: YacsNode, full_key: str, where: str) -> ConfigKeyError:
     known = [key for key, _ in leaves(root)]
-    near = difflib.get_close_matches(str(full_key), known, n=1, cutoff=0.0)
     # A right last word in the wrong node says more than a similar spelling.
     last = str(full_key).rpartition(".")[2]
     same_name = [key for key in known if key.rpartition(".")[2] == last]
-    if same_name:
-        near = difflib.get_close_matches(str(full_key), same_name, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest(str(full_key), same_name or known, cutoff=0.0)
     return ConfigKeyError(f"unknown config key {full_key}{where}{hint}")
 
 

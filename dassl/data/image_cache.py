@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.utils import ImageError, is_quiet, read_image, tools
-from support.files import replacing
+from support.bounded_folder import BoundedFolder
+from support.files import sha256_of_all
 
 __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
 
@@ -91,10 +91,10 @@ class PixelFile:
         return PixelFile, (self.path, self.count)  # a spawned worker maps the file itself
 
     @staticmethod
-    def write(path: str, arrays: Iterable[np.ndarray]) -> None:
-        """Write the arrays' bytes, then their shapes; the file appears complete or not at all."""
+    def write(path: str | Path, arrays: Iterable[np.ndarray]) -> None:
+        """Write the arrays' bytes, then their shapes."""
         shapes = []
-        with replacing(path) as tmp, open(tmp, "wb") as file:
+        with open(path, "wb") as file:
             for array in arrays:
                 file.write(np.ascontiguousarray(array))
                 shapes.append(array.shape)
@@ -131,8 +131,13 @@ def open_cache(
         if form == DECODED:
             # no more than what is decoded, and spares the look into each of a million files
             _total((os.path.getsize(path) for path in paths), limit)
-        path = cache_folder() / f"{dataset}-{_fingerprint(paths, form, upright)}{SUFFIX}"
-        found = _open(path, len(paths))
+        folder = BoundedFolder(cache_folder(), SUFFIX, limit)
+        name = f"{dataset}-{_fingerprint(paths, form, upright)}{SUFFIX}"
+
+        def read(path: Path) -> PixelFile:
+            return PixelFile(str(path), len(paths))
+
+        found = folder.load(name, read)
         if found is not None:
             return found
         if form == DECODED:
@@ -140,14 +145,17 @@ def open_cache(
         else:
             sizes = [load(paths[0]).nbytes * len(paths)]
         size = _total(sizes, limit)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.parent / "lock", timeout=0):
-            _make_room(path.parent, size, limit)
+
+        def write(temporary: Path) -> None:
+            _check_free_space(folder.path, size)
             with tqdm(
                 desc=f"caching {dataset}", total=len(paths), leave=False, disable=is_quiet()
             ) as bar:
-                PixelFile.write(str(path), _load_all(paths, load, threads, bar))
-        return PixelFile(str(path), len(paths))
+                PixelFile.write(temporary, _load_all(paths, load, threads, bar))
+
+        with folder.locked() as save:
+            save(name, size, write)
+        return read(folder.path / name)
     except ImageError as error:
         texts = _unreadable(paths, load)
         if len(texts) < 2:
@@ -171,21 +179,7 @@ def _fingerprint(paths: Sequence[str], form: str, upright: bool) -> str:
 def source_fingerprint() -> str:
     """SHA-256 of the source files that decide on the pixels of a file."""
     files = [Path(tools.__file__), *sorted((Path(__file__).parent / "transforms").glob("*.py"))]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _open(path: Path, count: int) -> PixelFile | None:
-    """The file if it is there and complete; it counts as used now."""
-    try:
-        found = PixelFile(str(path), count)
-    except (FileNotFoundError, ValueError):
-        return None
-    with suppress(OSError):  # a cache that others may only read
-        os.utime(path)
-    return found
+    return sha256_of_all(files)
 
 
 def _decoded_bytes(path: str, dataset: str) -> int:
@@ -207,20 +201,9 @@ def _total(sizes: Iterable[int], limit: int) -> int:
     return total
 
 
-def _make_room(folder: Path, size: int, limit: int) -> None:
-    """Delete what killed processes left, and files until `size` more bytes keep to the limit."""
-    for left in folder.glob(f"*{SUFFIX}.tmp*"):
-        left.unlink()
-    files = [(file.stat(), file) for file in folder.glob(f"*{SUFFIX}")]
-    files.sort(key=lambda entry: entry[0].st_mtime_ns)
-    total = sum(stat.st_size for stat, _ in files)
-    for stat, file in files:
-        if total + size <= limit:
-            break
-        file.unlink()  # a process that has it mapped keeps it
-        total -= stat.st_size
-    free = shutil.disk_usage(folder).free
-    if 2 * size > free:
+def _check_free_space(folder: Path, size: int) -> None:
+    """Raise CacheError if a file of that size would take more than half of what is free."""
+    if 2 * size > shutil.disk_usage(folder).free:
         raise CacheError(f"they take {_mb(size)}, more than half of what is free in {folder}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from support.command_line import ROOT
+from support.hints import nearest
 
 
 class Registered(NamedTuple):
@@ -230,7 +230,6 @@ def check_availability(requested: str, available: Iterable[str], key: str = "") 
 
 
 def _unknown(where: str, name: str, available: Collection[str]) -> str:
-    lower = {str(item).lower(): str(item) for item in available}
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.0)
-    hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
-    return f"{name!r} is not in the {where} ({', '.join(map(str, available)) or 'empty'}){hint}"
+    names = list(map(str, available))
+    hint = nearest(str(name), names, cutoff=0.0, show=repr)
+    return f"{name!r} is not in the {where} ({', '.join(names) or 'empty'}){hint}"

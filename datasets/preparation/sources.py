@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.hints import nearest
 
 SOURCES = Path(__file__).parents[1] / "sources.yaml"
 CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
@@ -103,9 +104,9 @@ def choose(names: Iterable[str], sources: dict[str, Source]) -> list[str]:
     chosen = []
     for name in names:
         if name != "all" and name not in known:
-            close = difflib.get_close_matches(name.lower(), [*known, "all"], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}, all"
-            raise ValueError(f"no data set {name!r}; {hint}")
+            choices = [*known, "all"]
+            hint = nearest(name, choices, show=repr) or f"; known: {', '.join(choices)}"
+            raise ValueError(f"no data set {name!r}{hint}")
         chosen += sources if name == "all" else [name]
     if not chosen:
         raise ValueError("name at least one data set, or all (see --help)")

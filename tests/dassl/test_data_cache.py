@@ -336,12 +336,13 @@ def test_a_busy_cache_is_tried_again(items, folder, capsys):
 
 
 @pytest.mark.parametrize("keep", [0, 10, -1])
-def test_a_file_that_is_not_complete_is_made_anew(items, folder, keep):
+def test_a_file_that_is_not_complete_is_made_anew(items, folder, keep, capsys):
     expected = epochs(make_loader(make_cfg(), items, False), 1)
     (path,) = folder.glob("*.pixels")
     content = path.read_bytes()
     path.write_bytes(content[:keep])
     assert_same(epochs(make_loader(make_cfg(), items, False), 1), expected)
+    assert f"{path} cannot be used and is made anew" in capsys.readouterr().out
     assert path.read_bytes() == content
 
 
