@@ -16,8 +16,8 @@ def register_all() -> None:
     DATASET_REGISTRY.import_files(__name__, __path__)
 
 
-# Python's documented value while it looks for the module of `python -m datasets.<command>`: such a
-# command imports what it needs itself, so that --help answers at once.
+# sys.argv is ["-m", ...] while Python looks for the module of "python -m datasets.<command>", which
+# imports what it needs itself, so that --help answers at once.
 if sys.argv[:1] != ["-m"]:
     register_all()
 

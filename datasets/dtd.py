@@ -9,7 +9,7 @@ from .fewshot import FewShotDataset
 
 @DATASET_REGISTRY.register()
 class DescribableTextures(FewShotDataset):
-    """Class names are folder names; the images are split anew, not as in `labels/`."""
+    """Class names are folder names; the images are split anew, not as in ``labels/``."""
 
     dataset_dir = "dtd"
     layout = "images/<class>/*"

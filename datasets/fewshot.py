@@ -1,6 +1,6 @@
 """Few-shot image classification: split files, shots and base/new classes, once for all data sets.
 
-A data set is a subclass of `FewShotDataset` that names its folders and reads its raw annotation.
+A data set is a subclass of ``FewShotDataset`` that names its folders and reads its raw annotation.
 Lists are read for all classes, then sampled, and only then reduced to base or new classes: base,
 new and all runs of one (shots, seed) pair therefore see the same images.
 """
@@ -19,10 +19,10 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import check_availability
 
 from . import splits
-from .annotations import ClassNames, Line, as_read, read_lines
+from .annotations import ClassNames, Line, as_clip_reads, read_lines
 from .items import GUIDE, check_images, make_item
 from .shots import sample_shots
-from .whereabouts import explain
+from .whereabouts import explain_missing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
 
@@ -73,10 +73,10 @@ class FewShotDataset(DatasetBase):
         self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        parts = {"train_x": train, "val": val, "test": test}
-        parts = {name: items for name, items in parts.items() if items is not None}
-        halves = self.subsample_classes(*parts.values(), subsample=subsample)
-        parts = dict(zip(parts, halves, strict=True))
+        lists = {"train_x": train, "val": val, "test": test}
+        lists = {name: items for name, items in lists.items() if items is not None}
+        selected = self.subsample_classes(*lists.values(), subsample=subsample)
+        parts = dict(zip(lists, selected, strict=True))
         if val is None:
             parts["val"] = parts.get("test")
         super().__init__(**parts)
@@ -87,9 +87,9 @@ class FewShotDataset(DatasetBase):
         """Make the files of a data set that needs no download, before folders are checked."""
 
     def read_annotations(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
-        """Read the raw annotation into (train, val, test); val None lets the test list serve.
+        """Read the raw annotation into (train, val, test).
 
-        With val None no validation shots are drawn.
+        With val None the test list serves as validation, and no validation shots are drawn.
         """
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class FewShotDataset(DatasetBase):
         for folder in (self.dataset_dir, self.image_dir):
             if not os.path.isdir(folder):
                 wanted = os.path.relpath(folder, self.dataset_dir)
-                found = explain(self.dataset_dir, wanted, self.layout)
+                found = explain_missing(self.dataset_dir, wanted, self.layout)
                 raise FileNotFoundError(
                     f"{self.name}: folder {folder} not found{found and f' ({found})'}. Put the "
                     f"data set there ({self.guide}), or point the data root elsewhere (--root, "
@@ -117,18 +117,22 @@ class FewShotDataset(DatasetBase):
         return type(self).__name__
 
     def annotation_file(self, *parts: str) -> str:
-        """Absolute path of a file below the data set folder; FileNotFoundError if it is absent."""
+        """Return the absolute path of a file below the data set folder.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         path = os.path.join(self.dataset_dir, *parts)
         if not os.path.isfile(path):
             wanted = os.path.relpath(path, self.dataset_dir)
-            found = explain(self.dataset_dir, wanted, self.layout)
+            found = explain_missing(self.dataset_dir, wanted, self.layout)
             raise FileNotFoundError(
                 f"{self.name}: annotation file {path} not found ({found}; {self.guide})"
             )
         return path
 
     def annotation_lines(self, *parts: str) -> list[Line]:
-        """Stripped lines of an annotation file, without empty ones and `#` comments.
+        """Read the lines of an annotation file without empty ones and ``#`` comments.
 
         Raises:
             FileNotFoundError: the file is absent.
@@ -137,13 +141,18 @@ class FewShotDataset(DatasetBase):
         return read_lines(self.annotation_file(*parts))
 
     def check_images(self, items: Iterable[Datum], annotation: str) -> None:
-        """Raise FileNotFoundError if images named by an annotation file do not exist.
+        """Check that the images named by an annotation file exist.
 
         Args:
             items: the images.
             annotation: file that names them, for the message.
+
+        Raises:
+            FileNotFoundError: one does not exist.
         """
-        check_images(items, annotation, self.guide, self.dataset_dir, self.layout)
+        check_images(
+            items, annotation, guide=self.guide, dataset_dir=self.dataset_dir, layout=self.layout
+        )
 
     # --- the lists of all classes -------------------------------------------------------------
 
@@ -184,14 +193,14 @@ class FewShotDataset(DatasetBase):
         return lists
 
     def generate_if_changed(self, path: str) -> tuple[list[Datum], ...] | None:
-        """The lists that take the place of a split file that does not fit its sources any more.
+        """Generate a split anew if it was generated here from other files than are there now.
 
         Args:
             path: the split file.
 
         Returns:
-            None for a split that was not generated here or was edited since, or whose sources are
-            as they were or were removed.
+            (train, val, test), or None for a split that was not generated here, was edited since,
+            or whose sources are as they were or were removed.
 
         Raises:
             ValueError: no split can be generated any more.
@@ -235,10 +244,10 @@ class FewShotDataset(DatasetBase):
             )
 
     def note_same_names(self, train: Sequence[Datum]) -> None:
-        """Print which classes have the same name: a list may be official all the same."""
+        """Print which classes have the same name; official lists have such classes, too."""
         groups = defaultdict(list)
         for label, name in sorted({(item.label, item.classname) for item in train}):
-            groups[as_read(name)].append(label)
+            groups[as_clip_reads(name)].append(label)
         same = [(name, found) for name, found in groups.items() if len(found) > 1]
         if same:
             name, found = same[0]
@@ -281,7 +290,7 @@ class FewShotDataset(DatasetBase):
             the lists in the order given, labels renumbered from 0.
 
         Raises:
-            ValueError: another value of `subsample`, or no class is left.
+            ValueError: another value of ``subsample``, or no class is left.
         """
         check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         if subsample == "all":

@@ -9,7 +9,7 @@ from .fewshot import FewShotDataset
 
 @DATASET_REGISTRY.register()
 class Food101(FewShotDataset):
-    """Class names are folder names; the images are split anew, not as in `meta/`."""
+    """Class names are folder names; the images are split anew, not as in ``meta/``."""
 
     dataset_dir = "food-101"
     layout = "images/<class>/*"

@@ -7,11 +7,11 @@ import pickle
 
 
 class _PickledDatum:
-    """Stands in for upstream's `Datum` while its pickled caches are read."""
+    """Stand-in for upstream's ``Datum`` while its pickled lists are read."""
 
 
 class _ListUnpickler(pickle.Unpickler):
-    """Reads plain containers of `Datum`; any other class in the file is refused."""
+    """Unpickler of plain containers of ``Datum`` that refuses any other class."""
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
@@ -20,7 +20,7 @@ class _ListUnpickler(pickle.Unpickler):
 
 
 def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
-    """Read upstream's `{"train": [Datum], ...}` pickle without running anything in it.
+    """Read upstream's ``{"train": [Datum], ...}`` pickle without running anything in it.
 
     Returns:
         per list, (absolute path with forward slashes on the machine that wrote it, label, class

@@ -12,7 +12,7 @@ from dassl.data.datasets import Datum
 from support.files import write_json
 
 from .annotations import read_json
-from .items import is_row, relative, to_rows
+from .items import is_row, relative_path, to_rows
 from .pickles import load_pickled_lists
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def sample_shots(
         "split_sha256": dataset.split_fingerprint(train, val),
     }
     path = os.path.join(dataset.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
-    file = ShotsFile(path, key, dataset.dataset_dir, train, val)
+    file = ShotsFile(path, key=key, dataset_dir=dataset.dataset_dir, train=train, val=val)
     val_shots = min(shots, MAX_VAL_SHOTS)
     drawn = file.load()
     if drawn is not None:
@@ -154,7 +154,7 @@ class ShotsFile:
         prefix = os.path.join(self.dataset_dir, "")
         by_path = {}
         for item in items:
-            path = relative(item.impath, prefix)
+            path = relative_path(item.impath, prefix)
             if path in all_ends:
                 by_path[path] = item
         found = []

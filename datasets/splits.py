@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dassl.data.datasets import Datum
 from support.files import sha256_of, write_json
 
-from .annotations import ClassNames, is_not, read_json, with_slashes
+from .annotations import ClassNames, read_json, with_slashes, wrong_file
 from .items import (
     PARTS,
     check_images,
-    class_folders,
     is_row,
+    list_class_folders,
     list_images,
     make_item,
     to_rows,
@@ -47,13 +47,13 @@ def read_split(filepath: str, path_prefix: str) -> Split:
     for part in PARTS:
         lists[part] = split.get(part) if isinstance(split, dict) else None
         if not isinstance(lists[part], list):
-            raise is_not(filepath, SPLIT_FILE, f"it has no list {part!r}")
+            raise wrong_file(filepath, SPLIT_FILE, f"it has no list {part!r}")
     names = ClassNames()
     for part, rows in lists.items():
         for number, row in enumerate(rows, start=1):
             where = f"{filepath}, {part} image {number}"
             if not is_row(row):
-                raise is_not(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
+                raise wrong_file(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
             names.add(row[1], str(row[2]), where)
     paths = iter(with_slashes([row[0] for rows in lists.values() for row in rows], [path_prefix]))
     items = tuple(
@@ -101,7 +101,7 @@ def read_and_split_data(
     """
     print(f"Splitting into {p_trn:.0%} train, {p_val:.0%} val, and the rest test")
     ignored = set(ignored)
-    folders = [name for name in class_folders(image_dir) if name not in ignored]
+    folders = [name for name in list_class_folders(image_dir) if name not in ignored]
     items = []
     for label, folder in enumerate(folders):
         classname = (new_cnames or {}).get(folder, folder)

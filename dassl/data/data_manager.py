@@ -16,7 +16,7 @@ __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
 
 def __getattr__(name: str) -> Any:
-    """Names that published code imports from here; torchvision takes seconds to import."""
+    """Import names that published code imports from here when asked; torchvision takes seconds."""
     if name in ("INTERPOLATION_MODES", "build_transform"):
         from . import transforms
 

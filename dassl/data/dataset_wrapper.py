@@ -1,4 +1,4 @@
-"""Images of a list: read, from the cache where there is one, and transformed."""
+"""The data set of a loader, which reads and transforms the images of a list, cached or not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _CroppedImages(NamedTuple):
 
 
 class DatasetWrapper(TorchDataset):
-    """Reads and transforms the images of a list of Datum.
+    """Data set that reads and transforms the images of a list of Datum.
 
     Items are dicts with ``label``, ``domain``, ``impath``, ``index`` and ``img``: a tensor
     ``(3, H, W)``, a list of tensors with ``DATALOADER.K_TRANSFORMS`` > 1 in training, or the PIL
@@ -51,7 +51,7 @@ class DatasetWrapper(TorchDataset):
             without a seed.
     """
 
-    # also of a subclass that has a constructor of its own
+    # for subclasses whose constructor does not call this one
     views: Views | None = None
 
     def __init__(
@@ -79,15 +79,15 @@ class DatasetWrapper(TorchDataset):
             self.to_tensor = build_plain_transform(cfg)
         self._decoded: PixelFile | None = None
         self._cropped: _CroppedImages | None = None
-        self._cache_tried_for: Any = self  # the transform; itself, as None is one
+        self._cache_tried_for: Any = self  # a transform later on, which may be None
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, from 0, whose seeded views the training images are to have."""
+        """Set the epoch (from 0) that seeded views of training images follow from."""
         if self.views is not None:
             self.views.epoch = epoch
 
     def open_cache(self) -> None:
-        """Open the cached images, which are made first if they are missing.
+        """Open the cache of the images, and fill it first if it is not there.
 
         Training images are kept as decoded, others as cropped by the fixed part of their
         transform, where it has one. Without a cache, images are decoded each time.
@@ -181,7 +181,7 @@ class DatasetWrapper(TorchDataset):
         return output
 
     def _read(self, idx: int) -> Image.Image | np.ndarray:
-        """The image, or if the transform takes them, its cached pixels ``(H, W, 3)``."""
+        """Read an image, or if the transform takes them, its cached pixels ``(H, W, 3)``."""
         if self._decoded is None:
             return self._read_file(self.data_source[idx].impath)
         from .transforms import PixelCompose

@@ -1,4 +1,4 @@
-"""Loaders of images: workers, sampler, and the cache opened before they start."""
+"""Loaders of images, with workers that end quietly and a cache that is opened before they start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class InterruptibleLoader(DataLoader):
-    """Loader whose workers leave Ctrl-C to the process that they work for, and end with it."""
+    """Loader whose workers ignore Ctrl-C: they end with the process that they work for."""
 
     def __iter__(self) -> Iterator[Any]:
         if threading.current_thread() is not threading.main_thread():
@@ -109,7 +109,7 @@ def build_data_loader(
 
 
 def _end_in_silence(worker: int) -> None:
-    """Have a worker say nothing of a batch that is no longer wanted, since Ctrl-C ended the run."""
+    """Keep a worker from printing a traceback when Ctrl-C ended the run that it works for."""
 
     def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         if not issubclass(kind, ConnectionError | EOFError):
@@ -119,7 +119,10 @@ def _end_in_silence(worker: int) -> None:
 
 
 def check_loaders(settings: Any) -> None:
-    """Check what node ``DATALOADER`` says of the loaders of a run.
+    """Check the samplers and batch sizes of a run.
+
+    Args:
+        settings: node ``DATALOADER``.
 
     Raises:
         ValueError: for an unknown sampler or a batch without images; names the config key.
@@ -137,6 +140,10 @@ def check_loaders(settings: Any) -> None:
 
 
 def unlabelled_settings(settings: Any) -> Any:
-    """Settings of the loader of unlabelled images; a tree made elsewhere need not have any."""
+    """Return the settings of the loader of unlabelled images.
+
+    Args:
+        settings: node ``DATALOADER``; one of a tree made elsewhere need not have ``TRAIN_U``.
+    """
     own = getattr(settings, "TRAIN_U", None)
     return settings.TRAIN_X if own is None or own.SAME_AS_X else own

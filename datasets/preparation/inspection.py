@@ -1,4 +1,4 @@
-"""What there is of a data set, without the network and without writing anything."""
+"""Find out what there is of a data set, without the network and without writing anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..whereabouts import elsewhere, explain
+from ..whereabouts import explain_missing, similar_folders
 from .sources import CONFIGS, Source
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ UNUSABLE = "cannot be used"
 
 @dataclass
 class Report:
-    """What there is of one data set, and what went wrong while it was prepared."""
+    """State of one data set, and what went wrong while it was prepared."""
 
     stem: str
     state: str
@@ -45,7 +45,7 @@ class Report:
 
 
 def locate(stem: str, root: str | Path) -> FewShotDataset:
-    """The data set with its folders below `root` set, without reading it.
+    """Return the data set with its folders below ``root`` set, without reading it.
 
     Raises:
         FileNotFoundError: its folder or its image folder is missing.
@@ -76,7 +76,7 @@ def dataset_class(stem: str) -> type[FewShotDataset]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file, or a folder with anything in it, exists."""
+    """Return whether a file, or a folder with anything in it, exists."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
@@ -84,7 +84,7 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
     """Read the lists of a data set, writing nothing.
 
     Returns:
-        state (`READY`, `WILL_GENERATE` or `GENERATED`) and (train, val or None, test).
+        state (``READY``, ``WILL_GENERATE`` or ``GENERATED``) and (train, val or None, test).
 
     Raises:
         OSError, ValueError: as the data set itself does when something is missing or wrong.
@@ -103,7 +103,7 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
 
 
 def _was_generated(dataset: FewShotDataset, lists: tuple) -> bool:
-    """Whether a split file holds what `read_annotations` would put there."""
+    """Return whether a split file holds what ``read_annotations`` would put there."""
     try:
         generated = dataset.read_annotations()
     except Exception:  # the annotation is absent or damaged, and not needed
@@ -132,7 +132,7 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
     if len(absent) == sum(len(file.place) for file in source.files):
         return Report(stem, MISSING, _lies_elsewhere(cls, folder, absent[0]))
     if absent and not (folder / cls.image_dir).is_dir():
-        found = explain(str(folder), absent[0], cls.layout)
+        found = explain_missing(str(folder), absent[0], cls.layout)
         return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)} ({found})")
     try:
         # data sets tell what they read
@@ -148,23 +148,24 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
         for part, expected in zip(lists, source.images, strict=True)
     )
     wrong = _implausible(classes, images, source)
-    return Report(stem, INCOMPLETE if wrong else state, wrong, classes, images)
+    state = INCOMPLETE if wrong else state
+    return Report(stem, state, detail=wrong, classes=classes, images=images)
 
 
 def _lies_elsewhere(cls: type[FewShotDataset], folder: Path, wanted: str) -> str:
-    """What there is under other names, if it may be this data set; else nothing."""
+    """Describe what lies under other names and may be this data set; empty if nothing does."""
     if folder.is_dir():
         if not is_there(folder):
             return ""
-    elif elsewhere(str(folder), cls.image_dir):
+    elif similar_folders(str(folder), cls.image_dir):
         wanted = cls.image_dir
     else:
         return ""
-    return explain(str(folder), wanted, cls.layout)
+    return explain_missing(str(folder), wanted, cls.layout)
 
 
 def inspect_without_source(stem: str) -> Report:
-    """The report on a data set without a source: embedded, else missing."""
+    """Report on a data set without a source: embedded, else missing."""
     from ..fewshot import FewShotDataset
 
     try:
