@@ -29,7 +29,7 @@ from results.logs import BadLog, logs_below, metrics_below, read_run
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
-from support.command_line import run
+from support.command_line import add_traceback, run
 from support.hints import nearest
 
 # --- one directory, as upstream -------------------------------------------------------------------
@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
     add("--multi-exp", action="store_true", help="the directory holds several experiments")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 

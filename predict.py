@@ -11,14 +11,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from support.command_line import positive, run_command
 from tools.command import (
     add_classes,
     add_common,
     find_images,
-    positive,
     quietly,
     read_names,
-    run_command,
 )
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import ROOT, run
+from support.command_line import ROOT, add_traceback, run
 from support.hints import nearest
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from adaptation.seeds import SeveralSeeds
     from dassl.engine import TrainerBase
-    from trainers.several_seeds import SeveralSeeds
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
@@ -62,7 +62,7 @@ class PrintVersion(argparse.Action):
     """Option that prints the version, which is read when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        version = runpy.run_path(str(ROOT / "trainers" / "version.py"))["__version__"]
+        version = runpy.run_path(str(ROOT / "adaptation" / "version.py"))["__version__"]
         print(version)
         parser.exit()
 
@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
     shown.add_argument("--verbose", action="store_true", help="print all that the log file gets")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values")
     return parser
 
@@ -437,8 +437,8 @@ def build_runs(
         cfgs.append(setup_cfg(args))
         return build(args, cfgs[0])
 
+    from adaptation.seeds import SeveralSeeds, check_trains_together
     from dassl.engine import TRAINER_REGISTRY
-    from trainers.several_seeds import SeveralSeeds, check_trains_together
 
     runs = {}
     for seed in args.seeds:

@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,8 +34,10 @@ from dassl.data.datasets import Datum
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.data.transforms import build_transform
 from dassl.utils import write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "results" / "data_pipeline.json"
 WIDTH, HEIGHT = 500, 375
 #: row of the table -> DATALOADER.CACHE, training images
 PIPELINES = {
@@ -129,15 +132,18 @@ def table(rows: list[dict[str, object]]) -> str:
     return tabulate(cells, headers, tablefmt="github", disable_numparse=True)
 
 
-def main() -> None:
-    """Measure, print the table and write the result."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "data_pipeline.json"
-    )
-    args = parser.parse_args()
+    parser.add_argument("--images", type=positive, default=200)
+    parser.add_argument("--turns", type=positive, default=7)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, print the table and write the result."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -161,5 +167,10 @@ def main() -> None:
     print(table(rows))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ The variants take turns. What is measured replaces ``benchmarks/results/gpu.json
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from tabulate import tabulate
 from benchmarks.speed import BATCH, PACKED, PLAIN, build, random_batch, save_random_clip
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 OUT = Path(__file__).parent / "results" / "gpu.json"
 GRAPH, SEEDS = "ours, graph", "ours, 4 seeds"
@@ -49,7 +51,7 @@ def prepare(
 ) -> Callable[[], object]:
     """A training step on the GPU, or on the CPU where there is none."""
     import trainers  # noqa: F401  registers the methods
-    from trainers.several_seeds import Batch, joint_step
+    from adaptation.seeds import Batch, joint_step
 
     node = TRAINER_REGISTRY.get(method).node
     pairs = ["USE_CUDA", True, f"TRAINER.{node}.PREC", precision]
@@ -145,19 +147,24 @@ def table(records: list[dict[str, Any]]) -> str:
     return tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure, keep, print."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=["PromptSRC", "MMLoP", "CoOp"])
-    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50, 500])
+    parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50, 500])
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--steps", type=int, default=100, help="of a series")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=positive, default=100, help="of a series")
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep, print."""
     torch.backends.cudnn.benchmark = torch.cuda.is_available()  # as train.py has it
     if not torch.cuda.is_available():
         print("Note: no CUDA device, so this times the CPU, and no graph is captured")
@@ -174,5 +181,10 @@ def main() -> None:
     print(table(records))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from results.tables import cell, render_tables
 from scripts.ablation import read_tables
+from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
@@ -112,12 +114,17 @@ def ablation_table(results: Sequence[dict], runs: Iterable[str]) -> str:
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Run what is missing, fill the document, draw the figures."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
-    args = parser.parse_args()
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Run what is missing, fill the document, draw the figures."""
     out = ROOT / "benchmarks" / "results" / "methods.jsonl"
 
     def done(runs: list[Run]) -> list[dict]:
@@ -138,5 +145,10 @@ def main() -> None:
     save_plots(compared + shots, ROOT / "docs" / "figures", print)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

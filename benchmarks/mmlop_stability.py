@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from tabulate import tabulate
 from benchmarks.documents import fill_document
 from benchmarks.methods import ABLATION, ablation_table
 from benchmarks.sweep import ROOT, Run, sweep
+from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
@@ -124,12 +126,17 @@ def average_table(results: Sequence[dict], rates: Sequence[float]) -> str:
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Run what is missing of the grid and fill the document."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
-    args = parser.parse_args()
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Run what is missing of the grid and fill the document."""
     out = ROOT / "benchmarks" / "results" / "mmlop_stability.jsonl"
     results = sweep(grid(DATA, SEEDS, RATES), out, args.root, args.jobs)
     parts = {name: table([r for r in results if r["data"] == name], RATES) for name in DATA}
@@ -141,5 +148,10 @@ def main() -> None:
     fill_document(DOCUMENT, parts)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,17 +6,20 @@ neither a download nor memory.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
 import trainers
+from adaptation.learner import PromptLearner
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
-from trainers.learner import PromptLearner
+from support.command_line import add_traceback, run_command
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
 
@@ -56,12 +59,24 @@ def counts() -> dict[tuple[str, str], int]:
     return found
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
     """Print the table."""
     rows = [(*key, f"{count:,}") for key, count in counts().items()]
     headers = ("method", "config", "trainable parameters")
     print(tabulate(rows, headers, tablefmt="github", colalign=("left", "left", "right")))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

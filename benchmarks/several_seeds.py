@@ -17,6 +17,7 @@ import contextlib
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,12 +30,13 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
+from adaptation.seeds import SeveralSeeds, run_epoch
 from benchmarks.documents import fill_document
 from benchmarks.speed import save_random_clip
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.engine import build_trainer
 from dassl.utils import read_json, set_random_seed, write_json
-from trainers.several_seeds import SeveralSeeds, run_epoch
+from support.command_line import add_traceback, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "several_seeds.json"
@@ -153,10 +155,15 @@ def table(results: list[dict[str, Any]]) -> str:
     return tabulate(rows, header, "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure what is missing, keep it, fill the document."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.parse_args()
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure what is missing, keep it, fill the document."""
     torch.set_num_threads(1)
     results = read_json(str(OUT)) if OUT.exists() else []
     known = {(result["backbone"], result["method"]) for result in results}
@@ -171,5 +178,10 @@ def main() -> None:
     fill_document(DOCUMENT, {"several seeds": table(results)})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

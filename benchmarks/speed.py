@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from support.command_line import add_traceback, output_file, positive, run_command
 from train import ask_for_large_pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -262,11 +264,12 @@ def in_child(*args: object, **environment: str) -> dict[str, Any]:
     result = subprocess.run(
         command,
         cwd=ROOT,
-        check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
     )
+    if result.returncode:
+        raise RuntimeError(f"a process that measures failed, for the above: {shlex.join(command)}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -400,27 +403,28 @@ def above_floor(record: dict[str, Any]) -> float:
     return record["gflop"] / (record["gflop"] - record["text_gflop"]) - 1
 
 
-def parse() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=["PromptSRC", "IVLP"])
-    parser.add_argument("--classes", nargs="+", type=int, default=[5, 50])
+    parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50])
     parser.add_argument("--what", nargs="*", choices=WHAT, default=["step", "text", "flops"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--cold", action="store_true", help="count the first run of each, too")
     parser.add_argument("--variants", nargs="*", default=[PLAIN, PACKED], help="'plain', 'ours'")
     parser.add_argument("--within", nargs="*", default=[], help="also ours, with MODEL.MEMORY_GB")
     parser.add_argument("--memory-of", choices=("step", "text"), default="step")
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=output_file, default=OUT)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    add_traceback(parser)
+    return parser
 
 
-def main() -> None:
+def act(args: argparse.Namespace) -> None:
     """Measure what was asked for, keep it, print all tables, fill the document."""
-    args = parse()
     if args.child:  # memory is that of a run; times are compared as PyTorch takes it by itself
         ask_for_large_pages()
     import torch
@@ -469,5 +473,10 @@ def main() -> None:
         fill_document(DOCUMENT, {**tables(records), "machine": "; ".join(machines) + ".\n"})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from open_clip import IMAGENET_CLASSNAMES
 
+from adaptation.classifier import PromptedCLIP
+from adaptation.losses import consistency_terms
+from adaptation.savings.teacher import TeacherCache, weights_fingerprint
 from benchmarks.parameters import CONFIGS, build_learner
 from clip.model import CLIP
 from dassl.utils import write_json
-from trainers.losses import consistency_terms
-from trainers.prompted_clip import PromptedCLIP
-from trainers.teacher_cache import TeacherCache, weights_fingerprint
+from support.command_line import add_traceback, output_file, positive, run_command
 
 OUT = Path(__file__).resolve().parent / "results" / "teacher_cache.json"
 CONFIG = CONFIGS / "PromptSRC" / "vit_b16_c4_ep20_batch4_4+4ctx.yaml"
@@ -94,12 +96,17 @@ def measure(repeats: int, folder: str) -> dict[str, list[float]]:
     return seconds
 
 
-def main() -> None:
-    """Measure, keep and print."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--repeats", type=positive, default=7)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep and print."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = measure(args.repeats, folder)
     medians = {name: median(values) for name, values in seconds.items()}
@@ -116,5 +123,10 @@ def main() -> None:
     print(json.dumps(result, indent=4))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

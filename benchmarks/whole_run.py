@@ -30,6 +30,7 @@ from tabulate import tabulate
 from benchmarks.documents import fill_document
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import read_json, write_json
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "whole_run.json"
@@ -140,15 +141,20 @@ def table(results: list[dict[str, Any]]) -> str:
     return tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
 
 
-def main() -> None:
-    """Measure, keep, print, fill the document."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--out", type=output_file, default=OUT)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
+    """Measure, keep, print, fill the document."""
     with tempfile.TemporaryDirectory() as folder:
         write_json(measure(tuple(args.methods), args.repeats, Path(folder)), str(args.out))
     print(table(read_json(str(args.out))))
@@ -156,5 +162,10 @@ def main() -> None:
         fill_document(DOCUMENT, {"whole run": table(read_json(str(OUT)))})
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

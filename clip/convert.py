@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import add_traceback, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "float32; keep (default): as they are",
     )
     add("--force", action="store_true", help="replace OUT if it exists")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 
@@ -64,7 +64,7 @@ def cast(state_dict: Mapping[str, Tensor], model: CLIP, dtype: str) -> dict[str,
     Raises:
         ValueError: a value is not finite, or too large for half precision.
     """
-    from .model import convert_weights
+    from .weights import convert_weights
 
     if dtype == "fp16":
         convert_weights(model)
@@ -177,8 +177,8 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
 
     from support.files import sha256_of
 
-    from .clip import load_state_dict
-    from .model import build_model
+    from .loading import load_state_dict
+    from .weights import build_model
 
     state_dict = load_state_dict(source)
     model = build_model(state_dict)
@@ -189,12 +189,11 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns its exit status, 2 for input that cannot be converted."""
-    args = build_parser().parse_args(argv)
 
-    def act() -> None:
+    def act(args: argparse.Namespace) -> None:
         print("\n".join(convert(args.source, args.target, args.dtype, args.force)))
 
-    return run(act, args.traceback)
+    return run_command(build_parser(), act, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -19,9 +20,7 @@ from torch import Tensor, nn
 
 from . import plain as plain_encoders
 from .changes import IMAGE_PARTS, TEXT_PARTS, changed_part, hooked
-from .initial_draws import draw_if_wanted
 from .layers import (
-    Attention,
     LayerNorm,
     QuickGELU,
     ResidualAttentionBlock,
@@ -33,7 +32,7 @@ from .prompting import LayerPrompts, Prompt, batch_size, by_layer, splice
 from .resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 
 #: the module of this name in OpenAI's package has the same
-__all__ = [
+__all__ = [  # noqa: F822  two of them come from __getattr__
     "CLIP",
     "AttentionPool2d",
     "Bottleneck",
@@ -47,14 +46,18 @@ __all__ = [
     "convert_weights",
 ]
 
-#: entries of the official archives that are no weights
-SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+
+def __getattr__(name: str) -> object:
+    """Names of :mod:`clip.weights`, which OpenAI's package has here, on first use."""
+    if name in ("build_model", "convert_weights"):
+        return getattr(import_module(".weights", __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 #: Entries in which a state dict says what its shapes do not: the activation (bool), the heads of
 #: both towers (int), the mean and standard deviation (3,) of its images' normalisation. OpenAI's
 #: files have none of them: QuickGELU, 64 units per head, CLIP's usual numbers.
 TRAITS = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
-
 
 #: Bytes of the largest tensor of an image batch on the CPU. Larger ones than 32 MB glibc takes from
 #: the system and gives back each time, which clears their pages each time.
@@ -354,128 +357,3 @@ def goes_plain(model: CLIP | VisionTransformer, part: str | None) -> bool:
             stacklevel=3,
         )
     return part is not None
-
-
-def convert_weights(
-    model: nn.Module, dtype: torch.dtype = torch.float16, convolutions: bool = True
-) -> None:
-    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32.
-
-    Args:
-        model: a CLIP or a part of one.
-        dtype: the type to store them in.
-        convolutions: whether those of convolutions are stored in it, too. The encoders compute in
-            their type (``CLIP.dtype``), so that without them they compute as before under
-            ``torch.autocast`` to ``dtype``, which then has no weights of matrices to convert.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) or (convolutions and isinstance(module, nn.Conv2d)):
-            names = ("weight", "bias")
-        elif isinstance(module, Attention):
-            names = ("in_proj_weight", "in_proj_bias")
-        else:
-            names = ("text_projection", "proj")
-        for name in names:
-            parameter = getattr(module, name, None)
-            if isinstance(parameter, nn.Parameter):
-                parameter.data = parameter.data.to(dtype)
-
-
-def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
-    """Constructor arguments of :class:`CLIP`, read off the shapes and traits of a state dict.
-
-    Raises:
-        ValueError: keys that every CLIP checkpoint has are missing.
-    """
-    visual = (
-        ["visual.proj", "visual.class_embedding", "visual.positional_embedding"]
-        if "visual.proj" in state_dict
-        else ["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"]
-    )
-    needed = ["visual.conv1.weight", *visual, "positional_embedding", "text_projection"]
-    needed += ["token_embedding.weight", "ln_final.weight", "logit_scale"]
-    if missing := [key for key in needed if key not in state_dict]:
-        raise ValueError(f"not a CLIP state dict: {', '.join(missing)} missing")
-
-    def blocks(prefix: str) -> int:
-        return len(
-            {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
-        )
-
-    def mlp_width(prefix: str) -> int | None:
-        first = state_dict.get(f"{prefix}0.mlp.c_fc.weight")
-        return None if first is None else first.shape[0]
-
-    def trait(name: str, otherwise: int) -> int:
-        return int(state_dict[name]) if name in state_dict else otherwise
-
-    if "visual.proj" in state_dict:
-        width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
-        side = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        vision_layers = blocks("visual.transformer.resblocks.")
-        resolution, vision_heads = patch_size * side, width // 64
-    else:
-        width, patch_size = state_dict["visual.layer1.0.conv1.weight"].shape[0], None
-        side = round((state_dict["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-        vision_layers = tuple(blocks(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
-        resolution, vision_heads = 32 * side, width * 32 // 64
-    text_width = state_dict["ln_final.weight"].shape[0]
-    return {
-        "embed_dim": state_dict["text_projection"].shape[1],
-        "image_resolution": resolution,
-        "vision_layers": vision_layers,
-        "vision_width": width,
-        "vision_patch_size": patch_size,
-        "context_length": state_dict["positional_embedding"].shape[0],
-        "vocab_size": state_dict["token_embedding.weight"].shape[0],
-        "transformer_width": text_width,
-        "transformer_heads": trait("transformer_heads", text_width // 64),
-        "transformer_layers": blocks("transformer.resblocks."),
-        "vision_heads": trait("vision_heads", vision_heads),
-        "vision_mlp_width": mlp_width("visual.transformer.resblocks."),
-        "transformer_mlp_width": mlp_width("transformer.resblocks."),
-        "quick_gelu": bool(trait("quick_gelu", True)),
-    }
-
-
-def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
-    """The model a state dict belongs to, in evaluation mode.
-
-    Its weights are stored as OpenAI stores them (see ``convert_weights``); those that come with
-    ``TRAITS``, trained elsewhere and in float32 as a rule, are not rounded but stored in float32.
-
-    Args:
-        state_dict: OpenAI's keys, in any floating-point type, with or without ``TRAITS``;
-            ``SIZE_ENTRIES`` are ignored.
-        design_details: of the copies of OpenAI's package that build prompts into the model; none
-            can be given.
-
-    Raises:
-        ValueError: the state dict is not one of a CLIP, or has missing or left-over keys; or
-            ``design_details`` are given.
-    """
-    if design_details is not None:
-        raise ValueError(
-            "build_model got design_details, which belong to a changed copy of OpenAI's clip "
-            "package with the prompts built into the model: use that copy with this engine. Start "
-            "the train.py that came with it from its own folder, so that its clip/ is imported, "
-            "with the folder of this toolbox in PYTHONPATH, from which dassl is imported then"
-        )
-    weights = {
-        key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
-    }
-    sizes = architecture(weights)
-    draw_if_wanted(sizes)
-    with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
-        model = CLIP(**sizes)
-    traits = {name: weights.pop(name) for name in TRAITS if name in weights}
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the state dict does not fit the CLIP it describes: {error}") from error
-    for name, value in traits.items():
-        setattr(model, name, value)
-    model.float()
-    if not traits:
-        convert_weights(model)
-    return model.eval()

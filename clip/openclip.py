@@ -27,7 +27,8 @@ from torch import Tensor
 from support.download import CACHE_VARIABLE
 from support.hints import closest, did_you_mean
 
-from .model import CLIP, TRAITS, architecture
+from .model import CLIP, TRAITS
+from .weights import architecture
 
 PREFIX = "open_clip:"
 #: how open_clip names the files that it publishes, and the configuration beside them

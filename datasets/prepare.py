@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sources", metavar="YAML", help="entries that replace those of datasets/sources.yaml")
     add("--timeout", type=seconds, metavar="S", default=30.0, help="of a silent server; 30 seconds")
     add("--delete-archives", action="store_true", help="delete archives once unpacked")
-    add("--traceback", action="store_true", help="show where an error arose")
+    command_line.add_traceback(parser)
     return parser
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from clip.clip import MEAN, STD, tokenize
 from clip.model import CLIP
 from clip.packing import PackedText
+from clip.preprocessing import MEAN, STD
 from clip.tiny import WEIGHTS, pack
+from clip.tokens import tokenize
 from pretrain.captions import caption, matches, vocabulary
 from pretrain.images import N_VALUES, NONE, Attribute, render_collection
+from support.command_line import add_traceback, output_file, positive, run_command
 
 ARCHITECTURE = {
     "embed_dim": 64,
@@ -222,25 +225,22 @@ def train(args: argparse.Namespace) -> None:
     args.out.with_suffix(".partial").unlink(missing_ok=True)
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=WEIGHTS, help="file to write")
-    add("--steps", type=int, default=2400)
-    add("--batch", type=int, default=128, help="image-caption pairs per step")
-    add("--images", type=int, default=60_000, help="rendered images")
-    add("--warmup", type=int, default=300, help="steps of linear warm-up")
+    add("--out", type=output_file, default=WEIGHTS, help="file to write")
+    add("--steps", type=positive, default=2400)
+    add("--batch", type=positive, default=128, help="image-caption pairs per step")
+    add("--images", type=positive, default=60_000, help="rendered images")
+    add("--warmup", type=positive, default=300, help="steps of linear warm-up")
     add("--lr", type=float, default=1e-3)
     add("--seed", type=int, default=0)
-    add("--threads", type=int, default=2)
-    add("--save-every", type=int, default=500, help="steps between intermediate files")
-    args = parser.parse_args()
-    for name in ("steps", "batch", "images", "threads", "warmup", "save_every"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
-    train(args)
+    add("--threads", type=positive, default=2)
+    add("--save-every", type=positive, default=500, help="steps between intermediate files")
+    add_traceback(parser)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(build_parser(), train))

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from adaptation.templates import IMAGENET_TEMPLATES
 from pretrain.images import (
     COLOUR_NAMES,
     FILLS,
@@ -19,7 +20,6 @@ from pretrain.images import (
     SHAPES,
     Attribute,
 )
-from trainers.templates import IMAGENET_TEMPLATES
 
 #: words of a template that are a statement about the image
 STATEMENTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import argparse
 import linecache
 import os
 import re
@@ -10,7 +11,7 @@ import select
 import sys
 import threading
 import traceback as tracebacks
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,44 @@ def report(error: BaseException) -> int:
         file=sys.stderr,
     )
     return UNEXPECTED
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def output_file(text: str) -> Path:
+    """Read the path of a file to write, as the type of an argument; refuse that of a folder."""
+    if text.endswith(("/", os.sep)) or os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder: name a file in it")
+    return Path(text)
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add the option that every command has, ``--traceback``."""
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    action: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line and do the work of the command.
+
+    Args:
+        parser: of the command line, with the option of :func:`add_traceback`.
+        action: does the work, as for :func:`run`.
+        argv: words of the command line; those of the process when not given.
+
+    Returns:
+        Exit status, that of :func:`run`.
+    """
+    args = parser.parse_args(argv)
+    return run(lambda: action(args), args.traceback)
 
 
 def run(

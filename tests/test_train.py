@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import train
+from adaptation.version import __version__
 from dassl.engine import TRAINER_REGISTRY, config_node
-from trainers.version import __version__
 
 ROOT = Path(__file__).parents[1]
 

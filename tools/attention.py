@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import find_images, load_run, run_command, run_parser, write_csv, write_png
+from support.command_line import run_command
+
+from .command import find_images, load_run, run_parser, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +104,7 @@ def token_weights(predictor: Predictor, batch: Tensor, layer: int | None = None)
     """
     import torch
 
-    from trainers.learner import clip_widths
+    from adaptation.starts import clip_widths
 
     model = predictor.model
     n_blocks = clip_widths(model.clip).vision_layers

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.command_line import run
+from support.command_line import add_traceback, positive
 from support.files import replacing
 
 if TYPE_CHECKING:
@@ -20,16 +20,21 @@ if TYPE_CHECKING:
     from trainers import Predictor
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
+def stem(default: str) -> Callable[[str], str]:
+    """Return the type of an argument that names a picture and its table, which share a stem.
 
+    The name of either file may be given, or the path of a folder that ends as such: with a slash.
 
-def stem(text: str) -> str:
-    """The name that a picture and its table share, as an argument's type; either may be given."""
-    return text.removesuffix(".png").removesuffix(".csv")
+    Args:
+        default: stem of the files in such a folder.
+    """
+
+    def read(text: str) -> str:
+        text = text.removesuffix(".png").removesuffix(".csv")
+        is_folder = os.path.basename(text) in ("", os.curdir, os.pardir)
+        return os.path.join(text, default) if is_folder else text
+
+    return read
 
 
 def read_names(given: str) -> list[str]:
@@ -119,7 +124,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
     add("--verbose", action="store_true", help="print what is loaded as well, to stderr")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
 
 
 def run_parser(description: str, several: bool = False) -> argparse.ArgumentParser:
@@ -157,7 +162,7 @@ def load_run(
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[Path]:
+def writing(path: str | Path) -> Iterator[Path]:
     """Yield the temporary name of a file that appears complete or not at all.
 
     Raises:
@@ -167,11 +172,11 @@ def writing(path: str) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        where = f" ({error.filename})" if error.filename not in (None, path) else ""
+        where = f" ({error.filename})" if error.filename not in (None, os.fspath(path)) else ""
         raise OSError(f"cannot write {path}: {error.strerror or error}{where}") from error
 
 
-def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> None:
+def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str | Path) -> None:
     """Write a table; the file appears complete or not at all."""
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -179,26 +184,7 @@ def write_csv(rows: Sequence[Sequence], columns: Sequence[str], path: str) -> No
         writer.writerows(rows)
 
 
-def write_png(figure: Figure, path: str) -> None:
+def write_png(figure: Figure, path: str | Path) -> None:
     """Write a matplotlib figure; the file appears complete or not at all."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-def run_command(
-    parser: argparse.ArgumentParser,
-    action: Callable[[argparse.Namespace], None],
-    argv: list[str] | None = None,
-) -> int:
-    """Parse the command line and act.
-
-    Args:
-        parser: of the command line.
-        action: does the work.
-        argv: words of the command line; those of the process when not given.
-
-    Returns:
-        Exit status: 0, or that of :func:`support.command_line.run`.
-    """
-    args = parser.parse_args(argv)
-    return run(lambda: action(args), args.traceback)

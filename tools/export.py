@@ -30,7 +30,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import add_classes, load_run, read_names, run_command, run_parser, writing
+from support.command_line import output_file, run_command
+
+from .command import add_classes, load_run, read_names, run_parser, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,23 +48,25 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = run_parser("Write learned prompts and class embeddings as safetensors.")
     add = parser.add_argument
-    add("out", nargs="?", metavar="OUT.safetensors", help="file for prompts and embeddings")
-    add("--classifier", metavar="FILE", help="class embeddings alone, .npy or .safetensors")
+    helped = "file for prompts and embeddings"
+    add("out", nargs="?", type=output_file, metavar="OUT.safetensors", help=helped)
+    helped = "class embeddings alone, .npy or .safetensors"
+    add("--classifier", type=output_file, metavar="FILE", help=helped)
     add_classes(parser)
     return parser
 
 
-def check_suffix(path: str | None, option: str, *allowed: str) -> None:
+def check_suffix(path: Path | None, option: str, *allowed: str) -> None:
     """Raises: ValueError: a file name whose format cannot be told from it."""
-    if path is not None and Path(path).suffix not in allowed:
+    if path is not None and path.suffix not in allowed:
         raise ValueError(f"{option}: {path} must end in {' or '.join(allowed)}")
 
 
 def description(predictor: Predictor) -> dict[str, Any]:
     """What belongs to every exported tensor, as JSON-like values."""
+    from adaptation.version import __version__
     from dassl.config import clean_cfg
     from dassl.engine import config_node
-    from trainers.version import __version__
 
     cfg = predictor.cfg.clone()
     clean_cfg(cfg, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))
@@ -121,7 +125,7 @@ def class_embeddings(predictor: Predictor) -> Tensor:
     return text
 
 
-def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: str) -> None:
+def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: str | Path) -> None:
     """Write tensors with JSON-like notes; the file appears complete or not at all."""
     from safetensors.torch import save
 
@@ -132,7 +136,7 @@ def write_safetensors(tensors: dict[str, Tensor], notes: dict[str, Any], path: s
         temporary.write_bytes(content)
 
 
-def write_prompts(predictor: Predictor, path: str) -> list[str]:
+def write_prompts(predictor: Predictor, path: str | Path) -> list[str]:
     """Write prompts, learner and class embeddings; returns the names of the tensors."""
     learner, notes = predictor.model.learner, description(predictor)
     text, text_places = prompt_tensors(learner.text_prompts(), "text_prompts")
@@ -152,14 +156,14 @@ def write_prompts(predictor: Predictor, path: str) -> list[str]:
     return list(tensors)
 
 
-def write_classifier(predictor: Predictor, path: str) -> None:
+def write_classifier(predictor: Predictor, path: str | Path) -> None:
     """Write the class embeddings as a matrix, with the class names in or beside the file."""
     import numpy as np
 
     weight, notes = class_embeddings(predictor), description(predictor)
     if Path(path).suffix == ".npy":
         # the names first: a matrix without them is of no use
-        with writing(str(Path(path).with_suffix(".json"))) as temporary:
+        with writing(Path(path).with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(notes, indent=4), encoding="utf-8")
         with writing(path) as temporary, open(temporary, "wb") as file:
             np.save(file, weight.cpu().numpy())

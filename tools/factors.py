@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import load_run, run_command, run_parser, stem, write_csv, write_png
+from support.command_line import run_command
+
+from .command import load_run, run_parser, stem, write_csv, write_png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +36,8 @@ NUMBERED = 24
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = run_parser("Draw the size of the factors of low-rank prompts.", several=True)
-    helped = "files (default: factors in the run's folder; needed with several runs)"
-    parser.add_argument("--out", type=stem, metavar="STEM", help=helped)
+    helped = "files, or DIR/ for both in it (default: in the run's folder; several runs need it)"
+    parser.add_argument("--out", type=stem("factors"), metavar="STEM|DIR/", help=helped)
     return parser
 
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from .command import load_run, positive, run_command, run_parser, write_csv
+from support.command_line import output_file, positive, run_command
+
+from .command import load_run, run_parser, write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = run_parser("Print the words nearest to learned text prompts.")
     add = parser.add_argument
     add("--top-k", type=positive, default=3, metavar="K", help="words per token (default: 3)")
-    add("--out", metavar="CSV", help="file (default: nearest_words.csv in the run's folder)")
+    helped = "file (default: nearest_words.csv in the run's folder)"
+    add("--out", type=output_file, metavar="CSV", help=helped)
     return parser
 
 
@@ -49,7 +52,7 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
     import torch
 
     from clip import tiny
-    from clip.clip import _MODELS
+    from clip.loading import _MODELS
 
     embedded = _MODELS.get(backbone) == tiny.URL
     path = tiny.WEIGHTS if embedded else Path(backbone).expanduser()
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the table and write the CSV."""
     rows = nearest_words(load_run(args.run, args), args.top_k)
     print(show(rows))
-    path = args.out or str(Path(args.run, "nearest_words.csv"))
+    path = args.out or Path(args.run, "nearest_words.csv")
     write_csv([(*row[:-1], f"{row[-1]:.6f}") for row in rows], COLUMNS, path)
     print(f"\nwritten: {path}")
 

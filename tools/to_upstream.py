@@ -24,16 +24,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .command import positive, run_command
+from support.command_line import add_traceback, positive, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from adaptation.learner import PromptLearner
     from clip.model import CLIP
     from dassl.config import CfgNode
-    from trainers.learner import PromptLearner
 
 
 class Layout(NamedTuple):
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", help="run folder to write")
     add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
-    add("--traceback", action="store_true", help="show where an error arose")
+    add_traceback(parser)
     return parser
 
 
@@ -95,8 +95,8 @@ def class_names(
     """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
-    from clip.clip import tokenize
     from clip.prompting import by_layer
+    from clip.tokens import tokenize
 
     prompts = learner.text_prompts()
     if prompts is None:
@@ -171,11 +171,12 @@ def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -
 
 def convert(args: argparse.Namespace) -> None:
     """Write the run folder that the command line asks for."""
+    import trainers  # noqa: F401  registers the methods
+    from adaptation.checkpoints import find_checkpoint, fitting_weights, stored_cfg
+    from adaptation.trainer import check_backbone, load_clip
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability, load_checkpoint, save_checkpoint
     from dassl.utils.checkpoint import BEST
-    from trainers.base import check_backbone, load_clip
-    from trainers.checkpoints import find_checkpoint, fitting_weights, stored_cfg
 
     path = find_checkpoint(args.run, args.load_epoch)
     checkpoint = load_checkpoint(path)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support.command_line import positive, run_command
+
 from .command import (
     load_run,
-    positive,
     quietly,
-    run_command,
     run_parser,
     stem,
     write_csv,
@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--perplexity", type=float, help="of t-SNE (default: 30, less for few images)")
     add("--seed", type=int, default=0, help="of the choice of images and of t-SNE (default: 0)")
     add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
-    add("--out", type=stem, metavar="STEM", help="files (default: tsne in the run's folder)")
+    helped = "files, or DIR/ for both in it (default: in the run's folder)"
+    add("--out", type=stem("tsne"), metavar="STEM|DIR/", help=helped)
     return parser
 
 

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from adaptation.learner import PromptLearner
+from adaptation.starts import start_context
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, Prompt
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .coupling import start_context
-from .learner import PromptLearner
 
 
 class ConditionalContextLearner(PromptLearner):

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clip.clip import tokenize
+from adaptation.learner import PromptLearner
+from adaptation.starts import clip_widths, context_init, warn_ignored
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, Prompt
+from clip.tokens import tokenize
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .learner import PromptLearner, clip_widths, context_init, warn_ignored
 
 #: where the class name stands relative to the context
 POSITIONS = ("end", "middle", "front")

@@ -37,15 +37,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import kaiming_uniform_, normal_, uniform_, xavier_uniform_, zeros_
 
+from adaptation.learner import PromptLearner
+from adaptation.texts import encode_templates
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .learner import PromptLearner
-from .prompted_clip import encode_templates
 
 #: start values of a bar
 STARTS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from adaptation.learners import CoupledPromptLearner
+from adaptation.starts import check_depth, clip_widths, copies, require_vit, start_context
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, deep_prompts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .coupling import CoupledPromptLearner, copies, start_context
-from .learner import check_depth, clip_widths, require_vit
 
 
 class MaPLeLearner(CoupledPromptLearner):

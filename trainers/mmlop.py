@@ -41,16 +41,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from adaptation.classifier import Prediction
+from adaptation.learner import PromptLearner
+from adaptation.losses import consistency_terms
+from adaptation.starts import check_depth, clip_widths, context_init, normal, require_vit
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, deep_prompts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .deep_prompts import normal
-from .learner import PromptLearner, check_depth, clip_widths, context_init, require_vit
-from .losses import consistency_terms
-from .prompted_clip import Prediction
 
 #: where the first text prompt stands: in place of the template's words, in front of them, or added
 #: to their embeddings

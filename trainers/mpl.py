@@ -19,15 +19,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clip.clip import tokenize
+from adaptation.learners import CoupledPromptLearner
+from adaptation.starts import check_depth, clip_widths, copies, require_vit
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, Prompt
+from clip.tokens import tokenize
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .coupling import CoupledPromptLearner, copies
-from .learner import check_depth, clip_widths, require_vit
 
 
 class MPLLearner(CoupledPromptLearner):

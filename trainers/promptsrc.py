@@ -22,14 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adaptation.classifier import Prediction
+from adaptation.learners import DeepPromptLearner, build_deep_prompts
+from adaptation.losses import consistency_terms
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .deep_prompts import DeepPromptLearner, build_deep_prompts
-from .losses import consistency_terms
-from .prompted_clip import Prediction
 
 
 def gaussian_weights(n_epochs: int, mean: float, std: float) -> list[float]:

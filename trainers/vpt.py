@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from adaptation.learners import DeepPromptLearner, build_deep_prompts
+from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .deep_prompts import DeepPromptLearner, build_deep_prompts
 
 
 @TRAINER_REGISTRY.register()

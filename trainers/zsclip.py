@@ -16,17 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.memory import image_bytes, text_bytes
+from adaptation.config import check_shared_keys
+from adaptation.savings.memory import MemoryBound, image_bytes, text_bytes
+from adaptation.templates import dataset_template, ensemble_templates, given_templates
+from adaptation.texts import MAX_SEQUENCES, class_prompts, encode_templates
+from adaptation.trainer import check_backbone, load_clip
 from clip.model import CLIP
 from clip.plain import PlainEncoders
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
-
-from .base import check_backbone, load_clip
-from .learner import class_prompts
-from .memory_bound import MemoryBound, check_memory
-from .prompted_clip import MAX_SEQUENCES, encode_templates
-from .templates import dataset_template, ensemble_templates, given_templates
 
 
 class ZeroshotClassifier(nn.Module):
@@ -78,7 +76,7 @@ class ZeroshotCLIP(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         check_backbone(cfg)
-        check_memory(cfg)
+        check_shared_keys(cfg)
 
     @classmethod
     def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:

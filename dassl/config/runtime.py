@@ -1,7 +1,7 @@
 """Settings of how a run is computed and what it prints, not of what it trains and tests.
 
 A run that differs in nothing else is a run of the same method in the same setting: it goes on from
-another's checkpoints (``trainers.checkpoints``) and has the same folder and row of a table
+another's checkpoints (``adaptation.checkpoints``) and has the same folder and row of a table
 (``scripts/run.sh``). Their values stand in the log of each run.
 """
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from benchmarks import gpu, speed
 from tests.benchmarks.test_speed import SMALL
 
 
-def test_on_whatever_device_there_is(tmp_path, monkeypatch, capsys):
+def test_on_whatever_device_there_is(tmp_path, capsys):
     backbone, out = tmp_path / "small.pt", tmp_path / "gpu.json"
     speed.save_random_clip(backbone, SMALL)
     words = ["--methods", "PromptSRC", "--classes", "3", "--steps", "2", "--repeats", "2"]
     words += ["--backbone", str(backbone), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["gpu", *words])
-    gpu.main()
+    assert gpu.main(words) == 0
     records = json.loads(out.read_text())
     assert [record["variant"] for record in records] == list(gpu.VARIANTS)
     assert all(len(record["ms"]) == 2 and min(record["ms"]) > 0 for record in records)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import trainers  # noqa: F401  registers the methods
+from adaptation.trainer import PromptTrainer
 from benchmarks import methods
 from benchmarks.documents import fill
 from benchmarks.sweep import Run, sweep
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from adaptation.trainer import PromptTrainer
 from benchmarks import speed
 from benchmarks.documents import fill
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity_files import relative_error
-from trainers.base import PromptTrainer
 
 METHODS = [
     name
@@ -66,12 +65,11 @@ def test_arithmetic_is_counted(tmp_path):
 
 def test_measurements_are_kept(backbone, tmp_path, monkeypatch):
     out = tmp_path / "speed.json"
-    command = ["speed", "--backbone", str(backbone), "--out", str(out)]
+    command = ["--backbone", str(backbone), "--out", str(out)]
     command += ["--methods", "IVLP", "--classes", "3", "--repeats", "2"]
 
     def run(*arguments: str) -> list[dict]:
-        monkeypatch.setattr(sys, "argv", [*command, *arguments])
-        speed.main()
+        assert speed.main([*command, *arguments]) == 0
         return json.loads(out.read_text())
 
     monkeypatch.setattr(speed, "TEST_BATCH", 3)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import clip
-from clip.chunks import encode_text_in_chunks
+from adaptation.savings.chunks import encode_text_in_chunks
 from clip.model import (
     CLIP,
     AttentionPool2d,
@@ -25,12 +25,11 @@ from clip.model import (
     ResidualAttentionBlock,
     Transformer,
     VisionTransformer,
-    build_model,
-    convert_weights,
 )
 from clip.packing import PackedText
 from clip.plain import PlainEncoders
 from clip.prompting import Prompt, deep_prompts
+from clip.weights import build_model, convert_weights
 from tests.clip import openai
 from tests.parity_files import recorded_clip
 

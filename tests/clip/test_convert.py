@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import clip
 from clip import convert
-from clip.model import CLIP, TRAITS, build_model, convert_weights
+from clip.model import CLIP, TRAITS
+from clip.weights import build_model, convert_weights
 
 from .archives import save_torchscript
 

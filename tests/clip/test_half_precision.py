@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip import packing, tokenize
-from clip.model import CLIP, build_model, convert_weights
+from clip import packed_attention, tokenize
+from clip.model import CLIP
 from clip.packing import PackedText
 from clip.plain import PlainEncoders
 from clip.prompting import Prompt, deep_prompts
+from clip.weights import build_model, convert_weights
 from tests.parity_files import recorded_clip, relative_error
 
 CLASSES, WIDTH, LAYERS, VOCABULARY = 1000, 64, 3, 1000
@@ -50,7 +51,7 @@ def gradients(place: str, precision: str) -> list[Tensor]:
 @pytest.mark.parametrize("place", ["prefix", "behind the names"])
 @pytest.mark.parametrize(("precision", "limit"), [("amp", 2e-3), ("bf16", 2e-2), ("fp16", 2e-3)])
 def test_sums_over_classes(monkeypatch, kinds, place, precision, limit):
-    monkeypatch.setattr(packing, "GROUPS_ON", kinds)
+    monkeypatch.setattr(packed_attention, "GROUPS_ON", kinds)
     for grad, exact in zip(gradients(place, precision), gradients(place, "fp32"), strict=True):
         assert relative_error(grad, exact) < limit
 

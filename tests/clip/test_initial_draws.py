@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from clip.initial_draws import initial_draws
-from clip.model import architecture, build_model
+from clip.weights import architecture, build_model
 from tests.parity_files import recorded_clip
 
 

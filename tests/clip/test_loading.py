@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 import clip
 from clip import tiny
-from clip.clip import _MODELS
-from clip.model import CLIP, build_model, convert_weights
+from clip.loading import _MODELS
+from clip.model import CLIP
+from clip.weights import build_model, convert_weights
 from support.download import cache_folder
 
 from .archives import save_torchscript

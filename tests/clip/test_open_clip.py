@@ -20,11 +20,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clip
+from adaptation.trainer import load_clip
 from clip import openclip
-from clip.clip import check_name
-from clip.model import TRAITS, build_model
+from clip.loading import check_name
+from clip.model import TRAITS
 from clip.prompting import Prompt, deep_prompts
-from trainers.base import load_clip
+from clip.weights import build_model
 
 from . import plain
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from adaptation.savings.chunks import encode_text_in_chunks
 from clip import layers as clip_layers
 from clip import model as clip_model
-from clip import packing
-from clip.chunks import encode_text_in_chunks
+from clip import packed_attention
 from clip.layers import ResidualAttentionBlock, fused_mlp
 from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
@@ -36,7 +36,7 @@ def model(request) -> Iterator[CLIP]:
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += 0.1 * noise
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "GROUPS_ON", request.param)
+        patch.setattr(packed_attention, "GROUPS_ON", request.param)
         yield model.requires_grad_(False).eval()
 
 
@@ -250,7 +250,7 @@ def test_sequences_in_parts(model, monkeypatch):
     ids = token_ids([[3, 4, 5], [6], [7, 8], [3, 9], [4] * 6])
     (ctx,) = tensors((3, 1, 2, WIDTH))
     whole = model.encode_text(ids, {0: Prompt(ctx, at=1)})
-    monkeypatch.setattr(packing, "MOST_SEQUENCES", 4)
+    monkeypatch.setattr(packed_attention, "MOST_SEQUENCES", 4)
     assert_same(model.encode_text(ids, {0: Prompt(ctx, at=1)}), whole, [ctx])
 
 
@@ -260,7 +260,9 @@ def test_one_long_name_attends_in_groups(model, longest):
     """Pads would cost more than a mask does."""
     text = PackedText(token_ids([[3] * longest, *([c] for c in range(4, 50))]))
     kind = type(text.layout(tuple(length - 1 for length in text.lengths)).attention(1))
-    assert kind is (packing.CausalSequences if longest == 7 else packing.AttentionGroups)
+    assert kind is (
+        packed_attention.CausalSequences if longest == 7 else packed_attention.AttentionGroups
+    )
 
 
 def test_derivatives_of_the_mlp():

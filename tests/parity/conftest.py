@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from adaptation.trainer import PromptTrainer
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import build_trainer
 from datasets.fewshot import FewShotDataset
 from tests.parity_files import Recorded, recorded_clip
-from trainers.base import PromptTrainer
 
 
 @DATASET_REGISTRY.register()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clip.clip import MEAN, STD
+from clip.preprocessing import MEAN, STD
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity_files import PARITY_DIR, Recorded, relative_error
 from trainers.lorvp import PixelPromptLearner, frequency_mapping

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from adaptation.losses import logit_consistency
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity.test_methods import settings
 from tests.parity_files import Recorded, recorded_names, relative_error
-from trainers.losses import logit_consistency
 
 #: names of the learner's factors by those of the paper
 FACTORS = {"U": "up", "U_vision": "up_vision", "V_text": "text", "V_vision": "vision"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clip.clip import tokenize
+from clip.tokens import tokenize
 from tests.parity_files import Recorded
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clip.clip import tokenize
+from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template
+from clip.tokens import tokenize
 from tests.parity.limits import FEATURES, LOGITS
 from tests.parity_files import Recorded, recorded_names, relative_error
-from trainers.templates import IMAGENET_TEMPLATES_SELECT, dataset_template
 
 
 @pytest.fixture(params=recorded_names("zeroshot"))

@@ -14,8 +14,7 @@ import pytest
 from torch._utils import ExceptionWrapper
 
 from dassl.utils import ImageError
-from support.command_line import run
-from tools.command import run_command
+from support.command_line import run, run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,19 +106,40 @@ COMMANDS = {
     "parse_test_res": ("parse_output",),
     "datasets.prepare": ("run",),
     "clip.convert": ("convert", "a", "b"),
+    "pretrain.__main__": ("train",),
     "tools.attention": ("run", "run", "x.png"),
     "tools.export": ("export", "run"),
+    "tools.factors": ("run", "run"),
     "tools.nearest_words": ("run", "run"),
+    "tools.to_upstream": ("convert", "run", "out"),
     "tools.tsne": ("run", "run"),
+    **{
+        f"benchmarks.{name}": ("act",)
+        for name in (
+            *("data_pipeline", "gpu", "methods", "mmlop_stability", "parameters"),
+            *("several_seeds", "speed", "teacher_cache", "whole_run"),
+        )
+    },
 }
 
 
 def call(command: str, *options: str) -> int:
     module, (work, *words) = importlib.import_module(command), COMMANDS[command]
     words += options
-    if command.startswith("tools."):
-        return run_command(module.build_parser(), getattr(module, work), words)
-    return module.main(words)
+    if hasattr(module, "main"):
+        return module.main(words)
+    return run_command(module.build_parser(), getattr(module, work), words)
+
+
+def test_every_command_is_tested_here():
+    """Those of ``scripts/``, which the shell calls, have tests of their own."""
+    files = [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]
+    names = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
+    ]
+    assert {name for name in names if not name.startswith(("scripts.", "tests."))} == set(COMMANDS)
 
 
 @pytest.fixture(params=COMMANDS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from clip.model import build_model
+from clip.weights import build_model
 from dassl.engine import TRAINER_REGISTRY
 from tests.conftest import CLASSNAMES
 from tests.parity_files import recorded_clip

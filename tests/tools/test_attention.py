@@ -15,9 +15,9 @@ from PIL import Image
 from clip.layers import Attention
 from clip.prompting import Prompt
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from support.command_line import run_command
 from tests.trainers.test_contract import METHODS
 from tools import attention
-from tools.command import run_command
 from trainers import Predictor
 
 

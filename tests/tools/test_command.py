@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from datasets import imagefolder
 from datasets.imagefolder import EXTENSIONS
-from tools.command import find_images, writing
+from tools.command import find_images, stem, writing
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
@@ -72,3 +73,35 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
                 error.filename = str(temporary)
             raise error
         assert str(caught.value) == f"cannot write {path}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        *((f"new/x{end}", "new/x") for end in ("", ".png", ".csv")),
+        *((folder, f"{folder}both") for folder in ("new/", "../", "/", "")),
+        *((folder, f"{folder}/both") for folder in (".", "..", "new/.")),
+        ("new/.csv", "new/both"),
+        ("new/.x", "new/.x"),
+    ],
+)
+def test_a_folder_is_no_hidden_file(given, name):
+    assert stem("both")(given) == name
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("export", ["RUN", "{}"]),
+        ("export", ["RUN", "--classifier", "{}"]),
+        ("nearest_words", ["RUN", "--out", "{}"]),
+    ],
+)
+@pytest.mark.parametrize("folder", ["there", "absent.npy/"])
+def test_a_folder_in_place_of_a_file_is_refused_first(tmp_path, capsys, command, words, folder):
+    (tmp_path / "there").mkdir()
+    words = [word.format(f"{tmp_path}/{folder}") for word in words]
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"tools.{command}").build_parser().parse_args(words)
+    assert caught.value.code == 2
+    assert f"{folder}' is a folder: name a file in it" in capsys.readouterr().err

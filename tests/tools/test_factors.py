@@ -12,9 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from support.command_line import run_command
 from tests.trainers.test_contract import METHODS
 from tools import factors
-from tools.command import run_command
 
 MODEL = Path("prompt_learner", "model.pth.tar-1")
 #: trained tensors of a run like ``tiny_run`` with rank 2
@@ -55,11 +55,12 @@ def changed(tiny_run, tmp_path):
     return change
 
 
-@pytest.mark.parametrize("out", [None, "new/u", "new/u.png"])
+@pytest.mark.parametrize("out", [None, "new/u", "new/u.png", "new/"])
 def test_one_run(tiny_run, tmp_path, capsys, out):
     folder, words, name = shutil.copytree(tiny_run, tmp_path / "run"), [], "run/factors"
     if out is not None:
-        words, name = ["--out", tmp_path / out], "new/u"
+        words = ["--out", f"{tmp_path}/{out}"]
+        name = "new/factors" if out.endswith("/") else "new/u"
     assert run(folder, *words) == 0
     up = torch.load(tiny_run / MODEL, weights_only=True)["state_dict"]["up"]
     found = table(tmp_path / f"{name}.csv")

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from clip import tiny
-from clip.clip import load_state_dict, tokenize
+from clip.loading import load_state_dict
 from clip.simple_tokenizer import SimpleTokenizer
+from clip.tokens import tokenize
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tools import nearest_words
-from tools.command import run_command
 from trainers import Predictor
 
 

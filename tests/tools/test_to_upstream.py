@@ -9,10 +9,10 @@ from clip import build_model, tokenize
 from dassl.engine import build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, resume_from_checkpoint
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tests.parity_files import recorded_clip
 from tools import to_upstream
-from tools.command import run_command
 
 RESBLOCKS = "transformer.resblocks"
 

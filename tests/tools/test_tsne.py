@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dassl.data.datasets import Datum
+from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tools import tsne
-from tools.command import run_command
 from trainers import Predictor
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import trainers
-from clip import packing
+import trainers  # noqa: F401  registers the methods
+from adaptation.trainer import PromptTrainer
+from adaptation.version import __version__
+from clip import packed_attention
 from dassl.engine import TRAINER_REGISTRY, build_trainer, config_node
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
-from trainers.base import PromptTrainer
 
 METHODS = [
     name
@@ -106,7 +107,7 @@ def test_step_does_not_wait_for_a_gpu(make_cfg, method, precision):
 @pytest.fixture()
 def attention_of_a_gpu(monkeypatch) -> None:
     """The text encoder attends as it does off the CPU."""
-    monkeypatch.setattr(packing, "GROUPS_ON", ())
+    monkeypatch.setattr(packed_attention, "GROUPS_ON", ())
 
 
 @pytest.mark.usefixtures("attention_of_a_gpu")
@@ -399,7 +400,7 @@ def test_file_that_is_no_checkpoint_or_too_new(make_cfg, method, tmp_path):
     trainer.save_model(0, str(tmp_path))
     path = tmp_path / trainer.model_name / "model.pth.tar-1"
     good = torch.load(path, weights_only=True)
-    assert good["meta"]["library"] == trainers.version.__version__
+    assert good["meta"]["library"] == __version__
     torch.save({"weights": 1}, path)
     with pytest.raises(ValueError, match="no state_dict and no epoch"):
         trainer.load_model(str(tmp_path), epoch=1)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip.clip import STD
+from clip.preprocessing import STD
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import build_trainer
 from trainers.lorvp import STARTS, PixelPromptLearner, frequency_mapping, source_names

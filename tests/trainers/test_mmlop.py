@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clip.clip import tokenize
 from clip.simple_tokenizer import SimpleTokenizer
+from clip.tokens import tokenize
 from dassl.config.node import ConfigKeyError
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import train
+from adaptation.checkpoints import check_continues, find_checkpoint
 from dassl.config import RUNTIME_KEYS, is_runtime_key, leaves
 from dassl.engine import build_trainer
 from dassl.utils import SettingError
-from trainers.checkpoints import check_continues, find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DATA = ("DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True)

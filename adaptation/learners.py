@@ -11,13 +11,9 @@ from torch import Tensor, nn
 from clip.model import CLIP
 from clip.prompting import LayerPrompts, deep_prompts
 
-from .learner import PromptLearner, check_depth, clip_widths, context_init, require_vit
+from .learner import PromptLearner
+from .starts import check_depth, clip_widths, context_init, normal, require_vit
 from .templates import DEFAULT_TEMPLATE
-
-
-def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
-    """Parameter with entries from N(0, std^2)."""
-    return nn.Parameter(torch.empty(*shape).normal_(std=std))
 
 
 class DeepPromptLearner(PromptLearner):
@@ -115,3 +111,32 @@ def _checked(size: Sequence[int], n_layers: int, node: str, suffix: str) -> tupl
         raise ValueError(f"TRAINER.{node}.N_CTX{suffix} is {n_ctx}: use 1 or more")
     check_depth(depth, n_layers, f"TRAINER.{node}.PROMPT_DEPTH{suffix}")
     return n_ctx, depth
+
+
+class CoupledPromptLearner(PromptLearner):
+    """Deep text prompts and the map from the input prompt to the first image prompt.
+
+    Args:
+        ctx: ``(n, d_text)`` start of the input prompt.
+        depth: prompted blocks, input layer included.
+        vision_width: of the image encoder.
+        template: frozen words around the class name.
+    """
+
+    def __init__(self, ctx: Tensor, depth: int, vision_width: int, template: str) -> None:
+        super().__init__()
+        self.template = template
+        self.ctx = nn.Parameter(ctx)
+        self.proj = nn.Linear(ctx.shape[-1], vision_width)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(torch.empty(ctx.shape).normal_(std=0.02)) for _ in range(depth - 1)
+        )
+
+    def text_prompts(self) -> LayerPrompts:
+        return deep_prompts([self.ctx, *self.compound_prompts_text], at=1)
+
+    def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key.removeprefix("prompt_learner."): value for key, value in weights.items()}
+
+    def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"prompt_learner.{key}": value for key, value in weights.items()}

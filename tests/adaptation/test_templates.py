@@ -6,17 +6,17 @@ import pytest
 import torch
 import yaml
 
-from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import build_trainer
-from tests.datasets.miniatures import BY_STEM
-from trainers.prompted_clip import encode_templates
-from trainers.templates import (
+from adaptation.templates import (
     IMAGENET_TEMPLATES_SELECT,
     TEACHER_TEMPLATES,
     dataset_template,
     ensemble_templates,
     given_templates,
 )
+from adaptation.texts import encode_templates
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import build_trainer
+from tests.datasets.miniatures import BY_STEM
 
 TEXTS = ("a drawing of a {}, a kind of animal.", "{} on paper.")
 

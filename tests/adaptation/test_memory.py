@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from clip import packing
-from clip.memory import image_bytes
+from adaptation.classifier import PromptedCLIP
+from adaptation.savings.memory import image_bytes
+from clip import packed_attention
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.parity_files import relative_error
-from trainers.prompted_clip import PromptedCLIP
 
 NAMES = [f"kind {i} of {'very ' * (i % 4)}small thing" for i in range(300)]
 #: shared and own contexts, prompts that grow from block to block, prompts of every image
@@ -86,7 +86,7 @@ def test_step(model, method):
 
 def test_step_of_padded_sequences(model, monkeypatch):
     """Off the CPU every class takes as many places in attention as the longest one."""
-    monkeypatch.setattr(packing, "GROUPS_ON", ())
+    monkeypatch.setattr(packed_attention, "GROUPS_ON", ())
     bound = 30e6
     bounded = model("CoOp", "TRAINER.COOP.CSC", False, "MODEL.MEMORY_GB", bound / 1e9)
     bounded.set_classes(["very " * 30 + "small thing", *NAMES[1:]])

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 import train
+from adaptation.classifier import PromptedCLIP
+from adaptation.seeds import SeveralSeeds, check_trains_together
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ImageError, set_random_seed
 from tests.parity_files import relative_error
 from tests.trainers.test_contract import METHODS, PRECISIONS
 from trainers.coop import ContextLearner, CoOp
-from trainers.prompted_clip import PromptedCLIP
-from trainers.several_seeds import SeveralSeeds, check_trains_together
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from adaptation.savings.graph import WARM_UP, CudaCapture, StepGraph
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.optim import AVAI_OPTIMS, build_lr_scheduler, build_optimizer
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
-from trainers.step_graph import WARM_UP, CudaCapture, StepGraph
 
 
 class Line:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip.prompting import join_prompts
 
-from .prompted_clip import Prediction, PromptedCLIP
+from .classifier import Prediction, PromptedCLIP
 
 
 def predict_together(

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptation.seeds import SeveralSeeds
 from dassl.engine import SimpleTrainer, build_trainer
 from dassl.utils import set_random_seed
 from tests.parity_files import relative_error
 from tests.pretend_device import another_device
 from tests.trainers.test_contract import METHODS
 from trainers import Predictor
-from trainers.several_seeds import SeveralSeeds
 
 VARIANTS = {method: (method,) for method in METHODS} | {
     "half precision": ("MMLoP", "TRAINER.MMLOP.PREC", "fp16"),

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import trainers
+from adaptation import methods
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
@@ -24,14 +25,15 @@ class {name}(TrainerX):
 @pytest.fixture
 def register(tmp_path, monkeypatch):
     """Function that has ``half.py`` of some content imported as a file of ``trainers/``."""
-    monkeypatch.setattr(trainers, "__path__", [*trainers.__path__, str(tmp_path)])
+    folders = [*trainers.__path__, str(tmp_path)]
+    monkeypatch.setattr(trainers, "__path__", folders)
     monkeypatch.setattr(TRAINER_REGISTRY, "_obj_map", dict(TRAINER_REGISTRY._obj_map))
-    monkeypatch.setattr(trainers, "_left_out", {})
-    monkeypatch.setattr(trainers, "_claimed_twice", {})
+    monkeypatch.setattr(methods, "_left_out", {})
+    monkeypatch.setattr(methods, "_claimed_twice", {})
 
     def register(content: str) -> None:
         (tmp_path / "half.py").write_text(content)
-        trainers.register_all()
+        methods.register_all("trainers", folders)
         trainers.extend_cfg(get_cfg_default())
 
     yield register

@@ -1,4 +1,4 @@
-"""What encoding takes of memory: estimates by which a request is cut into parts.
+"""MODEL.MEMORY_GB: how much may be encoded at once, by estimates of what encoding takes of memory.
 
 An estimate counts the tensors of a transformer in rows as wide as the tower. It is meant to be
 high: automatic mixed precision keeps half of the rows in half the size, which is not counted.
@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .model import CLIP, VisionTransformer
-from .packing import PackedText, PrefixPlan, attends_in_sequences
-from .prompting import LayerPrompts, by_layer
+from clip.model import CLIP, VisionTransformer
+from clip.packed_attention import attends_in_sequences
+from clip.packing import PackedText, PrefixPlan
+from clip.prompting import LayerPrompts, by_layer
+from dassl.utils import SettingError
 
 #: rows per token that a block keeps for the backward pass: the inputs of its two halves, queries,
 #: keys, values and result of attention with the pads of ``AttentionGroups``, the hidden layer
 KEPT_ROWS = 12
+
+
 #: rows per token that computing one block takes at a time, forward or backward
 WORKING_ROWS = 24
+
+
 #: the same of both for every place in ``CausalSequences``: queries, keys, values and result, and
 #: their gradients
 KEPT_PLACES, WORKING_PLACES = 4, 12
+
+
 #: maps as large as the first stage's result that a ResNet holds at a time, and that each of its
 #: blocks keeps for the backward pass
 WORKING_MAPS, KEPT_MAPS = 8, 8
@@ -71,3 +79,31 @@ def image_bytes(clip: CLIP, prompts: LayerPrompts | None = None, kept: bool = Fa
 def _item_size(clip: CLIP) -> int:
     table: Tensor = clip.positional_embedding  # never stored in half precision
     return table.element_size()
+
+
+class MemoryBound:
+    """What a step or a batch may hold beside the weights; false where there is no bound.
+
+    Args:
+        gb: 10^9 bytes, 0 for no bound.
+    """
+
+    def __init__(self, gb: float) -> None:
+        self.bytes = gb * 1e9
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0
+
+    def fitting(self, each: float, what: str, share: float = 1.0, beside: float = 0.0) -> int:
+        """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
+
+        Raises:
+            SettingError: not even one; the text calls it ``what``.
+        """
+        left = share * self.bytes - beside
+        if left < each:
+            raise SettingError(
+                f"MODEL.MEMORY_GB is {self.bytes / 1e9:g}, too little for {what}: use "
+                f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
+            )
+        return int(left // each)

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.clip import check_name, load_state_dict
 from clip.initial_draws import initial_draws
-from clip.model import CLIP, build_model
+from clip.loading import check_name, load_state_dict
+from clip.model import CLIP
+from clip.weights import build_model
 from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
@@ -29,10 +30,10 @@ from .checkpoints import (
     checkpoint_path,
     fitting_weights,
 )
+from .classifier import PRECISIONS, Prediction, PromptedCLIP
+from .config import check_shared_keys
 from .learner import PromptLearner
-from .memory_bound import check_memory
-from .prompted_clip import PRECISIONS, Prediction, PromptedCLIP
-from .step_graph import CudaCapture, StepGraph
+from .savings.graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
 
@@ -126,17 +127,12 @@ class PromptTrainer(TrainerX):
             raise ValueError(
                 f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
             )
-        if cfg.MODEL.TEACHER_CACHE_MB < 0:
-            raise ValueError(
-                f"MODEL.TEACHER_CACHE_MB is {cfg.MODEL.TEACHER_CACHE_MB}: use 0 (features of "
-                "the frozen CLIP are computed each time) or what they may take on disk"
-            )
+        check_shared_keys(cfg)
         if cfg.MODEL.OPENAI_DRAWS and not self.draws_as_published:
             raise ValueError(
                 "MODEL.OPENAI_DRAWS is for CoOp, CoCoOp and trainer files of your own on an "
                 f"unmodified CLIP: {cfg.TRAINER.NAME} would not have upstream's random numbers"
             )
-        check_memory(cfg)
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
             raise ValueError(
                 f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .prompted_clip import Prediction
+from .classifier import Prediction
 
 
 def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:

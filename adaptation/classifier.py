@@ -10,25 +10,22 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from clip.chunks import encode_text_in_chunks
-from clip.memory import image_bytes, text_bytes
-from clip.model import CLIP, convert_weights
+from clip.model import CLIP
 from clip.plain import PlainEncoders
 from clip.prompting import LayerPrompts, n_samples
-from dassl.utils import is_quiet
+from clip.weights import convert_weights
 
-from .learner import PromptLearner, class_prompts
-from .memory_bound import MemoryBound
-from .teacher_cache import TeacherCache
+from .learner import PromptLearner
+from .savings.chunks import encode_text_in_chunks
+from .savings.memory import MemoryBound, image_bytes, text_bytes
+from .savings.teacher import TeacherCache
 from .templates import TEACHER_TEMPLATES
+from .texts import MAX_SEQUENCES, class_prompts, encode_templates
 
 #: what PREC may say, and the type of automatic mixed precision it means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
 
-#: texts encoded at once without gradients
-MAX_SEQUENCES = 4096
 
 #: copies of the text features that a training step holds: raw, normalised, corrected, gradients
 FEATURE_COPIES = 8
@@ -54,38 +51,6 @@ class Prediction:
     frozen: Callable[[], Prediction] = _no_teacher
 
 
-def encode_templates(
-    clip: CLIP,
-    classnames: Sequence[str],
-    templates: Sequence[str],
-    unit: bool,
-    encoders: CLIP | PlainEncoders | None = None,
-    size: int = MAX_SEQUENCES,
-) -> Tensor:
-    """Text features averaged over templates.
-
-    Args:
-        clip: the frozen model.
-        classnames: ``C`` names.
-        templates: texts with one ``{}``.
-        unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
-            average the raw ones (PromptSRC's teacher).
-        encoders: what encodes; the model itself if not given.
-        size: texts encoded at once.
-
-    Returns:
-        ``(C, embed_dim)`` float32, unit norm.
-    """
-    total: Tensor | float = 0.0
-    # for a thousand classes and 60 templates this takes a while
-    hidden = len(templates) == 1 or is_quiet()
-    for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
-        text = class_prompts(clip, classnames, template)
-        features = encode_text_in_chunks(encoders or clip, text, size=size).float()
-        total = total + (F.normalize(features, dim=-1) if unit else features)
-    return F.normalize(total / len(templates), dim=-1)
-
-
 class PromptedCLIP(nn.Module):
     """CLIP plus learner. CLIP is frozen and stays in evaluation mode; only the learner trains.
 
@@ -101,9 +66,9 @@ class PromptedCLIP(nn.Module):
         fast: whether CLIP's own encoders are used, or the plain ones (``clip.plain``), with which
             the text is encoded anew for every batch and nothing is kept on disk.
         memory_gb: what a training step or a test batch may hold beside the weights, in 10^9 bytes,
-            by the estimates of ``clip.memory``; 0 for no bound. A step may use half of it for the
-            images and half for the text, which is encoded in parts, twice, if need be; a batch
-            without gradients is cut into parts.
+            by the estimates of ``adaptation.savings.memory``; 0 for no bound. A step may use half
+            of it for the images and half for the text, which is encoded in parts, twice, if need
+            be; a batch without gradients is cut into parts.
         cache_mb: what frozen features may take on disk, in 10^6 bytes (``TeacherCache``); 0
             computes them each time.
 

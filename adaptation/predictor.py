@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clip.clip import load_state_dict
-from clip.model import build_model
+from clip.loading import load_state_dict
+from clip.weights import build_model
 from dassl.config import CfgNode, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
-from .base import PromptTrainer, check_backbone, load_clip
 from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
+from .methods import check_trainer, extend_cfg
+from .trainer import PromptTrainer, check_backbone, load_clip
 
 #: settings that a zero-shot prediction shares with all runs, among them the image statistics of
 #: OpenAI's CLIP; weights of open_clip may state others
@@ -128,9 +129,6 @@ class Predictor:
         Raises:
             ValueError: unknown backbone or trainer, one that has to be trained, or no class.
         """
-        # the package imports this module before it is complete
-        from . import check_trainer, extend_cfg
-
         check_trainer(trainer)
         method = TRAINER_REGISTRY.get(trainer)
         if issubclass(method, PromptTrainer):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from clip.model import build_model
+from adaptation.starts import context_init
+from adaptation.texts import class_prompts
+from clip.weights import build_model
 from dassl.engine import build_trainer
 from tests.parity_files import recorded_clip
-from trainers.learner import class_prompts, context_init
 
 
 @pytest.fixture(scope="module")

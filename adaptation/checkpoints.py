@@ -16,6 +16,7 @@ from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
 
 from .learner import PromptLearner
+from .methods import check_trainer, extend_cfg
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
@@ -114,9 +115,6 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         ValueError: written by other code, a newer version or a method that is not registered, or
             with a key that is not known here.
     """
-    # the package imports this module before it is complete
-    from . import check_trainer, extend_cfg
-
     if "meta" not in checkpoint:
         raise ValueError(
             f"{path} was not written by this toolbox, or by a trainer file of your own: it does "

@@ -22,8 +22,8 @@ from dassl.engine import SimpleTrainer
 from dassl.engine.trainer import EpochLog
 from dassl.utils.random_state import get_random_state, set_random_state
 
-from .base import PromptTrainer
-from .joint import predict_together
+from .together import predict_together
+from .trainer import PromptTrainer
 
 
 def check_trains_together(trainer: type, cfg: CfgNode) -> None:

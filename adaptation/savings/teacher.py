@@ -55,9 +55,10 @@ def weights_fingerprint(model: CLIP) -> str:
 @functools.cache
 def source_fingerprint() -> str:
     """SHA-256 of the source files that decide on frozen features and on how they are kept."""
-    here = Path(__file__).parent
-    own = ("learner.py", "prompted_clip.py", "joint.py", "teacher_cache.py")
+    here = Path(__file__).parent.parent
+    own = ("learner.py", "classifier.py", "texts.py", "together.py")
     files = [Path(tools.__file__), Path(random_state.__file__), *(here / name for name in own)]
+    files += sorted(here.glob("savings/*.py"))
     for package in (clip, dassl.data):
         files += sorted(Path(package.__file__).parent.rglob("*.py"))
     return sha256_of_all(files)

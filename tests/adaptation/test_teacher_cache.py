@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clip.model import CLIP
-from dassl.engine import build_trainer
-from dassl.utils import random_state, tools
-from tests.parity_files import recorded_clip, relative_error
-from trainers.teacher_cache import (
+from adaptation.savings.teacher import (
     FeatureFiles,
     TeacherCache,
     source_fingerprint,
     weights_fingerprint,
 )
+from clip.model import CLIP
+from dassl.engine import build_trainer
+from dassl.utils import random_state, tools
+from tests.parity_files import recorded_clip, relative_error
 
 FIXED = ("INPUT.TRANSFORMS", ("normalize",))
 SEEDED = ("INPUT.SEEDED_VIEWS", True)

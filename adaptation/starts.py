@@ -1,0 +1,114 @@
+"""What learners are built from: sizes of a CLIP, checks of settings, start values of prompts."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clip.model import CLIP, VisionTransformer
+from clip.tokens import tokenize
+
+
+def warn_ignored(key: str, value: object, reason: str) -> None:
+    """Say that a config value has no effect."""
+    warnings.warn(f"{key} = {value!r} is ignored: {reason}", stacklevel=3)
+
+
+class Widths(NamedTuple):
+    """Sizes of a CLIP that learners are built from; the vision ones are 0 without a ViT."""
+
+    text: int
+    text_layers: int
+    vision: int
+    vision_layers: int
+
+
+def clip_widths(clip: CLIP) -> Widths:
+    """Widths and numbers of blocks of both encoders."""
+    vision = clip.visual.transformer if isinstance(clip.visual, VisionTransformer) else None
+    return Widths(
+        clip.transformer.width,
+        clip.transformer.layers,
+        vision.width if vision else 0,
+        vision.layers if vision else 0,
+    )
+
+
+def check_depth(depth: int, n_layers: int, key: str, lowest: int = 1) -> None:
+    """Check a prompt depth against the number of blocks.
+
+    Raises:
+        ValueError: fewer than ``lowest`` or more blocks than there are; names ``key``.
+    """
+    if not lowest <= depth <= n_layers:
+        raise ValueError(f"{key} is {depth}: this backbone takes {lowest} to {n_layers}")
+
+
+def require_vit(widths: Widths, method: str) -> None:
+    """Raises: ValueError: the image tower has no token sequence to put prompts in."""
+    if not widths.vision_layers:
+        raise ValueError(
+            f"{method} puts prompts into the image tower and needs a vision transformer: "
+            "choose a ViT as MODEL.BACKBONE.NAME"
+        )
+
+
+def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str]:
+    """Start values for a context, and the template of what stays frozen behind it.
+
+    The first ``n_ctx`` tokens of ``words`` are learned and the rest stays hand-written, as the
+    MaPLe line of code has it: with two tokens, "a photo of a" leaves "of a {}.".
+
+    Args:
+        clip: the frozen model.
+        words: hand-written context, underscores read as spaces; may be empty.
+        n_ctx: number of learned tokens.
+
+    Returns:
+        ``(n_ctx, d_text)`` token embeddings, or ``None`` when the words do not cover the context
+        and a random start is due; and the template.
+    """
+    split = words.replace("_", " ").split()
+    token_ids = tokenize(" ".join(split))[0]
+    token_ids = token_ids[1 : int(token_ids.argmax())]
+    if not split:
+        return None, "{}."
+    if n_ctx > len(token_ids):
+        warn_ignored("CTX_INIT", words, f"{len(token_ids)} tokens cannot start {n_ctx}")
+        return None, "{}."
+    if len(split) != len(token_ids):
+        raise ValueError(
+            f"CTX_INIT {words!r}: {len(split)} words but {len(token_ids)} tokens; "
+            "use words of one token each, or leave CTX_INIT empty"
+        )
+    with torch.no_grad():
+        start = clip.token_embedding(token_ids[:n_ctx].to(clip.token_embedding.weight.device))
+    return start.float().clone(), " ".join([*split[n_ctx:], "{}."])
+
+
+def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """Parameter with entries from N(0, std^2)."""
+    return nn.Parameter(torch.empty(*shape).normal_(std=std))
+
+
+def copies(module: nn.Module, n: int) -> nn.ModuleList:
+    """``n`` modules that start equal."""
+    return nn.ModuleList(copy.deepcopy(module) for _ in range(n))
+
+
+def start_context(clip: CLIP, words: str, n_ctx: int, key: str) -> tuple[Tensor, str]:
+    """Start of the input prompt ``(n_ctx, d_text)``, from words or at random, and the template.
+
+    Raises:
+        ValueError: fewer than one token; names ``key``.
+    """
+    if n_ctx < 1:
+        raise ValueError(f"{key} is {n_ctx}: use 1 or more")
+    start, template = context_init(clip, words, n_ctx)
+    if start is None:
+        start = torch.empty(n_ctx, clip_widths(clip).text).normal_(std=0.02)
+    return start, template

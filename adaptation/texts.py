@@ -1,0 +1,88 @@
+"""Class names in hand-written words, as token ids and as features of the frozen CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from adaptation.savings.chunks import encode_text_in_chunks
+from clip.model import CLIP
+from clip.packing import PackedText
+from clip.plain import PlainEncoders
+from clip.tokens import tokenize
+from dassl.utils import is_quiet
+
+
+def class_prompts(
+    clip: CLIP, classnames: Sequence[str], template: str, n_inserted: int = 0
+) -> PackedText:
+    """Token ids of ``template`` filled with every class name, underscores read as spaces.
+
+    Args:
+        clip: gives the context length and the device.
+        classnames: at least one.
+        template: text with one ``{}``.
+        n_inserted: learned tokens that a learner inserts.
+
+    Raises:
+        ValueError: no class, or a class name too long for the context.
+    """
+    if not len(classnames):
+        raise ValueError("the list of class names is empty: the data set has no class to classify")
+    length = clip.context_length
+    texts = [template.format(name.replace("_", " ")) for name in classnames]
+    try:
+        ids = torch.cat([tokenize(text, context_length=length) for text in texts])
+        fits = int(ids.argmax(dim=-1).max()) + n_inserted < length
+    except RuntimeError:
+        fits = False
+    if not fits:
+        ids = tokenize(texts, context_length=4096)
+        sizes = (ids.argmax(dim=-1) + 1 + n_inserted).tolist()
+        worst = max(range(len(sizes)), key=sizes.__getitem__)
+        raise ValueError(
+            f"class name {classnames[worst]!r} is too long: its prompt has {sizes[worst]} tokens "
+            f"with {n_inserted} learned ones, the context of this CLIP holds {length}. "
+            "Shorten the name or use fewer context tokens"
+        )
+    return PackedText(ids.to(clip.token_embedding.weight.device))
+
+
+#: texts encoded at once without gradients
+MAX_SEQUENCES = 4096
+
+
+def encode_templates(
+    clip: CLIP,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    unit: bool,
+    encoders: CLIP | PlainEncoders | None = None,
+    size: int = MAX_SEQUENCES,
+) -> Tensor:
+    """Text features averaged over templates.
+
+    Args:
+        clip: the frozen model.
+        classnames: ``C`` names.
+        templates: texts with one ``{}``.
+        unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
+            average the raw ones (PromptSRC's teacher).
+        encoders: what encodes; the model itself if not given.
+        size: texts encoded at once.
+
+    Returns:
+        ``(C, embed_dim)`` float32, unit norm.
+    """
+    total: Tensor | float = 0.0
+    # for a thousand classes and 60 templates this takes a while
+    hidden = len(templates) == 1 or is_quiet()
+    for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
+        text = class_prompts(clip, classnames, template)
+        features = encode_text_in_chunks(encoders or clip, text, size=size).float()
+        total = total + (F.normalize(features, dim=-1) if unit else features)
+    return F.normalize(total / len(templates), dim=-1)

@@ -1,0 +1,38 @@
+"""CLIP's own preprocessing of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+
+
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _transform(
+    n_px: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> Callable[[Image.Image], torch.Tensor]:
+    """CLIP's preprocessing for square inputs of `n_px` pixels."""
+    from torchvision import transforms  # here since training brings its own transforms
+
+    return transforms.Compose(
+        [
+            transforms.Resize(n_px, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(n_px),
+            _to_rgb,
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
