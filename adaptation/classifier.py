@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip.changes import LayerPrompts, n_samples
 from clip.model import CLIP
 from clip.plain import PlainEncoders
-from clip.prompting import LayerPrompts, n_samples
 from clip.weights import convert_weights
 
 from .learner import PromptLearner

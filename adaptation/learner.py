@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from clip.prompting import LayerPrompts
+from clip.changes import LayerPrompts
 
 from .templates import DEFAULT_TEMPLATE
 

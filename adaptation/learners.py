@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from clip.changes import LayerPrompts, deep_prompts
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, deep_prompts
 
 from .learner import PromptLearner
 from .starts import check_depth, clip_widths, context_init, normal, require_vit

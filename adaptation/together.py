@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.prompting import join_prompts
+from clip.changes import join_prompts
 
 from .classifier import Prediction, PromptedCLIP
 

@@ -1,148 +1,181 @@
-"""Whether somebody hooked, wrapped, replaced or patched a part of a tower.
+"""Prompts as data: what is inserted where, in front of which transformer block.
 
-Our encoders take the weights of some modules and call others with packed rows, which gives what
-the modules would give as long as they are the ones that ``clip.model`` builds. Otherwise the model
-has to be run as it stands (``clip.plain``). The look costs tens of microseconds per call, so it is
-taken anew in each. Hooks for all modules of a process, as profilers set them, do not count.
+An encoder call takes ``LayerPrompts``, a mapping from block number (0 is the input layer) to one
+:class:`Prompt` or a sequence of them, applied in order. A prompt inserts its tokens at a position
+and drops some of the tokens that stand there: ``drop=0`` adds to the sequence, ``drop=n`` replaces
+what an earlier prompt of ``n`` tokens left, anything else lets the sequence grow or shrink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-
-from .layers import (
-    Attention,
-    LayerNorm,
-    QuickGELU,
-    ResidualAttentionBlock,
-    Transformer,
-    causal_mask,
-)
-
-#: parts of a tower and their classes, by the name of the attribute
-TEXT_PARTS = {
-    "token_embedding": (nn.Embedding,),
-    "transformer": (Transformer,),
-    "ln_final": (LayerNorm,),
-}
-IMAGE_PARTS = {
-    "conv1": (nn.Conv2d,),
-    "ln_pre": (LayerNorm,),
-    "transformer": (Transformer,),
-    "ln_post": (LayerNorm,),
-}
-BLOCK_PARTS = {
-    "attn": (Attention,),
-    "ln_1": (LayerNorm,),
-    "mlp": (nn.Sequential,),
-    "ln_2": (LayerNorm,),
-}
-MLP_PARTS = {"c_fc": (nn.Linear,), "gelu": (QuickGELU, nn.GELU), "c_proj": (nn.Linear,)}
-
-#: classes of what our encoders pass by or give other shapes
-CLASSES = (
-    *(Transformer, ResidualAttentionBlock, Attention, LayerNorm, QuickGELU),
-    *(nn.Sequential, nn.Linear, nn.GELU),
-)
-#: their functions, as they are when nobody has replaced them
-FUNCTIONS = [
-    (ResidualAttentionBlock, "attention", ResidualAttentionBlock.attention),
-    *((kind, "forward", kind.forward) for kind in CLASSES),
-]
+from torch import Tensor
 
 
-def changed(module: nn.Module | None, kinds: tuple[type, ...]) -> bool:
-    """Whether a module is of another class (replaced, wrapped, parametrized), or ``hooked``."""
-    if type(module) not in kinds:
-        return True
-    own = module.__dict__
-    return bool(
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or "forward" in own
-    )
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether calls of a module do more than its class says: hooks, or a forward of its own."""
-    return changed(module, (type(module),))
-
-
-def changed_stack(transformer: nn.Module) -> bool:
-    """Whether calling the blocks of a transformer in turn is not what calling itself does."""
-    blocks = transformer._modules.get("resblocks")
-    return changed(transformer, (Transformer,)) or changed(blocks, (nn.Sequential,))
-
-
-def changed_part(
-    tower: nn.Module, parts: Mapping[str, tuple[type, ...]], causal: bool
-) -> str | None:
-    """Name of the first part that is not as built, or ``None``.
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens that enter a sequence in front of one transformer block.
 
     Args:
-        tower: has the ``parts``, among them the transformer.
-        parts: their classes; ``TEXT_PARTS`` or ``IMAGE_PARTS``.
-        causal: what mask the blocks must have: causal, or none.
+        tokens: what is inserted, ``d`` being the width of the encoder:
+            ``(n, d)`` is shared by every sequence of the call;
+            ``(S, n, d)`` holds one set per sequence, i.e. per image, or per class for text;
+            ``(B, 1, n, d)`` and ``(B, C, n, d)``, text only, hold one set per sample of a batch,
+            so that all ``C`` classes are encoded ``B`` times.
+        at: index of the first inserted token. ``None`` is the end of the sequence. Text also takes
+            one index per class, for positions that depend on the length of the class name.
+        drop: how many existing tokens are removed: those from ``at`` on, or the last ones when
+            ``at`` is ``None``.
     """
-    for kind, name, function in FUNCTIONS:
-        if getattr(kind, name) is not function:
-            return f"{kind.__name__}.{name}"
-    modules = tower._modules
-    for name, kinds in parts.items():
-        if changed(modules.get(name), kinds):
-            return name
-    transformer = modules["transformer"]
-    if changed_stack(transformer):
-        return "transformer.resblocks"
-    for number, block in transformer.resblocks._modules.items():
-        part = _changed_part_of_block(block, causal)
-        if part is not None:
-            return f"transformer.resblocks.{number}{part}"
-    return None
+
+    tokens: Tensor
+    at: int | tuple[int, ...] | None = None
+    drop: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens.dim() not in (2, 3, 4):
+            raise ValueError(
+                f"prompt tokens have 2, 3 or 4 dimensions, not shape {tuple(self.tokens.shape)}"
+            )
+        if self.drop < 0:
+            raise ValueError(f"a prompt cannot drop {self.drop} tokens: use 0 or more")
+
+    @property
+    def length(self) -> int:
+        """Number of inserted tokens."""
+        return self.tokens.shape[-2]
 
 
-def _changed_part_of_block(block: nn.Module, causal: bool) -> str | None:
-    if changed(block, (ResidualAttentionBlock,)) or "attention" in block.__dict__:
-        return ""
-    parts = block._modules
-    for name, kinds in BLOCK_PARTS.items():
-        if changed(parts.get(name), kinds):
-            return f".{name}"
-    attn, mlp = parts["attn"], parts["mlp"]._modules
-    if attn.dropout or attn.batch_first or _has_no(attn, "in_proj_bias"):
-        return ".attn"
-    if changed(attn._modules.get("out_proj"), (NonDynamicallyQuantizableLinear,)):
-        return ".attn.out_proj"
-    if len(mlp) != len(MLP_PARTS):
-        return ".mlp"
-    for name, kinds in MLP_PARTS.items():
-        part = mlp.get(name)
-        if changed(part, kinds) or _has_no(part, "bias"):
-            return f".mlp.{name}"
-    if not (_is_causal(block) if causal else block.attn_mask is None):
-        return ".attn_mask"
-    return None
+LayerPrompts = Mapping[int, "Prompt | Sequence[Prompt]"]
 
 
-def _has_no(module: nn.Module, parameter: str) -> bool:
-    # a copy that DataParallel made keeps its parameters elsewhere
-    return module._parameters.get(parameter, module) is None
+def deep_prompts(layers: Sequence[Tensor], at: int | None = None) -> dict[int, Prompt]:
+    """Prompts for consecutive blocks: the first one is inserted, each later one replaces it.
+
+    Args:
+        layers: one ``(n, d)`` tensor per prompted block, block 0 first.
+        at: index of the first prompt token, ``None`` for the end of the sequence.
+    """
+    return {
+        layer: Prompt(tokens, at=at, drop=0 if layer == 0 else layers[layer - 1].shape[-2])
+        for layer, tokens in enumerate(layers)
+    }
 
 
-def _is_causal(block: ResidualAttentionBlock) -> bool:
-    """Whether a block has a causal mask; an answer holds until another is set or written to."""
-    mask = block.attn_mask
-    if mask is None:
-        return False
-    known, version, answer = block.__dict__.get("_mask_seen", (None, 0, False))
-    now = 0 if mask.is_inference() else mask._version
-    if known is not mask or version != now:
-        answer = mask.dim() == 2 and torch.equal(mask.float().cpu(), causal_mask(len(mask)))
-        block._mask_seen = (mask, now, answer)
-    return answer
+def by_layer(prompts: LayerPrompts | None, n_layers: int) -> list[tuple[Prompt, ...]]:
+    """Spread ``prompts`` over ``n_layers`` blocks; an empty tuple where there is none.
+
+    Raises:
+        ValueError: a prompt stands in front of a block that does not exist.
+    """
+    spread: list[tuple[Prompt, ...]] = [()] * n_layers
+    for layer, entry in (prompts or {}).items():
+        if not 0 <= layer < n_layers:
+            raise ValueError(
+                f"prompt for block {layer}, but the encoder has {n_layers} blocks "
+                f"(0 to {n_layers - 1}): lower the prompt depth"
+            )
+        spread[layer] = _each(entry)
+    return spread
+
+
+def _each(entry: Prompt | Sequence[Prompt]) -> tuple[Prompt, ...]:
+    return (entry,) if isinstance(entry, Prompt) else tuple(entry)
+
+
+def n_samples(prompts: LayerPrompts | None) -> int:
+    """How many times text prompts have the whole class list encoded."""
+    entries = [prompt for entry in (prompts or {}).values() for prompt in _each(entry)]
+    return max((p.tokens.shape[0] for p in entries if p.tokens.dim() == 4), default=1)
+
+
+def batch_size(layers: Sequence[Sequence[Prompt]]) -> int | None:
+    """For how many samples text prompts hold a set each; ``None`` if none of them does.
+
+    Args:
+        layers: prompts of every block, as ``by_layer`` gives them.
+
+    Raises:
+        ValueError: they hold them for batches of different size.
+    """
+    sizes = {len(p.tokens) for entry in layers for p in entry if p.tokens.dim() == 4}
+    if len(sizes) > 1:
+        raise ValueError(f"prompts for batches of different size: {sorted(sizes)}")
+    return sizes.pop() if sizes else None
+
+
+def join_prompts(
+    prompts: Sequence[LayerPrompts | None], sizes: Sequence[int], dims: int
+) -> LayerPrompts | None:
+    """Prompts of several calls of an encoder as those of one call over the sequences of all.
+
+    Args:
+        prompts: of every call, alike in all but the values of the tokens; or ``None`` for each.
+        sizes: sequences of every call: images, or for text samples of the whole class list.
+        dims: dimensions of the joined tokens: 3 for images, 4 for text.
+
+    Returns:
+        one set of tokens per image, ``(sum(sizes), n, d)``, or per sample of the class list,
+        ``(sum(sizes), 1, n, d)`` or ``(sum(sizes), C, n, d)``.
+
+    Raises:
+        ValueError: the calls differ in where prompts stand or in how long they are.
+    """
+    spread = [{layer: _each(entry) for layer, entry in (one or {}).items()} for one in prompts]
+    outlines = [
+        {layer: [(p.length, p.at, p.drop) for p in entry] for layer, entry in one.items()}
+        for one in spread
+    ]
+    if any(outline != outlines[0] for outline in outlines):
+        raise ValueError("prompts that differ in place or length cannot share a call")
+    if prompts[0] is None:
+        return None
+
+    def joined(layer: int, index: int) -> Tensor:
+        parts = []
+        for one, size in zip(spread, sizes, strict=True):
+            tokens = one[layer][index].tokens
+            tokens = tokens.reshape((1,) * (dims - tokens.dim()) + tokens.shape)
+            parts.append(tokens.expand(size, *tokens.shape[1:]))
+        return torch.cat(parts)
+
+    return {
+        layer: tuple(replace(p, tokens=joined(layer, i)) for i, p in enumerate(entry))
+        for layer, entry in spread[0].items()
+    }
+
+
+def splice(x: Tensor, prompt: Prompt) -> Tensor:
+    """Insert and drop the tokens of one prompt at the same place in every sequence of ``x``.
+
+    Args:
+        x: ``(S, length, d)``.
+        prompt: tokens ``(n, d)`` or ``(S, n, d)``, ``at`` an index or ``None``.
+
+    Returns:
+        ``(S, length + n - drop, d)``.
+
+    Raises:
+        ValueError: fewer tokens than are to be dropped, sizes that do not fit, or a prompt in
+            front of the first token, which both encoders read as what it is.
+    """
+    tokens = prompt.tokens
+    if tokens.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"prompt of width {tokens.shape[-1]} for an encoder of width {x.shape[-1]}"
+        )
+    if tokens.dim() == 4 or (tokens.dim() == 3 and tokens.shape[0] not in (1, x.shape[0])):
+        raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
+    length = x.shape[1]
+    at = length - prompt.drop if prompt.at is None else prompt.at
+    if at < 1 or at + prompt.drop > length:
+        raise ValueError(
+            f"cannot drop {prompt.drop} tokens at position {at} of a sequence of {length} tokens"
+        )
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    # the gradients of a split are put together at once, those of slices one after the other
+    before, _, behind = x.split((at, prompt.drop, length - at - prompt.drop), dim=1)
+    return torch.cat([before, tokens, behind], dim=1)

@@ -2,7 +2,7 @@
 
 Called, a block, its parts and a stack of blocks compute what OpenAI's compute, length first and
 with the text encoder's mask. Our encoders use the other methods instead: batch first, on PyTorch's
-fused attention, and with an MLP that touches its hidden layer once. ``clip.changes`` tells them
+fused attention, and with an MLP that touches its hidden layer once. ``clip.patched`` tells them
 when somebody hooked, wrapped or replaced what these would pass by.
 """
 

@@ -2,7 +2,7 @@
 
 Architecture, parameter names and numbers are those of OpenAI's CLIP (Radford et al., 2021,
 arXiv 2103.00020), and so are the modules to whoever calls, hooks, wraps or replaces them. Both
-encoders take :class:`~clip.prompting.LayerPrompts`; without them they are plain CLIP. The text
+encoders take :class:`~clip.changes.LayerPrompts`; without them they are plain CLIP. The text
 encoder computes packed class prompts (see :mod:`clip.packing`), the image encoder finishes only the
 class token in its last block; both give what the plain full-length computation gives, to rounding,
 and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import plain as plain_encoders
-from .changes import IMAGE_PARTS, TEXT_PARTS, changed_part, hooked
+from .changes import LayerPrompts, Prompt, batch_size, by_layer, splice
 from .layers import (
     LayerNorm,
     QuickGELU,
@@ -28,7 +28,7 @@ from .layers import (
     causal_mask,
 )
 from .packing import PackedText, PrefixPlan, SuffixLayout, check_context, splice_packed
-from .prompting import LayerPrompts, Prompt, batch_size, by_layer, splice
+from .patched import IMAGE_PARTS, TEXT_PARTS, changed_part, hooked
 from .resnet import AttentionPool2d, Bottleneck, ModifiedResNet
 
 #: the module of this name in OpenAI's package has the same
@@ -240,7 +240,7 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def changed_part(self) -> str | None:
-        """First part that somebody hooked, wrapped, replaced or patched (``clip.changes``)."""
+        """First part that somebody hooked, wrapped, replaced or patched (``clip.patched``)."""
         text = changed_part(self, TEXT_PARTS, causal=True)
         if text is not None or isinstance(self.visual, VisionTransformer):
             return text or changed_part(self.visual, IMAGE_PARTS, causal=False)

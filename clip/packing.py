@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .changes import Prompt
 from .packed_attention import AttentionGroups, CausalSequences, attends_in_sequences
-from .prompting import Prompt
 
 
 class PackedText:

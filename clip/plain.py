@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .changes import changed_stack
+from .changes import LayerPrompts, Prompt, batch_size, by_layer, splice
 from .packing import PackedText, check_context, check_places, check_text_prompt
-from .prompting import LayerPrompts, Prompt, batch_size, by_layer, splice
+from .patched import changed_stack
 
 if TYPE_CHECKING:
     from .model import CLIP, VisionTransformer

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from clip.changes import LayerPrompts
     from clip.layers import ResidualAttentionBlock
-    from clip.prompting import LayerPrompts
     from trainers import Predictor
 
 COLUMNS = ("token", "row", "column", "frozen", "prompted")
@@ -82,7 +82,7 @@ def token_origins(n_patches: int, prompts: LayerPrompts | None, layer: int) -> l
     """
     import torch
 
-    from clip.prompting import Prompt, by_layer, splice
+    from clip.changes import Prompt, by_layer, splice
 
     tokens = torch.arange(n_patches + 1.0)[None, :, None]
     for prompt in sum(by_layer(prompts, max([layer, *(prompts or ())]) + 1)[: layer + 1], ()):

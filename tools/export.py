@@ -37,7 +37,7 @@ from .command import add_classes, load_run, read_names, run_parser, writing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clip.prompting import LayerPrompts
+    from clip.changes import LayerPrompts
     from trainers import Predictor
 
 #: metadata entry of the files; a single one, as safetensors writes several in random order
@@ -87,7 +87,7 @@ def prompt_tensors(prompts: LayerPrompts | None, name: str) -> tuple[dict[str, T
         prompts: as a learner gives them.
         name: start of the tensors' names.
     """
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
 
     tensors, places = {}, {}
     for block, entries in enumerate(by_layer(prompts, max(prompts or (-1,)) + 1)):

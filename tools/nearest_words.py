@@ -79,7 +79,7 @@ def nearest_words(predictor: Predictor, top_k: int) -> list[tuple]:
     """
     import torch
 
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
     from clip.simple_tokenizer import SimpleTokenizer
 
     model, tokenizer = predictor.model, SimpleTokenizer()

@@ -95,7 +95,7 @@ def class_names(
     """Embedded texts around the context: ``token_prefix`` (C, 1, d), ``token_suffix`` (C, ., d)."""
     import torch
 
-    from clip.prompting import by_layer
+    from clip.changes import by_layer
     from clip.tokens import tokenize
 
     prompts = learner.text_prompts()

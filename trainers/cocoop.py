@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from adaptation.learner import PromptLearner
 from adaptation.starts import start_context
 from adaptation.trainer import PromptTrainer
+from clip.changes import LayerPrompts, Prompt
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, Prompt
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from adaptation.learner import PromptLearner
 from adaptation.starts import clip_widths, context_init, warn_ignored
 from adaptation.trainer import PromptTrainer
+from clip.changes import LayerPrompts, Prompt
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, Prompt
 from clip.tokens import tokenize
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY

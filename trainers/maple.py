@@ -18,8 +18,8 @@ from torch import nn
 from adaptation.learners import CoupledPromptLearner
 from adaptation.starts import check_depth, clip_widths, copies, require_vit, start_context
 from adaptation.trainer import PromptTrainer
+from clip.changes import LayerPrompts, deep_prompts
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, deep_prompts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 

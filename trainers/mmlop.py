@@ -46,8 +46,8 @@ from adaptation.learner import PromptLearner
 from adaptation.losses import consistency_terms
 from adaptation.starts import check_depth, clip_widths, context_init, normal, require_vit
 from adaptation.trainer import PromptTrainer
+from clip.changes import LayerPrompts, deep_prompts
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, deep_prompts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from adaptation.learners import CoupledPromptLearner
 from adaptation.starts import check_depth, clip_widths, copies, require_vit
 from adaptation.trainer import PromptTrainer
+from clip.changes import LayerPrompts, Prompt
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, Prompt
 from clip.tokens import tokenize
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from clip.changes import LayerPrompts, Prompt, by_layer, n_samples
 from clip.model import CLIP
 from clip.packing import PackedText, check_text_prompt
 from clip.plain import PlainEncoders
-from clip.prompting import LayerPrompts, Prompt, by_layer, n_samples
 
 
 def encode_text_in_chunks(

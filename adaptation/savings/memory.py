@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from clip.changes import LayerPrompts, by_layer
 from clip.model import CLIP, VisionTransformer
 from clip.packed_attention import attends_in_sequences
 from clip.packing import PackedText, PrefixPlan
-from clip.prompting import LayerPrompts, by_layer
 from dassl.utils import SettingError
 
 #: rows per token that a block keeps for the backward pass: the inputs of its two halves, queries,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clip.changes import LayerPrompts, Prompt
 from clip.model import CLIP
-from clip.prompting import LayerPrompts, Prompt
 
 
 def norm(layer, x: Tensor) -> Tensor:

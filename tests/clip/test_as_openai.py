@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 import clip
 from adaptation.savings.chunks import encode_text_in_chunks
+from clip.changes import Prompt, deep_prompts
 from clip.model import (
     CLIP,
     AttentionPool2d,
@@ -28,7 +29,6 @@ from clip.model import (
 )
 from clip.packing import PackedText
 from clip.plain import PlainEncoders
-from clip.prompting import Prompt, deep_prompts
 from clip.weights import build_model, convert_weights
 from tests.clip import openai
 from tests.parity_files import recorded_clip

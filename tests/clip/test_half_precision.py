@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from clip import packed_attention, tokenize
+from clip.changes import Prompt, deep_prompts
 from clip.model import CLIP
 from clip.packing import PackedText
 from clip.plain import PlainEncoders
-from clip.prompting import Prompt, deep_prompts
 from clip.weights import build_model, convert_weights
 from tests.parity_files import recorded_clip, relative_error
 

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 import clip
 from adaptation.trainer import load_clip
 from clip import openclip
+from clip.changes import Prompt, deep_prompts
 from clip.loading import check_name
 from clip.model import TRAITS
-from clip.prompting import Prompt, deep_prompts
 from clip.weights import build_model
 
 from . import plain

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from clip.changes import Prompt
 from clip.model import CLIP
 from clip.packing import PackedText
 from clip.plain import PlainEncoders
-from clip.prompting import Prompt
 
 
 def test_plain_encoders_with_prompts_in_any_place():

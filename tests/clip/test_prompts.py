@@ -14,10 +14,10 @@ from adaptation.savings.chunks import encode_text_in_chunks
 from clip import layers as clip_layers
 from clip import model as clip_model
 from clip import packed_attention
+from clip.changes import Prompt, deep_prompts, join_prompts
 from clip.layers import ResidualAttentionBlock, fused_mlp
 from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
-from clip.prompting import Prompt, deep_prompts, join_prompts
 from tests.clip import plain
 
 VOCABULARY, CONTEXT, LAYERS, WIDTH, VISION_WIDTH = 60, 24, 4, 64, 128

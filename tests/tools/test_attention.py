@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from PIL import Image
 
+from clip.changes import Prompt
 from clip.layers import Attention
-from clip.prompting import Prompt
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from support.command_line import run_command
 from tests.trainers.test_contract import METHODS

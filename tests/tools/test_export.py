@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from clip.prompting import Prompt, by_layer
+from clip.changes import Prompt, by_layer
 from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tests.trainers.test_contract import METHODS
