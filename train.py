@@ -318,10 +318,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         names = registry.registered_names()
         if not name:
             raise ValueError(f"{option} is missing; it can name {', '.join(sorted(names))}")
-        if registry is TRAINER_REGISTRY:
-            trainers.check_trainer(name, option)
-        else:
-            registry.check(name, option)
+        registry.check(name, option)
     own = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "node", None)
     check_method_keys(keys, cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
