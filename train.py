@@ -309,7 +309,6 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
-    from dassl.utils import check_availability
 
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
@@ -338,10 +337,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         names = registry.registered_names()
         if not name:
             raise ValueError(f"{option} is missing; it can name {', '.join(sorted(names))}")
-        if registry is TRAINER_REGISTRY:
-            trainers.check_trainer(name, option)
-        else:
-            check_availability(name, names, option)
+        registry.check(name, option)
     own = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "node", None)
     check_method_keys(given_keys(args), cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():

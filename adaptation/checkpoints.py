@@ -15,8 +15,8 @@ from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
 from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
 
+from .config import extend_cfg
 from .learner import PromptLearner
-from .methods import check_trainer, extend_cfg
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
@@ -124,7 +124,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     _check_layout(checkpoint["meta"], path)
     method = checkpoint["meta"]["method"]
     try:
-        check_trainer(method)
+        TRAINER_REGISTRY.check(method)
     except ValueError as error:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
     cfg = get_cfg_default()

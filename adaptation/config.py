@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the keys that all methods share, and those that the registered methods declare."""
+    declare_shared_keys(cfg)
+    TRAINER_REGISTRY.declare_keys(cfg)
 
 
 def declare_shared_keys(cfg: CfgNode) -> None:

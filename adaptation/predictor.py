@@ -18,7 +18,7 @@ from dassl.utils import load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
 from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
-from .methods import check_trainer, extend_cfg
+from .config import extend_cfg
 from .trainer import PromptTrainer, check_backbone, load_clip
 
 #: settings that a zero-shot prediction shares with all runs, among them the image statistics of
@@ -129,7 +129,7 @@ class Predictor:
         Raises:
             ValueError: unknown backbone or trainer, one that has to be trained, or no class.
         """
-        check_trainer(trainer)
+        TRAINER_REGISTRY.check(trainer)
         method = TRAINER_REGISTRY.get(trainer)
         if issubclass(method, PromptTrainer):
             raise ValueError(f"{trainer} has to be trained: name the folder of a run (--model-dir)")

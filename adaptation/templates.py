@@ -1,4 +1,4 @@
-"""Hand-written text templates: one per data set, and ImageNet's ensembles.
+"""Hand-written text templates: those of ImageNet's ensembles, and the one of a data set.
 
 Source: the prompt-engineering notebook and prompt list of OpenAI's CLIP repository (MIT),
 in the order of CoOp's and PromptSRC's code. Their grammar ("a origami") is original.
@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import yaml
 
+from dassl.data.datasets import DATASET_REGISTRY
+
 #: template of a data set that has none of its own, and the text that most prompts start from
 DEFAULT_TEMPLATE = "a photo of a {}."
-
-#: zero-shot template by registry name of the data set
-DATASET_TEMPLATES = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "UCF101": "a photo of a person doing {}.",
-}
 
 #: the 80 ImageNet templates
 IMAGENET_TEMPLATES = (
@@ -129,8 +121,33 @@ TEACHER_TEMPLATES = (
 
 
 def dataset_template(name: str) -> str:
-    """Zero-shot template of the data set registered as ``name``."""
-    return DATASET_TEMPLATES.get(name, DEFAULT_TEMPLATE)
+    """Return the zero-shot template of the data set registered as ``name``.
+
+    It is the attribute ``template`` of its class, or else :data:`DEFAULT_TEMPLATE`.
+
+    Raises:
+        ValueError: it is not a text with one ``{}``.
+    """
+    template = getattr(_dataset_class(name), "template", None)
+    return DEFAULT_TEMPLATE if template is None else _checked(template, f"data set {name}")
+
+
+def ensemble_templates(name: str) -> tuple[str, ...]:
+    """Return the templates of the zero-shot ensemble on the data set registered as ``name``.
+
+    These are ImageNet's seven selected ones and the data set's own, unless its class says
+    ``template_in_ensemble = False``.
+    """
+    if getattr(_dataset_class(name), "template_in_ensemble", True):
+        return *IMAGENET_TEMPLATES_SELECT, dataset_template(name)
+    return IMAGENET_TEMPLATES_SELECT
+
+
+def _dataset_class(name: str) -> Any:
+    if name:  # without a data set, as when labels are predicted, the import is spared
+        import datasets  # noqa: F401  registers them
+
+    return DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else None
 
 
 def given_templates(entries: Iterable[str], folder: str) -> tuple[str, ...]:

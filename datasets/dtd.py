@@ -9,11 +9,12 @@ from .fewshot import FewShotDataset
 
 @DATASET_REGISTRY.register()
 class DescribableTextures(FewShotDataset):
-    """Class names are folder names; the images are split anew, not as in `labels/`."""
+    """Class names are folder names; the images are split anew, not as in ``labels/``."""
 
     dataset_dir = "dtd"
     layout = "images/<class>/*"
     split_file = "split_zhou_DescribableTextures.json"
+    template = "{} texture."
 
     def read_annotations(self):
         return self.read_and_split_data(self.image_dir)

@@ -28,6 +28,7 @@ class EuroSAT(FewShotDataset):
     image_dir = "2750"
     layout = "2750/<class>/*.jpg"
     split_file = "split_zhou_EuroSAT.json"
+    template = "a centered satellite photo of {}."
 
     def read_annotations(self):
         return self.read_and_split_data(self.image_dir, new_cnames=NEW_NAMES)

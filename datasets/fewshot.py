@@ -1,6 +1,6 @@
 """Few-shot image classification: split files, shots and base/new classes, once for all data sets.
 
-A data set is a subclass of `FewShotDataset` that names its folders and reads its raw annotation.
+A data set is a subclass of ``FewShotDataset`` that names its folders and reads its raw annotation.
 Lists are read for all classes, then sampled, and only then reduced to base or new classes: base,
 new and all runs of one (shots, seed) pair therefore see the same images.
 """
@@ -8,52 +8,37 @@ new and all runs of one (shots, seed) pair therefore see the same images.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import pickle
-import random
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from dassl.config import CfgNode
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import check_availability
-from support.files import write_json
 
-from .annotations import (
-    AGAIN,
-    ClassNames,
-    Line,
-    as_read,
-    is_not,
-    read_json,
-    read_lines,
-    with_slashes,
-)
-from .whereabouts import contents, explain
+from . import splits
+from .annotations import ClassNames, Line, as_clip_reads, read_lines
+from .items import GUIDE, check_images, make_item
+from .shots import sample_shots
+from .whereabouts import explain_missing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
-MAX_VAL_SHOTS = 4
-# A split that has to be generated is the same for every run seed, and leaves the run's stream alone
-SPLIT_SEED = 0
-GUIDE = "see docs/datasets.md for its layout and sources"
-SPLIT_FILE = "a split file with lists train, val and test of [path, label, class name]"
-PARTS = ("train", "val", "test")
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the config key that this file reads and that is not Dassl's."""
+    #: one of SUBSAMPLE_CHOICES: all classes, base (the first half, the larger when odd) or new (the
+    #: rest)
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"
 
 
 class FewShotDataset(DatasetBase):
     """Image classification data set with shots per class and base/new classes.
 
-    Class attributes of a subclass (paths are relative; instances hold the absolute ones):
-    `dataset_dir`, the folder below DATASET.ROOT; `image_dir`, the folder in it that the paths of
-    the split file start from; `split_file`, the published split, or None where there is none;
-    `layout`, what the folder is expected to hold without that file, for messages. `guide` tells
-    where the layout is described. A subclass implements `read_annotations`, and
-    `prepare` if it makes its own files.
+    A subclass sets the attributes below and implements ``read_annotations``, and ``prepare`` if it
+    makes its own files.
 
     Args:
         cfg: configuration with DATASET.ROOT, DATASET.NUM_SHOTS (images per class, below 1 for
@@ -64,11 +49,20 @@ class FewShotDataset(DatasetBase):
         ValueError: an option is out of range or a list cannot be used.
     """
 
+    #: folder below DATASET.ROOT; absolute in an instance
     dataset_dir = ""
+    #: folder in it that the paths of the split file start from; absolute in an instance
     image_dir = "images"
+    #: file of the published split in ``dataset_dir``; None where there is none
     split_file: str | None = None
+    #: what ``dataset_dir`` is expected to hold without that file, for messages
     layout = ""
+    #: where the layout is described, for messages
     guide = GUIDE
+    #: zero-shot text with one ``{}`` for the class name; None for "a photo of a {}."
+    template: str | None = None
+    #: whether zero-shot ensembles have that text as well as those selected on ImageNet
+    template_in_ensemble = True
 
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
@@ -79,10 +73,10 @@ class FewShotDataset(DatasetBase):
         self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        parts = {"train_x": train, "val": val, "test": test}
-        parts = {name: items for name, items in parts.items() if items is not None}
-        halves = self.subsample_classes(*parts.values(), subsample=subsample)
-        parts = dict(zip(parts, halves, strict=True))
+        lists = {"train_x": train, "val": val, "test": test}
+        lists = {name: items for name, items in lists.items() if items is not None}
+        selected = self.subsample_classes(*lists.values(), subsample=subsample)
+        parts = dict(zip(lists, selected, strict=True))
         if val is None:
             parts["val"] = parts.get("test")
         super().__init__(**parts)
@@ -93,9 +87,9 @@ class FewShotDataset(DatasetBase):
         """Make the files of a data set that needs no download, before folders are checked."""
 
     def read_annotations(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
-        """Read the raw annotation into (train, val, test); val None lets the test list serve.
+        """Read the raw annotation into (train, val, test).
 
-        With val None no validation shots are drawn.
+        With val None the test list serves as validation, and no validation shots are drawn.
         """
         raise NotImplementedError
 
@@ -111,7 +105,7 @@ class FewShotDataset(DatasetBase):
         for folder in (self.dataset_dir, self.image_dir):
             if not os.path.isdir(folder):
                 wanted = os.path.relpath(folder, self.dataset_dir)
-                found = explain(self.dataset_dir, wanted, self.layout)
+                found = explain_missing(self.dataset_dir, wanted, self.layout)
                 raise FileNotFoundError(
                     f"{self.name}: folder {folder} not found{found and f' ({found})'}. Put the "
                     f"data set there ({self.guide}), or point the data root elsewhere (--root, "
@@ -123,18 +117,22 @@ class FewShotDataset(DatasetBase):
         return type(self).__name__
 
     def annotation_file(self, *parts: str) -> str:
-        """Absolute path of a file below the data set folder; FileNotFoundError if it is absent."""
+        """Return the absolute path of a file below the data set folder.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         path = os.path.join(self.dataset_dir, *parts)
         if not os.path.isfile(path):
             wanted = os.path.relpath(path, self.dataset_dir)
-            found = explain(self.dataset_dir, wanted, self.layout)
+            found = explain_missing(self.dataset_dir, wanted, self.layout)
             raise FileNotFoundError(
                 f"{self.name}: annotation file {path} not found ({found}; {self.guide})"
             )
         return path
 
     def annotation_lines(self, *parts: str) -> list[Line]:
-        """Stripped lines of an annotation file, without empty ones and `#` comments.
+        """Read the lines of an annotation file without empty ones and ``#`` comments.
 
         Raises:
             FileNotFoundError: the file is absent.
@@ -143,13 +141,18 @@ class FewShotDataset(DatasetBase):
         return read_lines(self.annotation_file(*parts))
 
     def check_images(self, items: Iterable[Datum], annotation: str) -> None:
-        """Raise FileNotFoundError if images named by an annotation file do not exist.
+        """Check that the images named by an annotation file exist.
 
         Args:
             items: the images.
             annotation: file that names them, for the message.
+
+        Raises:
+            FileNotFoundError: one does not exist.
         """
-        check_images(items, annotation, self.guide, self.dataset_dir, self.layout)
+        check_images(
+            items, annotation, guide=self.guide, dataset_dir=self.dataset_dir, layout=self.layout
+        )
 
     # --- the lists of all classes -------------------------------------------------------------
 
@@ -184,36 +187,26 @@ class FewShotDataset(DatasetBase):
             if earlier:
                 shutil.copyfile(path, earlier)
             self.save_split(*lists, path, self.image_dir)
-            origin = {"split_sha256": _file_sha256(path), "sources": self.split_fingerprint(*lists)}
-            write_json(origin, self._origin_file)
+            splits.write_origin(path, self.split_fingerprint(*lists))
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
         return lists
 
-    @property
-    def _origin_file(self) -> str:
-        """What a split that was generated here was generated from, beside the split file."""
-        return os.path.join(self.dataset_dir, f"{os.path.splitext(self.split_file)[0]}.origin.json")
-
     def generate_if_changed(self, path: str) -> tuple[list[Datum], ...] | None:
-        """The lists that take the place of a split file that does not fit its sources any more.
+        """Generate a split anew if it was generated here from other files than are there now.
 
         Args:
             path: the split file.
 
         Returns:
-            None for a split that was not generated here or was edited since, or whose sources are
-            as they were or were removed.
+            (train, val, test), or None for a split that was not generated here, was edited since,
+            or whose sources are as they were or were removed.
 
         Raises:
             ValueError: no split can be generated any more.
         """
-        try:
-            origin = read_json(self._origin_file, "a note on a split file")
-            sources, split = origin["sources"], origin["split_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if split != _file_sha256(path):
+        sources = splits.read_origin(path)
+        if sources is None:
             return None
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # nothing may come of it
@@ -251,10 +244,10 @@ class FewShotDataset(DatasetBase):
             )
 
     def note_same_names(self, train: Sequence[Datum]) -> None:
-        """Print which classes have the same name: a list may be official all the same."""
+        """Print which classes have the same name; official lists have such classes, too."""
         groups = defaultdict(list)
         for label, name in sorted({(item.label, item.classname) for item in train}):
-            groups[as_read(name)].append(label)
+            groups[as_clip_reads(name)].append(label)
         same = [(name, found) for name, found in groups.items() if len(found) > 1]
         if same:
             name, found = same[0]
@@ -264,234 +257,24 @@ class FewShotDataset(DatasetBase):
                 f"class name {name!r}{others}: a text cannot tell them apart"
             )
 
-    @staticmethod
-    def read_split(filepath: str, path_prefix: str) -> tuple[list[Datum], list[Datum], list[Datum]]:
-        """Read a split file `{"train": [[path, label, class name], ...], "val": .., "test": ..}`.
+    # names of upstream, for subclasses
+    read_split = staticmethod(splits.read_split)
+    save_split = staticmethod(splits.save_split)
+    read_and_split_data = staticmethod(splits.read_and_split_data)
+    split_by_class = staticmethod(splits.split_by_class)
+    split_trainval = staticmethod(splits.split_trainval)
 
-        Args:
-            filepath: the JSON file.
-            path_prefix: folder its image paths are relative to. Where only that finds images, the
-                backslashes of a list written on Windows are read as slashes.
-
-        Raises:
-            ValueError: the file is not such a split, or gives a class no name, or two names.
-            FileNotFoundError: it lists images that do not exist.
-        """
-        print(f"Reading split from {filepath}")
-        split = read_json(filepath, SPLIT_FILE)
-        lists = {}
-        for part in PARTS:
-            lists[part] = split.get(part) if isinstance(split, dict) else None
-            if not isinstance(lists[part], list):
-                raise is_not(filepath, SPLIT_FILE, f"it has no list {part!r}")
-        names = ClassNames()
-        for part, rows in lists.items():
-            for number, row in enumerate(rows, start=1):
-                where = f"{filepath}, {part} image {number}"
-                if not _is_row(row):
-                    raise is_not(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
-                names.add(row[1], str(row[2]), where)
-        paths = with_slashes([row[0] for rows in lists.values() for row in rows], [path_prefix])
-        rest = iter(paths)
-        items = tuple(
-            [
-                make_item(os.path.join(path_prefix, next(rest)), label, str(name))
-                for _, label, name in rows
-            ]
-            for rows in lists.values()
-        )
-        check_images((item for part in items for item in part), filepath)
-        return items
-
-    @staticmethod
-    def save_split(
-        train: Sequence[Datum],
-        val: Sequence[Datum],
-        test: Sequence[Datum],
-        filepath: str,
-        path_prefix: str,
-    ) -> None:
-        """Write a split file with paths relative to `path_prefix`."""
-        lists = {"train": train, "val": val, "test": test}
-        split = {part: _to_rows(items, path_prefix) for part, items in lists.items()}
-        write_json(split, filepath, indent=4)
-        print(f"Saved split to {filepath}")
-
-    @staticmethod
-    def read_and_split_data(
-        image_dir: str,
-        p_trn: float = 0.5,
-        p_val: float = 0.2,
-        ignored: Iterable[str] = (),
-        new_cnames: Mapping[str, str] | None = None,
-    ) -> tuple[list[Datum], list[Datum], list[Datum]]:
-        """Split a tree with one folder per class; labels follow the sorted folder names.
-
-        Args:
-            image_dir: folder that holds the class folders.
-            p_trn, p_val: shares of each class (0 to 1) for training and validation.
-            ignored: folder names that are no classes.
-            new_cnames: class names of folders that are not named as their class.
-        """
-        print(f"Splitting into {p_trn:.0%} train, {p_val:.0%} val, and the rest test")
-        ignored = set(ignored)
-        folders = [name for name in class_folders(image_dir) if name not in ignored]
-        items = []
-        for label, folder in enumerate(folders):
-            classname = (new_cnames or {}).get(folder, folder)
-            items += list_images(os.path.join(image_dir, folder), label, classname)
-        return FewShotDataset.split_by_class(items, p_trn, p_val)
-
-    @staticmethod
-    def split_by_class(
-        items: Iterable[Datum], p_trn: float = 0.5, p_val: float = 0.2
-    ) -> tuple[list[Datum], list[Datum], list[Datum]]:
-        """Shuffle each class and cut it into train, val and the rest, test.
-
-        Raises:
-            ValueError: a class has too few images to be in train and in test.
-        """
-        rng = random.Random(SPLIT_SEED)
-        train, val, test = [], [], []
-        for _, members in sorted(_group_by_label(items).items()):
-            rng.shuffle(members)
-            n_train, n_val = round(len(members) * p_trn), round(len(members) * p_val)
-            if n_train < 1 or n_train + n_val >= len(members):
-                raise ValueError(
-                    f"Class {members[0].classname!r} has {len(members)} images, too few to split "
-                    f"into train, val and test (in {os.path.dirname(members[0].impath)})"
-                )
-            train += members[:n_train]
-            val += members[n_train : n_train + n_val]
-            test += members[n_train + n_val :]
-        return train, val, test
-
-    @staticmethod
-    def split_trainval(
-        trainval: Iterable[Datum], p_val: float = 0.2
-    ) -> tuple[list[Datum], list[Datum]]:
-        """Take the share `p_val` of each class (rounded) out of an official training list."""
-        print(f"Splitting trainval into {1 - p_val:.0%} train and {p_val:.0%} val")
-        rng = random.Random(SPLIT_SEED)
-        train, val = [], []
-        for _, members in sorted(_group_by_label(trainval).items()):
-            rng.shuffle(members)
-            n_val = round(len(members) * p_val)
-            val += members[:n_val]
-            train += members[n_val:]
-        return train, val
+    def split_fingerprint(self, *lists: Sequence[Datum] | None) -> str:
+        """Return the SHA-256 of lists of images: order, relative paths, labels, class names."""
+        return splits.fingerprint(self.dataset_dir, *lists)
 
     # --- shots --------------------------------------------------------------------------------
 
     def sample_shots(
         self, train: list[Datum], val: list[Datum] | None, shots: int, seed: int
     ) -> tuple[list[Datum], list[Datum] | None]:
-        """Draw `shots` training and at most 4 validation images per class, once per (shots, seed).
-
-        The draw uses Python's global generator, which the caller has seeded, and is kept in
-        `split_fewshot/shot_<shots>-seed_<seed>.json`. The generator is left in the same state
-        whether the images were drawn or read. Classes with fewer images keep all of them, which a
-        note says.
-
-        Args:
-            train, val: lists of all classes; val None if the test list serves as validation.
-            shots: images per class, 1 or more.
-            seed: run seed, part of the cache's name only.
-        """
-        counts = _count_labels(train)
-        _note_short(counts, shots)
-        key = {
-            "dataset": self.name,
-            "shots": shots,
-            "seed": seed,
-            "num_classes": len(counts),
-            "split_sha256": self.split_fingerprint(train, val),
-        }
-        path = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
-        chosen = self._load_shots(path, key, train, val)
-        if chosen is not None:
-            _skip_draws(counts, shots)
-            if val is not None:
-                _skip_draws(_count_labels(val), min(shots, MAX_VAL_SHOTS))
-            return chosen
-        train = self.generate_fewshot_dataset(train, num_shots=shots)
-        if val is not None:
-            val = self.generate_fewshot_dataset(val, num_shots=min(shots, MAX_VAL_SHOTS))
-        self._save_shots(path, key, train, val)
-        return train, val
-
-    def split_fingerprint(self, *lists: Sequence[Datum] | None) -> str:
-        """SHA-256 of lists of images (order, relative paths, labels, class names)."""
-        digest = hashlib.sha256()
-        prefix = os.path.join(self.dataset_dir, "")
-        for items in (part or () for part in lists):
-            lines = "".join([f"\n{i.impath}\t{i.label}\t{i.classname}" for i in items])
-            lines = lines.replace("\n" + prefix, "\n").replace(os.sep, "/")
-            # file names need not be UTF-8
-            digest.update(lines.encode(errors="surrogateescape"))
-            digest.update(b"\0")
-        return digest.hexdigest()
-
-    def _load_shots(
-        self, path: str, key: dict, train: list[Datum], val: list[Datum] | None
-    ) -> tuple[list[Datum], list[Datum] | None] | None:
-        """Shots from our cache, else from an upstream pickle; None if they have to be drawn."""
-        pickled = os.path.splitext(path)[0] + ".pkl"
-        try:
-            if os.path.isfile(path):
-                chosen = self._read_cache(path, key, train, val)
-            elif os.path.isfile(pickled):
-                chosen = self._read_pickled_cache(pickled, train, val)
-                self._save_shots(path, key, *chosen)
-            else:
-                return None
-        except (OSError, ValueError) as error:
-            print(f"Few-shot cache not used, samples are drawn again: {error}")
-            return None
-        return chosen
-
-    def _read_cache(
-        self, path: str, key: dict, train: list[Datum], val: list[Datum] | None
-    ) -> tuple[list[Datum], list[Datum] | None]:
-        print(f"Loading preprocessed few-shot data from {path}")
-        cache = read_json(path, "a few-shot cache")
-        if not isinstance(cache, dict) or {name: cache.get(name) for name in key} != key:
-            raise ValueError(f"{path} was drawn from another split than the present one")
-        return self._match_drawn(cache, train, val, path)
-
-    def _read_pickled_cache(
-        self, path: str, train: list[Datum], val: list[Datum] | None
-    ) -> tuple[list[Datum], list[Datum] | None]:
-        """Find the images of an upstream cache (absolute paths) in the present split."""
-        print(f"Loading preprocessed few-shot data from {path}")
-        return self._match_drawn(load_pickled_lists(path), train, val, path)
-
-    def _match_drawn(
-        self, cache: Mapping[str, Any], train: list[Datum], val: list[Datum] | None, path: str
-    ) -> tuple[list[Datum], list[Datum] | None]:
-        """The members of the present lists that a cache names; every class must be there."""
-        few_train = _match(cache, "train", train, self.dataset_dir, path)
-        if {item.label for item in few_train} != {item.label for item in train}:
-            raise ValueError(f"{path} does not hold every class of the present split")
-        few_val = None if val is None else _match(cache, "val", val, self.dataset_dir, path)
-        if val and not few_val:
-            raise ValueError(f"{path} holds no validation image")
-        return few_train, few_val
-
-    def _save_shots(
-        self, path: str, key: dict, train: Sequence[Datum], val: Sequence[Datum] | None
-    ) -> None:
-        rows = {
-            "train": _to_rows(train, self.dataset_dir),
-            "val": None if val is None else _to_rows(val, self.dataset_dir),
-        }
-        try:
-            os.makedirs(self.split_fewshot_dir, exist_ok=True)
-            write_json({**key, **rows}, path)
-        except OSError as error:
-            print(f"Few-shot data not saved ({error}); they are drawn anew at each start")
-        else:
-            print(f"Saving preprocessed few-shot data to {path}")
+        """Draw the images of a few-shot run, see :func:`datasets.shots.sample_shots`."""
+        return sample_shots(self, train, val, shots, seed)
 
     # --- base and new classes -----------------------------------------------------------------
 
@@ -507,7 +290,7 @@ class FewShotDataset(DatasetBase):
             the lists in the order given, labels renumbered from 0.
 
         Raises:
-            ValueError: another value of `subsample`, or no class is left.
+            ValueError: another value of ``subsample``, or no class is left.
         """
         check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         if subsample == "all":
@@ -529,236 +312,3 @@ class FewShotDataset(DatasetBase):
             ]
             for items in args
         ]
-
-
-def make_item(impath: str, label: int, classname: str) -> Datum:
-    """A `Datum` made without its own look at the file system.
-
-    Data sets list folders instead (see `check_images`): a million single checks take minutes on
-    a network drive.
-    """
-    item = Datum.__new__(Datum)
-    item._impath, item._label, item._domain, item._classname = impath, label, 0, classname
-    return item
-
-
-def make_items(folder: str, names: Iterable[str], label: int, classname: str) -> list[Datum]:
-    """Items of one class whose files lie in one folder."""
-    prefix = os.path.join(folder, "")
-    return [make_item(prefix + name, label, classname) for name in names]
-
-
-def list_folders(folder: str) -> list[str]:
-    """Sorted names of the folders in a folder, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def class_folders(folder: str, named: str = "<class>") -> list[str]:
-    """Names of the class folders in a folder, sorted.
-
-    Args:
-        folder: where they lie.
-        named: how they are named, for the message.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folders = list_folders(folder)
-    if not folders:
-        images = len(image_names(folder))
-        found = f"which holds {images:,} images" if images else contents(folder)
-        raise ValueError(
-            f"No class folder in {folder}, {found}: sort the images into {named}/ ({GUIDE})"
-        )
-    return folders
-
-
-def image_names(folder: str) -> list[str]:
-    """Sorted names of the image files in a folder, hidden ones left out."""
-    names = [n for n in os.listdir(folder) if n.lower().endswith(IMG_EXTENSIONS)]
-    return sorted(name for name in names if not name.startswith("."))
-
-
-def list_images(folder: str, label: int, classname: str) -> list[Datum]:
-    """The images of one class folder, sorted by name; other files are left out.
-
-    Raises:
-        ValueError: it has no image.
-    """
-    names = image_names(folder)
-    if not names:
-        raise ValueError(
-            f"class folder {folder} has no image ({' '.join(IMG_EXTENSIONS)}); {contents(folder)}: "
-            "put its images into it, or remove it"
-        )
-    return make_items(folder, names, label, classname)
-
-
-def look_up(table: Mapping, key: str, annotation: str):
-    """`table[key]`; ValueError naming the annotation file if the key is not in it."""
-    if key not in table:
-        raise ValueError(
-            f"{annotation} names the class {str(key)!r}, which is not in the class list: {AGAIN}"
-        )
-    return table[key]
-
-
-def check_images(
-    items: Iterable[Datum],
-    annotation: str,
-    guide: str = GUIDE,
-    dataset_dir: str = "",
-    layout: str = "",
-) -> None:
-    """Raise FileNotFoundError if images named by an annotation file do not exist.
-
-    Args:
-        items: the images.
-        annotation: file that names them, for the message.
-        guide: where the layout is described, for the message.
-        dataset_dir: folder of the data set, by default that of the annotation.
-        layout: what it is expected to hold, for the message.
-    """
-    listings: dict[str, frozenset[str]] = {}
-    missing, total = [], 0
-    for item in items:
-        total += 1
-        folder, name = os.path.split(item.impath)
-        if folder not in listings:
-            found = os.listdir(folder) if os.path.isdir(folder) else ()
-            listings[folder] = frozenset(found)
-        # isfile settles the rare case of a file system that ignores letter case
-        if name not in listings[folder] and not os.path.isfile(item.impath):
-            missing.append(item.impath)
-    if not missing:
-        return
-    what = (
-        "none of its images exists, so it belongs to another data set or the images are not there"
-        if len(missing) == total
-        else f"{len(missing)} of its {total} images do not exist"
-    )
-    dataset_dir = dataset_dir or os.path.dirname(annotation)
-    found = explain(dataset_dir, os.path.relpath(missing[0], dataset_dir), layout)
-    raise FileNotFoundError(f"{annotation}: {what} (first: {missing[0]}; {found}; {guide})")
-
-
-class _PickledDatum:
-    """Stands in for upstream's `Datum` while its pickled caches are read."""
-
-
-class _ListUnpickler(pickle.Unpickler):
-    """Reads plain containers of `Datum`; any other class in the file is refused."""
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) == ("dassl.data.datasets.base_dataset", "Datum"):
-            return _PickledDatum
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a list of images")
-
-
-def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
-    """Read upstream's `{"train": [Datum], ...}` pickle without running anything in it.
-
-    Returns:
-        per list, (absolute path with forward slashes on the machine that wrote it, label, class
-        name) of each image.
-
-    Raises:
-        ValueError: the file is damaged or holds something else.
-    """
-    with open(path, "rb") as file:
-        content = io.BytesIO(file.read())
-    try:
-        return {
-            part: [(d._impath.replace("\\", "/"), int(d._label), d._classname) for d in items]
-            for part, items in _ListUnpickler(content).load().items()
-        }
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise ValueError(f"{path} cannot be read: {error!r}") from error
-
-
-def _match(
-    cache: Mapping[str, Any], part: str, items: Sequence[Datum], folder: str, source: str
-) -> list[Datum]:
-    """The members of `items` that a list of a cache names: same label, same path below `folder`."""
-    rows = cache.get(part)
-    if not isinstance(rows, list) or not all(map(_is_row, rows)):
-        raise ValueError(f"{source} has no list {part!r} of [path, label, class name]")
-    tails = []
-    for path, _, _ in rows:
-        parts = path.split("/")
-        tails.append(["/".join(parts[start:]) for start in range(len(parts))])
-    wanted = {tail for ends in tails for tail in ends}
-    prefix = os.path.join(folder, "")
-    known = {}
-    for item in items:
-        relative = _relative(item.impath, prefix)
-        if relative in wanted:
-            known[relative] = item
-    matched = []
-    for (path, label, _), ends in zip(rows, tails, strict=True):
-        item = next((known[tail] for tail in ends if tail in known), None)
-        if item is None or item.label != label:
-            raise ValueError(f"{source} names {path}, which is not in the present split")
-        matched.append(item)
-    return matched
-
-
-def _relative(path: str, prefix: str) -> str:
-    """The path relative to a folder that is given with a separator at its end; with slashes."""
-    # a slice: os.path.relpath would take half a minute on ImageNet
-    path = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, prefix)
-    return path.replace(os.sep, "/")
-
-
-def _to_rows(items: Iterable[Datum], folder: str) -> list[tuple[str, int, str]]:
-    """(path relative to `folder` with forward slashes, label, class name) of each item."""
-    prefix = os.path.join(folder, "")
-    return [(_relative(item.impath, prefix), item.label, item.classname) for item in items]
-
-
-def _is_row(row: object) -> bool:
-    """Whether it is [path, label, class name]; a name that is a number is one too."""
-    if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 3:
-        return False
-    path, label, name = row
-    kinds = isinstance(path, str) and isinstance(label, int) and isinstance(name, str | int)
-    return kinds and not isinstance(label, bool) and not isinstance(name, bool)
-
-
-def _file_sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
-def _group_by_label(items: Iterable[Datum]) -> dict[int, list[Datum]]:
-    groups = defaultdict(list)
-    for item in items:
-        groups[item.label].append(item)
-    return groups
-
-
-def _count_labels(items: Iterable[Datum]) -> Counter[int]:
-    """Images per label; labels in the order of their first image."""
-    return Counter([item.label for item in items])
-
-
-def _note_short(counts: Mapping[int, int], shots: int) -> None:
-    """Say where classes have fewer images than shots; results/logs.py reads the first form."""
-    short = [count for count in counts.values() if count < shots]
-    if len(short) == len(counts):
-        least, most = min(short), max(short)
-        each = f"{most}" if least == most else f"{least} to {most}"
-        print(f"Note: no class has {shots} training images: all are used, {each} per class")
-    elif short:
-        print(
-            f"Note: {len(short)} of {len(counts)} classes have fewer than {shots} training "
-            f"images (smallest: {min(short)}); they keep all they have"
-        )
-
-
-def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
-    """Advance Python's generator as drawing `shots` per class would."""
-    for count in counts.values():
-        if count >= shots:
-            random.sample(range(count), shots)

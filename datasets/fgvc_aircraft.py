@@ -6,26 +6,28 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .annotations import numbered
-from .fewshot import FewShotDataset, look_up, make_item
+from .annotations import label_lines
+from .fewshot import FewShotDataset
+from .items import look_up, make_item
 
 
 @DATASET_REGISTRY.register()
 class FGVCAircraft(FewShotDataset):
-    """The official three lists; labels are line numbers of `variants.txt`."""
+    """The official three lists; labels are line numbers of ``variants.txt``."""
 
     dataset_dir = "fgvc_aircraft"
     layout = (
         "the archive's data/ renamed: images/*.jpg, variants.txt, "
         "images_variant_{train,val,test}.txt"
     )
+    template = "a photo of a {}, a type of aircraft."
 
     def read_annotations(self):
-        labels = numbered(self.annotation_lines("variants.txt"))
+        labels = label_lines(self.annotation_lines("variants.txt"))
         return tuple(self._read_list(part, labels) for part in ("train", "val", "test"))
 
     def _read_list(self, part, labels):
-        """Lines are `<image id> <variant>`; a variant may hold spaces and slashes."""
+        """Read lines ``<image id> <variant>``; a variant may hold spaces and slashes."""
         annotation = self.annotation_file(f"images_variant_{part}.txt")
         items = []
         for line in self.annotation_lines(annotation):

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from PIL import Image
 
 from .fewshot import FewShotDataset
+from .items import PARTS
 
-PARTS = ("train", "val", "test")
-# After so many seconds without a new image (one takes milliseconds) nobody is writing any more
-ABANDONED_AFTER = 3600
+# without a new image for so long (one takes milliseconds), nobody is writing any more
+ABANDONED_AFTER_S = 3600
 
 
 class GeneratedDataset(FewShotDataset):
@@ -24,14 +24,14 @@ class GeneratedDataset(FewShotDataset):
 
     The images and the split file appear below DATASET.ROOT in one step (a folder is filled under
     another name, then renamed), so an interrupted or a concurrent first use does no harm. What a
-    killed one leaves is removed by a use an hour later.
+    killed process leaves is removed by a use more than an hour later.
     """
 
     image_dir = "images"
     split_file = "split.json"
 
     def images(self) -> Iterator[tuple[str, int, str, Image.Image]]:
-        """Yield (part of PARTS, label, class name, image) of every image, in a fixed order."""
+        """Yield part (one of PARTS), label, class name and image, in a fixed order."""
         raise NotImplementedError
 
     def locate(self, root: str) -> None:
@@ -61,7 +61,7 @@ class GeneratedDataset(FewShotDataset):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_abandoned(self) -> None:
-        """Remove what processes that were killed while they wrote this data set left behind."""
+        """Remove what was left by processes that were killed while they wrote this data set."""
         name = f".{os.path.basename(self.dataset_dir)}-????????"
         for folder in glob.glob(os.path.join(glob.escape(self.data_root), name)):
             try:
@@ -70,7 +70,7 @@ class GeneratedDataset(FewShotDataset):
                 last = max(os.stat(path).st_mtime for path, _, _ in os.walk(folder))
             except (OSError, ValueError):  # no folder, or another process has just removed it
                 continue
-            if unfinished and time.time() - last > ABANDONED_AFTER:
+            if unfinished and time.time() - last > ABANDONED_AFTER_S:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _write(self, folder: str) -> None:

@@ -15,16 +15,17 @@ from typing import NamedTuple
 
 from support.hints import closest
 
-from .annotations import Line, as_read, check_name, read_json, read_text, with_slashes
+from .annotations import Line, as_clip_reads, check_name, read_json, read_text, with_slashes
+from .items import PARTS
 
-PARTS = ("train", "val", "test")
 #: other names of a part, as a folder and in a list
 OTHER_NAMES = {"valid": "val", "validation": "val"}
+#: columns that a list must have
 COLUMNS = ("path", "label")
 
 
 class Row(NamedTuple):
-    """One image of a list; `part` is None when the list has no column `split`."""
+    """Image of a list; ``part`` is None when the list has no column ``split``."""
 
     line: int
     path: str
@@ -32,13 +33,13 @@ class Row(NamedTuple):
     part: str | None
 
 
-def clean(name: str) -> str:
-    """A class name as it is compared: composed Unicode, since macOS decomposes file names."""
+def composed(name: str) -> str:
+    """Return a class name in composed Unicode, for comparison: macOS decomposes file names."""
     return unicodedata.normalize("NFC", name.strip())
 
 
-def part_of(name: object) -> str | None:
-    """The part of PARTS that a folder's name or a list's word means, in any letter case."""
+def part_meant_by(name: object) -> str | None:
+    """Return which of PARTS the name of a folder or a word of a list means, in any letter case."""
     if not isinstance(name, str):
         return None
     name = name.strip().lower()
@@ -46,12 +47,12 @@ def part_of(name: object) -> str | None:
 
 
 def read_image_list(path: str, folders: Sequence[str]) -> list[Row]:
-    """Read a list with columns path, label and, optionally, split (see `part_of`).
+    """Read a list with columns path, label and, optionally, split (see ``part_meant_by``).
 
     Args:
         path: a file ending in .csv, .tsv or .txt (separated by commas, semicolons or tabs, the
             first line names the columns), or in .jsonl (one JSON object per line).
-        folders: those that its paths may be relative to. Where only that finds images, the
+        folders: folders that its paths may be relative to. Where only that finds images, the
             backslashes of a list written on Windows are read as slashes.
 
     Returns:
@@ -117,10 +118,10 @@ def _checked(path: str, line: int, fields: dict) -> Row:
             raise ValueError(f"{where}: {name} is {'empty' if not value else repr(value)}")
     part = None
     if "split" in fields:
-        part = part_of(fields["split"])
+        part = part_meant_by(fields["split"])
         if part is None:
             raise ValueError(f"{where}: split is {fields['split']!r}, not train, val or test")
-    return Row(line, os.path.normpath(fields["path"].strip()), clean(fields["label"]), part)
+    return Row(line, os.path.normpath(fields["path"].strip()), composed(fields["label"]), part)
 
 
 def _without_repeats(path: str, rows: Sequence[Row]) -> list[Row]:
@@ -146,7 +147,7 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
 
     Args:
         path: JSON (``{"class": "name", ...}`` or ``["name", ...]``), or else text: on each line
-            either ``class<TAB>name`` or a name only, in the order of `classes`.
+            either ``class<TAB>name`` or a name only, in the order of ``classes``.
         classes: folder names or labels, in the order of their numbers.
 
     Returns:
@@ -169,9 +170,9 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
                 f"({_some(classes)}): one per class, in this order, is needed"
             )
         names = dict(zip(classes, names, strict=True))
-    names = {clean(key): clean(name) for key, name in names.items()}
+    names = {composed(key): composed(name) for key, name in names.items()}
     for name in classes:
-        if not as_read(names.get(name, "")):
+        if not as_clip_reads(names.get(name, "")):
             near = closest(name, names)
             hint = f"; it names {near[0]!r}" if near and name not in names else ""
             raise ValueError(f"{path} has no name for the class {name!r}{hint}")
@@ -179,8 +180,8 @@ def read_class_names(path: str, classes: Sequence[str]) -> list[str]:
 
 
 def _names_of_text(path: str) -> dict[str, str] | list[str]:
-    numbered = enumerate(read_text(path).splitlines(), start=1)
-    lines = [Line.of(text, path, number) for number, text in numbered if text.strip()]
+    texts = enumerate(read_text(path).splitlines(), start=1)
+    lines = [Line.of(text, path, number) for number, text in texts if text.strip()]
     if not any("\t" in line for line in lines):
         return [check_name(str(line), line.where) for line in lines]
     names: dict[str, str] = {}
@@ -189,7 +190,7 @@ def _names_of_text(path: str) -> dict[str, str] | list[str]:
         if not tab:
             raise ValueError(f"{line.where}: some lines are class<TAB>name, but not {str(line)!r}")
         if names.setdefault(key, name) != name:
-            raise line.wrong(f"gives the class {key!r} a second name")
+            raise line.error(f"gives the class {key!r} a second name")
         check_name(name, line.where)
     return names
 

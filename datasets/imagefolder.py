@@ -14,13 +14,15 @@ from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
 
-from .fewshot import FewShotDataset, check_images, list_folders, make_item
-from .image_lists import PARTS, clean, part_of, read_class_names, read_image_list
+from .annotations import as_clip_reads
+from .fewshot import FewShotDataset
+from .image_lists import composed, part_meant_by, read_class_names, read_image_list
+from .items import PARTS, check_images, list_folders, make_item
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif", *decodable(PHOTO_SUFFIXES))
 #: endings of photos for which a decoder is missing
 UNDECODED = tuple(suffix for suffix in PHOTO_SUFFIXES if suffix not in EXTENSIONS)
-# folders of a data set that are no classes: the shots' cache, and what macOS adds to archives
+# folders of a data set that are not classes: the shots' cache, and what macOS adds to archives
 NO_CLASSES = ("split_fewshot", "__MACOSX")
 
 #: part (train, val, test) -> class -> paths relative to one folder
@@ -29,12 +31,12 @@ Listing = dict[str, dict[str, list[str]]]
 
 @DATASET_REGISTRY.register()
 class ImageFolder(FewShotDataset):
-    """Images in `train/<class>/`, `val/<class>/` and `test/<class>/`, in `<class>/`, or in a list.
+    """Images in folders ``<part>/<class>/`` (train, val, test) or ``<class>/``, or in a list.
 
-    What has no val or no test part gets one from its training images, the same for every seed and
-    on every machine. With test images alone the data set is for evaluation: the list is also given
-    as training list, which class names are taken from, and no shots are drawn.
-    With TEST_FRACTION 0 and no test images there is no test list, and nothing is tested.
+    A missing val or test part is split off the training images, in the same way for every seed and
+    on every machine. With test images alone the data set is for evaluation: their list is also the
+    training list, since class names are taken from that, and no shots are drawn. With
+    TEST_FRACTION 0 and no test images there is no test list, and nothing is tested.
     docs/own_images.md describes the layouts and files.
     """
 
@@ -101,7 +103,8 @@ class ImageFolder(FewShotDataset):
             sizes.append("no test (TEST_FRACTION 0)")
         print(f"Images of {source}: {', '.join(sizes)}")
         if self.options.LIST:
-            check_images((item for items in lists.values() for item in items), source, self.guide)
+            images = (item for items in lists.values() for item in items)
+            check_images(images, source, guide=self.guide)
         return lists["train"], lists.get("val"), lists.get("test")
 
     def sample_shots(self, train, val, shots, seed):
@@ -116,7 +119,7 @@ class ImageFolder(FewShotDataset):
         folders = [name for name in list_folders(root) if name not in NO_CLASSES]
         parts: dict[str, str] = {}
         for name in folders:
-            part = part_of(name)
+            part = part_meant_by(name)
             if part and list_folders(f"{root}/{name}"):
                 if part in parts:
                     raise ValueError(
@@ -124,7 +127,7 @@ class ImageFolder(FewShotDataset):
                     )
                 parts[part] = name
         if not {"train", "test"} & set(parts):
-            if all(map(part_of, folders)):
+            if all(map(part_meant_by, folders)):
                 what = f"{', '.join(folders)} without class folders in them" if folders else "none"
                 raise ValueError(
                     f"{root} must hold a folder per class, or train/<class>/; its folders: {what} "
@@ -140,7 +143,11 @@ class ImageFolder(FewShotDataset):
         }
 
     def _read_classes(self, part: str, folders: Iterable[str]) -> dict[str, list[str]]:
-        """{class: sorted paths relative to the data set folder} of a folder of class folders."""
+        """List the images of class folders.
+
+        Returns:
+            ``{class: sorted paths}``, relative to the data set folder.
+        """
         classes: dict[str, list[str]] = {}
         skipped = []
         for folder in folders:
@@ -156,12 +163,12 @@ class ImageFolder(FewShotDataset):
                     f"class folder {os.path.join(self.dataset_dir, path)} has no image "
                     f"({' '.join(EXTENSIONS)}){found}: {wanted}"
                 )
-            if clean(folder) in classes:
+            if composed(folder) in classes:
                 raise ValueError(
                     f"two folders in {os.path.join(self.dataset_dir, part)} are named {folder!r}, "
                     "written in composed and in decomposed Unicode: merge them"
                 )
-            classes[clean(folder)] = images
+            classes[composed(folder)] = images
             skipped += others
         if photos := undecoded_photos([os.path.join(self.dataset_dir, name) for name in skipped]):
             print(f"Note: {photos}")
@@ -174,7 +181,7 @@ class ImageFolder(FewShotDataset):
         return classes
 
     def _read_list(self, source: str) -> tuple[str, Listing]:
-        """The folder that the list's paths are relative to, and its images."""
+        """Read the list; return the folder that its paths are relative to, and its images."""
         folders = (os.path.dirname(source), self.dataset_dir)
         rows = read_image_list(source, folders)
         paths = [row.path for row in rows]
@@ -191,9 +198,9 @@ class ImageFolder(FewShotDataset):
     # --- parts and classes --------------------------------------------------------------------
 
     def _fill_parts(self, listing: Listing, source: str) -> None:
-        """Split off the parts that are missing; in place."""
-        p_val, p_test = self.options.VAL_FRACTION, self.options.TEST_FRACTION
-        p_val, p_test = 0 if "val" in listing else p_val, 0 if "test" in listing else p_test
+        """Split off the parts that are missing, in place."""
+        p_val = 0 if "val" in listing else self.options.VAL_FRACTION
+        p_test = 0 if "test" in listing else self.options.TEST_FRACTION
         if p_test == 1 and "train" in listing:
             listing["test"] = listing.pop("train")
         if "train" in listing and (p_val or p_test):
@@ -228,8 +235,7 @@ class ImageFolder(FewShotDataset):
             names, source = read_class_names(file, classes), file
         first: dict[str, str] = {}
         for key, name in zip(classes, names, strict=True):
-            # what CLIP reads: no underscores, no capital letters
-            text = " ".join(name.replace("_", " ").split()).lower()
+            text = as_clip_reads(name)
             if text in first:
                 raise ValueError(
                     f"{source}: the classes {first[text]!r} and {key!r} have the same name "
@@ -239,7 +245,7 @@ class ImageFolder(FewShotDataset):
         return names
 
     def _check_classes(self, listing: Listing, classes: Sequence[str], source: str) -> None:
-        for part in ("train", "val", "test"):
+        for part in PARTS:
             missing = [name for name in classes if name not in listing.get(part, classes)]
             if missing and part == "train":
                 raise ValueError(
@@ -254,7 +260,7 @@ class ImageFolder(FewShotDataset):
 
 
 def undecoded_photos(paths: Iterable[str]) -> str:
-    """What to say of the photos among some files that cannot be decoded; empty without any."""
+    """Describe the photos among some files that cannot be decoded; empty if there are none."""
     photos = [path for path in paths if path.lower().endswith(UNDECODED)]
     if not photos:
         return ""
@@ -288,5 +294,5 @@ def split_by_fraction(
 
 
 def _class_order(name: str) -> tuple[int, str]:
-    """Numbers by value, other names by letter behind them."""
+    """Key that sorts numbers by value, and other names by letter behind them."""
     return (int(name) if name.isdecimal() else float("inf"), name)

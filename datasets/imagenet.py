@@ -13,30 +13,31 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from support.files import write_json
 
 from .annotations import check_name, read_json
-from .fewshot import (
-    FewShotDataset,
-    class_folders,
-    image_names,
+from .fewshot import FewShotDataset
+from .items import (
+    list_class_folders,
     list_folders,
+    list_image_names,
     list_images,
-    load_pickled_lists,
     look_up,
     make_item,
     make_items,
 )
-from .whereabouts import explain
+from .pickles import load_pickled_lists
+from .whereabouts import explain_missing
 
 CLASS_NAMES = "classnames.txt"
-PARTS = {"train": "train", "test": "val"}  # list -> folder below `image_dir`
+#: folder below ``image_dir`` by list
+FOLDERS = {"train": "train", "test": "val"}
 #: age from which a folder's time of change tells of every later change
 SETTLED_AFTER_NS = 2 * 10**9
 
 
 class WnidDataset(FewShotDataset):
-    """Folders named by WordNet ids, class names in `classnames.txt` (`<wnid> <class name>`)."""
+    """Folders named by WordNet ids, class names in ``classnames.txt`` (``<wnid> <class name>``)."""
 
     def read_classnames(self):
-        """{wnid: class name} in the order of the file.
+        """Read ``{wnid: class name}``, in the order of the file.
 
         Raises:
             ValueError: a line has no name, or a wnid has two.
@@ -45,12 +46,12 @@ class WnidDataset(FewShotDataset):
         for line in self.annotation_lines(CLASS_NAMES):
             wnid, name = line.fields("<wnid> <class name>", maxsplit=1)
             if names.setdefault(wnid, name) != name:
-                raise line.wrong(f"gives {wnid} a second name, {name!r} after {names[wnid]!r}")
+                raise line.error(f"gives {wnid} a second name, {name!r} after {names[wnid]!r}")
             check_name(name, line.where)
         return names
 
     def name_of(self, wnid, names, folder):
-        """The class name of a class folder in `folder`."""
+        """Return the class name of a class folder in ``folder``."""
         if wnid not in names:
             file = os.path.join(self.dataset_dir, CLASS_NAMES)
             raise ValueError(
@@ -60,7 +61,7 @@ class WnidDataset(FewShotDataset):
         return names[wnid]
 
     def list_wnid_folders(self, folder, labels):
-        """The images of all class folders of `folder`; `labels` maps wnid to label."""
+        """List the images of all class folders of ``folder``; ``labels`` maps wnid to label."""
         names = self.read_classnames()
         items = []
         for wnid in list_folders(folder):
@@ -74,18 +75,19 @@ class WnidDataset(FewShotDataset):
 class ImageNet(WnidDataset):
     """The official validation images serve as validation and test list.
 
-    The full lists are kept in `preprocessed.json` (relative paths), as listing 1.28 million files
+    The full lists are kept in ``preprocessed.json`` (relative paths), as listing 1.28 million files
     takes minutes on a network drive. A class folder that has changed since is listed again; if
-    folders, class names or images are others, the file is made anew. An upstream `preprocessed.pkl`
-    that names exactly the images that are there is taken over, since few-shot samples depend on its
-    file order.
+    folders, class names or images are others, the file is made anew. Upstream's
+    ``preprocessed.pkl`` is taken over if it names exactly the images that are there, since few-shot
+    samples depend on its file order.
     """
 
     dataset_dir = "imagenet"
     layout = "images/train/<wnid>/*, images/val/<wnid>/*, classnames.txt"
+    template_in_ensemble = False  # the ensemble's seven were selected on ImageNet, by themselves
 
     def read_annotations(self):
-        """The images of all class folders, listed anew."""
+        """List the images of all class folders."""
         labels = {wnid: label for label, (wnid, _) in enumerate(self._classes())}
         train, test = (self.list_wnid_folders(folder, labels) for folder in self._parts())
         return train, None, test
@@ -96,7 +98,7 @@ class ImageNet(WnidDataset):
         if lists is None:
             lists = self._read_pickle(classes)
         if lists is None:
-            times = self._times(classes)
+            times = self._change_times(classes)
             train, _, test = self.read_annotations()
             self.check_lists(train, test)
             lists = [train, test]
@@ -105,19 +107,19 @@ class ImageNet(WnidDataset):
         return train, None, test
 
     def _parts(self):
-        return [os.path.join(self.image_dir, folder) for folder in PARTS.values()]
+        return [os.path.join(self.image_dir, folder) for folder in FOLDERS.values()]
 
     def _classes(self):
-        """[[wnid, class name], ...] by label; both parts must have the same class folders."""
+        """List ``[wnid, class name]`` by label; both parts must have the same class folders."""
         found = []
         for folder in self._parts():
             if not os.path.isdir(folder):
                 wanted = os.path.relpath(folder, self.dataset_dir)
                 raise FileNotFoundError(
                     f"ImageNet: folder {folder} not found "
-                    f"({explain(self.dataset_dir, wanted, self.layout)}; {self.guide})"
+                    f"({explain_missing(self.dataset_dir, wanted, self.layout)}; {self.guide})"
                 )
-            found.append(class_folders(folder, "<wnid>"))
+            found.append(list_class_folders(folder, "<wnid>"))
         train, val = self._parts()
         for folder, here, there in ((train, *found), (val, *found[::-1])):
             if absent := sorted(set(there) - set(here)):
@@ -135,18 +137,18 @@ class ImageNet(WnidDataset):
     def _preprocessed(self):
         return os.path.join(self.dataset_dir, "preprocessed.json")
 
-    def _folders(self, classes):
-        """Class folders relative to `image_dir`, of both parts."""
-        return [f"{part}/{wnid}" for part in PARTS.values() for wnid, _ in classes]
+    def _class_folders(self, classes):
+        """List the class folders of both parts, relative to ``image_dir``."""
+        return [f"{part}/{wnid}" for part in FOLDERS.values() for wnid, _ in classes]
 
-    def _times(self, classes):
-        """When each class folder changed last; None where that is too recent to be relied on.
+    def _change_times(self, classes):
+        """Look up when each class folder changed last; None where that is too recent.
 
         A file that is added within the resolution of the clock would not change the time.
         """
         settled = time.time_ns() - SETTLED_AFTER_NS
         times = {}
-        for folder in self._folders(classes):
+        for folder in self._class_folders(classes):
             changed = os.stat(os.path.join(self.image_dir, folder)).st_mtime_ns
             times[folder] = changed if changed < settled else None
         return times
@@ -161,7 +163,7 @@ class ImageNet(WnidDataset):
             names[folder].append(name)
         for folder in folders:
             path = os.path.normpath(os.path.join(self.image_dir, folder))
-            present = image_names(path)
+            present = list_image_names(path)
             if present != sorted(names[path]):
                 raise ValueError(
                     f"it names {len(names[path]):,} images of {path}, which holds {len(present):,}"
@@ -182,9 +184,9 @@ class ImageNet(WnidDataset):
                     for folder, label, name, files in stored[part]
                     for item in make_items(os.path.join(self.image_dir, folder), files, label, name)
                 ]
-                for part in PARTS
+                for part in FOLDERS
             ]
-            known, times = stored.get("folder_times", {}), self._times(classes)
+            known, times = stored.get("folder_times", {}), self._change_times(classes)
             changed = [f for f in times if times[f] is None or known.get(f) != times[f]]
             self._check_files(lists, changed)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -196,16 +198,16 @@ class ImageNet(WnidDataset):
         return lists
 
     def _read_pickle(self, classes):
-        """Take over upstream's lists in their order; absolute paths are cut to their last parts."""
+        """Take over upstream's lists in their order; of absolute paths the last two parts count."""
         path = os.path.join(self.dataset_dir, "preprocessed.pkl")
         if not os.path.isfile(path):
             return None
         table = {wnid: (label, name) for label, (wnid, name) in enumerate(classes)}
-        times = self._times(classes)
+        times = self._change_times(classes)
         try:
             pickled = load_pickled_lists(path)
             lists = []
-            for part, folder in PARTS.items():
+            for part, folder in FOLDERS.items():
                 items = []
                 for impath, label, _ in pickled.get(part, ()):
                     wnid, file = impath.split("/")[-2:]
@@ -225,7 +227,7 @@ class ImageNet(WnidDataset):
 
     def _save_preprocessed(self, classes, times, lists):
         stored = {"classes_sha256": _fingerprint(classes), "folder_times": times}
-        for part, items in zip(PARTS, lists, strict=True):
+        for part, items in zip(FOLDERS, lists, strict=True):
             stored[part] = []
             for folder, members in itertools.groupby(items, lambda i: os.path.dirname(i.impath)):
                 members = list(members)
@@ -249,7 +251,7 @@ def _sizes(lists):
 class ImageNetVariant(WnidDataset):
     """Test images for ImageNet's classes; shots and base/new classes do not apply.
 
-    The list is also given as training list, which class names are taken from.
+    The list is also the training list, since class names are taken from that.
     """
 
     def __init__(self, cfg):
@@ -264,7 +266,7 @@ class ImageNetVariant(WnidDataset):
         return test, None, test
 
     def read_test(self):
-        """The test images; labels follow the sorted class folders."""
-        folders = class_folders(self.image_dir, "<wnid>")
+        """List the test images; labels follow the sorted class folders."""
+        folders = list_class_folders(self.image_dir, "<wnid>")
         labels = {wnid: label for label, wnid in enumerate(folders)}
         return self.list_wnid_folders(self.image_dir, labels)

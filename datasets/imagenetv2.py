@@ -6,8 +6,8 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .fewshot import class_folders, list_images
 from .imagenet import CLASS_NAMES, ImageNetVariant
+from .items import list_class_folders, list_images
 
 
 @DATASET_REGISTRY.register()
@@ -21,7 +21,7 @@ class ImageNetV2(ImageNetVariant):
     def read_test(self):
         names = dict(enumerate(name for _, name in sorted(self.read_classnames().items())))
         items = []
-        folders = class_folders(self.image_dir, "<0..999>")
+        folders = list_class_folders(self.image_dir, "<0..999>")
         for label in sorted(int(name) for name in folders if name.isdecimal()):
             folder = os.path.join(self.image_dir, str(label))
             if label not in names:

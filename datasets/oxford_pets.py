@@ -7,7 +7,8 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .annotations import ClassNames
-from .fewshot import FewShotDataset, make_item
+from .fewshot import FewShotDataset
+from .items import make_item
 
 
 @DATASET_REGISTRY.register()
@@ -17,6 +18,7 @@ class OxfordPets(FewShotDataset):
     dataset_dir = "oxford_pets"
     layout = "images/*.jpg, annotations/trainval.txt, annotations/test.txt"
     split_file = "split_zhou_OxfordPets.json"
+    template = "a photo of a {}, a type of pet."
 
     def read_annotations(self):
         names = ClassNames()
@@ -24,12 +26,12 @@ class OxfordPets(FewShotDataset):
         return train, val, self._read_list("test.txt", names)
 
     def _read_list(self, name, names):
-        """Lines are `<image name> <class id from 1> <species> <breed id>`."""
+        """Read lines ``<image name> <class id from 1> <species> <breed id>``."""
         annotation = self.annotation_file("annotations", name)
         items = []
         for line in self.annotation_lines(annotation):
-            image, label = line.fields("<image name> <class id from 1>")[:2]
-            label, breed = line.number(label) - 1, image.rpartition("_")[0].lower()
+            image, number = line.fields("<image name> <class id from 1>")[:2]
+            label, breed = line.number(number) - 1, image.rpartition("_")[0].lower()
             names.add(label, breed, line.where)
             items.append(make_item(os.path.join(self.image_dir, f"{image}.jpg"), label, breed))
         self.check_images(items, annotation)

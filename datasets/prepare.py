@@ -4,9 +4,9 @@
     python -m datasets.prepare all --root DATA --check         check only, without the network
     python -m datasets.prepare --list                          addresses and checksums
 
-Names are those of `configs/datasets/`; `all` stands for every data set with a source. What a data
-set consists of is in `datasets/sources.yaml`; layout and options are described in docs/datasets.md.
-The command can be repeated: finished steps are skipped, a broken-off transfer goes on.
+Names are those of ``configs/datasets/``; ``all`` stands for every data set with a source. The files
+of each data set are listed in ``datasets/sources.yaml``; docs/datasets.md describes layout and
+options. The command can be repeated: finished steps are skipped, a broken-off transfer goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .preparation.inspection import (
     GENERATED,
     INCOMPLETE,
     READY,
+    UNUSABLE,
     Report,
     dataset_class,
     inspect,
@@ -34,10 +35,11 @@ from .preparation.inspection import (
 from .preparation.sources import SOURCES, Source, choose, read_sources
 from .preparation.unpacking import lay_out
 
-# Other packages are imported inside the functions: --help and --list answer at once.
+# other packages are imported inside the functions, so that --help and --list answer at once
 
 DOWNLOADS = "downloads"
-FAILURES = (RuntimeError, ValueError, OSError)  # of one file; the others go on
+#: errors of one file, after which the others go on
+FAILURES = (RuntimeError, ValueError, OSError)
 
 
 def prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
@@ -70,7 +72,7 @@ def prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
 
 def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
     report = inspect(stem, source, root)
-    if report.state == READY:
+    if report.state in (READY, UNUSABLE):
         return report
     cls = dataset_class(stem)
     folder, steps = root / cls.dataset_dir, []
@@ -103,6 +105,7 @@ def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
 
 
 def seconds(text: str) -> float:
+    """Read a positive, finite number; ValueError if it is not one."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError
@@ -168,10 +171,10 @@ def _table(reports: Sequence[Report]) -> str:
 
 
 def _next_steps(reports: Sequence[Report], sources: dict[str, Source], root: Path) -> str:
-    """What to do about data sets that are not ready: by hand first, then the command to run."""
+    """Say what to do about data sets that are not ready: by hand first, then the command to run."""
     lines, again = [], []
     for report in reports:
-        if report.state == READY or report.stem not in sources:
+        if report.state in (READY, UNUSABLE) or report.stem not in sources:
             continue
         folder = root / dataset_class(report.stem).dataset_dir
         lacking = [
@@ -217,7 +220,9 @@ def run(args: argparse.Namespace) -> int:
     root = Path(args.root or os.environ.get("DATA") or "data").expanduser().absolute()
     if args.check and not root.is_dir():
         print(f"{root} does not exist", flush=True)
-    options = Options(args.mirror or "", args.timeout, args.delete_archives)
+    options = Options(
+        mirror=args.mirror or "", timeout_s=args.timeout, delete_archives=args.delete_archives
+    )
     reports = []
     for number, stem in enumerate(stems, start=1):
         if stem not in sources:

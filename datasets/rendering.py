@@ -109,7 +109,7 @@ HELD_OUT: tuple[tuple[str, str], ...] = _pairs(0, 4) + _pairs(2, 6)
 
 
 def jittered_colour(rng: np.random.Generator, name: str, strength: float = 1.0) -> np.ndarray:
-    """RGB value (0 to 255) near a colour's typical one; `strength` scales the deviation."""
+    """Draw an RGB value (0 to 255) near that of a colour; ``strength`` scales the deviation."""
     base = np.array(COLOURS[name], dtype=np.float32)
     gain = 1 + strength * rng.uniform(-0.18, 0.08)
     return np.clip(base * gain + strength * rng.normal(0, 9, 3), 0, 255)
@@ -118,7 +118,7 @@ def jittered_colour(rng: np.random.Generator, name: str, strength: float = 1.0) 
 def contrasting_colour(
     rng: np.random.Generator, rgb: np.ndarray, distance: float = 110.0
 ) -> np.ndarray:
-    """A random RGB value at least `distance` (Euclidean) away from `rgb`."""
+    """Draw an RGB value at least ``distance`` (Euclidean) away from ``rgb``."""
     while True:
         other = rng.uniform(0, 255, 3)
         if np.linalg.norm(other - rgb) >= distance:
@@ -132,7 +132,7 @@ def outline_mask(
     angle: float = 0.0,
     stretch: float = 1.0,
 ) -> Image.Image:
-    """A filled outline, ``CANVAS`` pixels square.
+    """Return the mask of a filled outline, ``CANVAS`` pixels square.
 
     Args:
         outline: ``(n, 2)`` corners.
@@ -188,12 +188,12 @@ def paint(image: np.ndarray, mask: Image.Image, rgb: np.ndarray) -> np.ndarray:
 
 
 def plain(rgb: np.ndarray) -> np.ndarray:
-    """An even background."""
+    """Return an even background."""
     return np.broadcast_to(np.asarray(rgb, np.float32), (RESOLUTION, RESOLUTION, 3)).copy()
 
 
 def gradient(rng: np.random.Generator, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """A background that runs from one colour to another in a random direction."""
+    """Return a background that runs from one colour to another in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     axis = np.linspace(-0.5, 0.5, RESOLUTION)
     share = 0.5 + (axis[None] * math.cos(angle) + axis[:, None] * math.sin(angle)) / 1.42

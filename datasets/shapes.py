@@ -35,7 +35,7 @@ SEED = 2026
 
 
 def _texture(rng: np.random.Generator, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Two colours mixed by a few waves, as in cloth or stone."""
+    """Mix two colours by a few waves, as in cloth or stone."""
     y, x = np.mgrid[0:RESOLUTION, 0:RESOLUTION].astype(np.float32)
     mix = np.zeros_like(x)
     for _ in range(3):
@@ -47,7 +47,7 @@ def _texture(rng: np.random.Generator, first: np.ndarray, second: np.ndarray) ->
 
 
 def _jagged(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
-    """The outline with extra corners, all of them a little out of place."""
+    """Return the outline with extra corners, all of them a little out of place."""
     after = np.roll(outline, -1, axis=0)
     steps = np.linspace(0, 1, max(2, 36 // len(outline)), endpoint=False)[:, None, None]
     dense = (outline + steps * (after - outline)).transpose(1, 0, 2).reshape(-1, 2)
@@ -55,7 +55,7 @@ def _jagged(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
 
 
 def _occlude(rng: np.random.Generator, image: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """One or two bars across the picture."""
+    """Draw one or two bars across the picture."""
     for _ in range(rng.integers(1, 3)):
         mask = Image.new("L", (CANVAS, CANVAS))
         ends = rng.uniform(0, CANVAS, 4).tolist()
@@ -66,7 +66,7 @@ def _occlude(rng: np.random.Generator, image: np.ndarray, rgb: np.ndarray) -> np
 
 
 def render(label: int, part: str, index: int) -> Image.Image:
-    """One image of a class; the same arguments give the same image."""
+    """Render an image of a class; the same arguments give the same image."""
     rng = np.random.default_rng([SEED, label, tuple(COUNTS).index(part), index])
     colour, shape = HELD_OUT[label]
     rgb = jittered_colour(rng, colour, strength=1.4)
@@ -77,8 +77,8 @@ def render(label: int, part: str, index: int) -> Image.Image:
     centre = tuple(0.5 + rng.uniform(-1, 1, 2) * (0.46 - radius))
     outline = _jagged(rng, OUTLINES[shape])
     angle, stretch = rng.normal(0, 0.28), rng.uniform(0.8, 1.25)
-    mask = outline_mask(outline, centre, radius, angle, stretch)
-    inner = outline_mask(outline, centre, 0.6 * radius, angle, stretch)
+    mask = outline_mask(outline, centre, radius, angle=angle, stretch=stretch)
+    inner = outline_mask(outline, centre, 0.6 * radius, angle=angle, stretch=stretch)
     fill = FILLS[rng.choice(5, p=(0.6, 0.1, 0.1, 0.1, 0.1))]
     image = paint(image, fill_mask(rng, mask, fill, inner), rgb)
     image = _occlude(rng, image, rgb)

@@ -6,8 +6,9 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .annotations import AGAIN, check_name, read_mat, whole_number
-from .fewshot import FewShotDataset, make_item
+from .annotations import FETCH_AGAIN, check_name, read_mat, whole_number
+from .fewshot import FewShotDataset
+from .items import make_item
 
 TEST_ANNOTATION = "cars_test_annos_withlabels.mat"
 
@@ -35,13 +36,13 @@ class StanfordCars(FewShotDataset):
         path = self.annotation_file("devkit", "cars_meta.mat")
         names = []
         for number, name in enumerate(read_mat(path, "class_names").tolist(), start=1):
-            name = name if isinstance(name, str) else ""  # an empty text is an empty array
-            words = check_name(name, f"{path}, class {number}").split()
+            text = name if isinstance(name, str) else ""  # an empty text is an empty array
+            words = check_name(text, f"{path}, class {number}").split()
             names.append(" ".join([words[-1], *words[:-1]]))
         return names
 
-    def _read_list(self, folder, annotation, names):
-        annotation = self.annotation_file(*annotation.split("/"))
+    def _read_list(self, folder, file, names):
+        annotation = self.annotation_file(*file.split("/"))
         images = read_mat(annotation, "annotations", ["fname"])
         if "class" not in images.dtype.names:
             raise ValueError(
@@ -54,7 +55,7 @@ class StanfordCars(FewShotDataset):
             if label is None or not 1 <= label <= len(names):
                 raise ValueError(
                     f"{annotation}, image {number} has the class {image['class']!r}, not one from "
-                    f"1 to {len(names)}: {AGAIN}"
+                    f"1 to {len(names)}: {FETCH_AGAIN}"
                 )
             path = os.path.join(self.image_dir, folder, str(image["fname"]))
             items.append(make_item(path, label - 1, names[label - 1]))

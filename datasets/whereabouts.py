@@ -1,4 +1,4 @@
-"""What lies where a data set is expected: for messages about folders with other names."""
+"""Explain why a path of a data set is missing: what lies there instead, perhaps misnamed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ MOST_VISITED = 500  # folders that a search looks into
 DEPTH = 3
 
 
-def contents(folder: str) -> str:
-    """``<folder> holds a/, b/, c.txt``: folders first, up to eight names."""
+def describe_contents(folder: str) -> str:
+    """Return ``<folder> holds a/, b/, c.txt``: folders first, up to eight names."""
     try:
         folders, files = _entries(folder)
     except OSError as error:
@@ -23,8 +23,8 @@ def contents(folder: str) -> str:
     return f"{folder} holds {', '.join(names[:MOST_NAMED])}{tail}"
 
 
-def deeper(folder: str, path: str) -> str | None:
-    """The folder below `folder` that holds the relative `path`, if there is exactly one.
+def find_deeper(folder: str, path: str) -> str | None:
+    """Return the folder below ``folder`` that holds the relative ``path``, if exactly one does.
 
     Up to three levels are searched, and no more than some hundred folders.
     """
@@ -46,8 +46,8 @@ def deeper(folder: str, path: str) -> str | None:
     return None
 
 
-def elsewhere(dataset_dir: str, wanted: str) -> list[str]:
-    """Folders beside where a data set is expected that may be it.
+def similar_folders(dataset_dir: str, wanted: str) -> list[str]:
+    """List the folders in the data root that may be a data set under another name.
 
     Args:
         dataset_dir: its folder.
@@ -55,7 +55,7 @@ def elsewhere(dataset_dir: str, wanted: str) -> list[str]:
 
     Returns:
         names that differ from the folder's by case, blanks, dashes or what follows, or that are
-        the first part of `wanted`.
+        the first part of ``wanted``.
     """
     root, name = os.path.split(dataset_dir)
     inner = wanted.split(os.sep)[0]
@@ -76,8 +76,8 @@ def elsewhere(dataset_dir: str, wanted: str) -> list[str]:
     ]
 
 
-def explain(dataset_dir: str, wanted: str, layout: str) -> str:
-    """Why a path of a data set is not found: what lies there instead, and what is expected.
+def explain_missing(dataset_dir: str, wanted: str, layout: str) -> str:
+    """Explain why a path of a data set is not found: what lies there instead, what is expected.
 
     Args:
         dataset_dir: folder of the data set.
@@ -91,21 +91,23 @@ def explain(dataset_dir: str, wanted: str, layout: str) -> str:
     root = os.path.dirname(dataset_dir)
     wanted = os.path.normpath(wanted)
     if os.path.isdir(dataset_dir):
-        parts.append(contents(_nearest(os.path.join(dataset_dir, wanted), dataset_dir)))
-        place = deeper(dataset_dir, wanted)
+        parts.append(
+            describe_contents(_nearest_folder(os.path.join(dataset_dir, wanted), dataset_dir))
+        )
+        place = find_deeper(dataset_dir, wanted)
         if place is not None:
             found = os.path.relpath(os.path.join(place, wanted), dataset_dir)
             parts.append(f"{found} should be {wanted}: move it there with what lies beside it")
     elif os.path.isdir(root):
-        others = ", ".join(f"{name}/" for name in elsewhere(dataset_dir, wanted))
-        parts.append(f"{root} holds {others}" if others else contents(root))
+        others = ", ".join(f"{name}/" for name in similar_folders(dataset_dir, wanted))
+        parts.append(f"{root} holds {others}" if others else describe_contents(root))
     if layout:
         parts.append(f"expected in {os.path.basename(dataset_dir)}/: {layout}")
     return "; ".join(parts)
 
 
-def _nearest(path: str, top: str) -> str:
-    """The folder of `path`, or the first above it that exists, `top` at the latest."""
+def _nearest_folder(path: str, top: str) -> str:
+    """Return the folder of ``path``, or the first above it that exists, ``top`` at the latest."""
     folder = os.path.dirname(path)
     while not os.path.isdir(folder) and len(folder) > len(top):
         folder = os.path.dirname(folder)
@@ -113,7 +115,7 @@ def _nearest(path: str, top: str) -> str:
 
 
 def _entries(folder: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the folders and of the other entries, hidden ones left out."""
+    """List the sorted names of the folders and of the other entries, hidden ones left out."""
     folders, files = [], []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -17,7 +17,7 @@ ALLOWED = {
     "datasets": {"dassl", "support"},
     "protocols": {"support"},
     "results": {"dassl", "protocols", "support"},
-    "adaptation": {"clip", "dassl", "results", "support"},
+    "adaptation": {"clip", "dassl", "datasets", "results", "support"},
     "trainers": {"adaptation", "clip", "dassl", "datasets", "support"},
     "tools": {"adaptation", "clip", "dassl", "datasets", "support", "trainers"},
     "pretrain": {"adaptation", "clip", "datasets", "support"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from adaptation.methods import check_trainer, extend_cfg, register_all
+from adaptation.config import extend_cfg
 from adaptation.predictor import Label, Predictor
+from dassl.engine import TRAINER_REGISTRY
 
 __all__ = ["Label", "Predictor", "check_trainer", "extend_cfg"]
 
-register_all(__name__, __path__)
+TRAINER_REGISTRY.import_files(__name__, __path__)
+check_trainer = TRAINER_REGISTRY.check

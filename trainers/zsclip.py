@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adaptation.config import check_shared_keys
 from adaptation.savings.memory import MemoryBound, image_bytes, text_bytes
-from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template, given_templates
+from adaptation.templates import dataset_template, ensemble_templates, given_templates
 from adaptation.texts import MAX_SEQUENCES, class_prompts, encode_templates
 from adaptation.trainer import check_backbone, load_clip
 from clip.encoders import Encoders
@@ -134,7 +134,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
 
     @classmethod
     def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
-        if given:
-            return tuple(given)
-        own = () if cfg.DATASET.NAME == "ImageNet" else super().templates(cfg)
-        return IMAGENET_TEMPLATES_SELECT + own
+        return tuple(given) or ensemble_templates(cfg.DATASET.NAME)

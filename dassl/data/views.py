@@ -1,4 +1,4 @@
-"""Views: what a transform makes of an image in an epoch, and when the same view comes again."""
+"""Views of images: draw them from a seed, and name them so that the same view is recognised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Views"]
 
 
 class Views:
-    """Draws and names the views of a list of training images.
+    """Draw and name views: what a transform makes of the training images in an epoch.
 
     With ``INPUT.SEEDED_VIEWS`` a view follows from the run seed, the epoch and the image's path
     below the data root, and from nothing else: neither from the order of the images nor from the
@@ -46,25 +46,25 @@ class Views:
         self._recipe: tuple[Callable | None, int, str | None] = (None, -1, None)
 
     def drawing(self, impath: str) -> AbstractContextManager[None]:
-        """Context in which the views of an image are to be drawn."""
+        """Return the context in which the views of an image are to be drawn."""
         if not self.seeded:
             return nullcontext()
         digest = _digest("view", self.seed, self.epoch, self._path(impath))
         return seeded_generators(int(digest[:15], 16))
 
     def name(self, transform: Callable, impath: str) -> str | None:
-        """Name of the view that ``transform`` gives in this epoch: the same name, the same pixels.
+        """Name the view that ``transform`` gives in this epoch; equal names mean equal pixels.
 
-        It has two parts with a slash between them: one for the data set, how its files are read,
-        the transform, seed and epoch where it is random, and the libraries; one for path, size and
-        time of change of the file.
+        A name has two parts with a slash between them. The first stands for the data set, how its
+        files are read, the transform (with seed and epoch where it is random), and the libraries;
+        the second for path, size and time of change of the file.
 
         Args:
             transform: from PIL image to tensor.
             impath: the image file.
 
         Returns:
-            None if the view does not come again, or if nobody knows whether it does.
+            None if the view does not come again, or if that is not known.
         """
         if self._recipe[:2] != (transform, self.epoch):
             self._recipe = (transform, self.epoch, self._recipe_of(transform))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dassl.utils import Registry, check_availability, print_detail
+from dassl.utils import Registry, print_detail
 
-TRAINER_REGISTRY = Registry("TRAINER")
+TRAINER_REGISTRY = Registry("TRAINER", contents="methods")
 
 
 def config_node(trainer: str) -> str:
@@ -26,7 +26,7 @@ def build_trainer(cfg: Any) -> Any:
     Raises:
         ValueError: for an unknown name.
     """
-    check_availability(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names(), "TRAINER.NAME")
+    TRAINER_REGISTRY.check(cfg.TRAINER.NAME, "TRAINER.NAME")
     if cfg.VERBOSE:
         print_detail(f"Loading trainer: {cfg.TRAINER.NAME}")
     return TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)

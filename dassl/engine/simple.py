@@ -93,6 +93,10 @@ class SimpleTrainer(TrainerBase):
         cfg: configuration.
     """
 
+    # set by build_data_loader; the epoch is first set before
+    train_loader_x: DataLoader | None = None
+    train_loader_u: DataLoader | None = None
+
     def __init__(self, cfg: Any) -> None:
         super().__init__()
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
@@ -113,16 +117,16 @@ class SimpleTrainer(TrainerBase):
 
     @property
     def epoch(self) -> int:
-        """Index of the epoch, from 0. Seeded views of training images follow whatever sets it."""
+        """Index of the epoch, from 0; setting it tells the data sets of the training loaders."""
         return self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        for name in ("train_loader_x", "train_loader_u"):
-            views = getattr(getattr(getattr(self, name, None), "dataset", None), "views", None)
-            if views is not None:
-                views.epoch = epoch
+        for loader in (self.train_loader_x, self.train_loader_u):
+            dataset = getattr(loader, "dataset", None)
+            if hasattr(dataset, "set_epoch"):  # what was written for upstream has none
+                dataset.set_epoch(epoch)
 
     @property
     def evaluator(self) -> Any:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+import sys
+import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from support.command_line import ROOT
 from support.hints import nearest
 
 
@@ -38,6 +45,8 @@ class Registry:
 
     Args:
         name: what the table holds, used in error texts.
+        contents: what a file that registers them holds, for notes on one; by default the plural of
+            the name.
 
     Example::
 
@@ -50,9 +59,14 @@ class Registry:
     #: what was registered so far within :func:`replacing_names`; None outside of it
     _replacing: list[Registered] | None = None
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, contents: str = "") -> None:
         self._name = name
+        self._contents = contents or f"{name.lower()}s"
         self._obj_map: dict[str, Any] = {}
+        #: what is wrong with files that are left out, by the name of their module
+        self._left_out: dict[str, str] = {}
+        #: the same, by a name that two files claim, of which only one can have it
+        self._claimed_twice: dict[str, str] = {}
 
     def register(self, obj: Any = None, force: bool = False) -> Any:
         """Add an object; usable as ``@R.register()`` or ``R.register(obj)``.
@@ -105,6 +119,81 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         return name in self._obj_map
+
+    def import_files(self, package: str, path: Iterable[str]) -> None:
+        """Import every file of a package, so that what it holds registers itself.
+
+        A file that fails, such as a half-written one, is named on standard error and left out.
+
+        Args:
+            package: its name.
+            path: its folders (``__path__``).
+        """
+        for module in pkgutil.iter_modules(path):
+            name = f"{package}.{module.name}"
+            if name in self._left_out:
+                continue
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                file = Path(module.module_finder.path, f"{module.name}.py")
+                self._leave_out(name, file, error)
+
+    def declare_keys(self, cfg: Any) -> None:
+        """Add the config keys that registered objects declare.
+
+        Files whose ``extend_cfg`` fails are left out, as those that cannot be imported.
+
+        Args:
+            cfg: unfrozen configuration, passed to the ``extend_cfg`` of each object that has one.
+        """
+        for obj in self._obj_map.values():
+            declare = getattr(obj, "extend_cfg", None)
+            if declare is None or obj.__module__ in self._left_out:
+                continue
+            try:
+                declare(cfg)
+            except Exception as error:
+                self._leave_out(obj.__module__, Path(inspect.getfile(obj)), error)
+
+    def check(self, name: str, key: str = "") -> None:
+        """Check that a name is that of an object which can be used.
+
+        Args:
+            name: name to look for.
+            key: config key or option that it was read from, for the message.
+
+        Raises:
+            ValueError: it is not; names the nearest one and the files that are left out.
+        """
+        where = f"{key}: " if key else ""
+        if name in self._claimed_twice:
+            kind = self._name.lower()
+            raise ValueError(
+                f"{where}two files have a {kind} {name!r}: {self._claimed_twice[name]}"
+            )
+        try:
+            check_availability(name, self._obj_map, key)
+        except ValueError as error:
+            more = "".join(f"; left out is {text}" for text in self._left_out.values())
+            raise ValueError(f"{error}{more}") from error
+        module = self._obj_map[name].__module__
+        if module in self._left_out:
+            raise ValueError(f"{where}{name!r} cannot be used: {self._left_out[module]}")
+
+    def _leave_out(self, module: str, file: Path, error: Exception) -> None:
+        lines = [
+            line
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_filename == str(file)
+        ]
+        shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+        place = f", line {lines[-1]}" if lines else ""
+        text = f"{shown}{place}: {type(error).__name__}: {error}"
+        self._left_out[module] = text
+        if isinstance(error, RegistryKeyError):
+            self._claimed_twice[error.name] = text
+        print(f"Note: {self._contents} of a file are left out: {text}", file=sys.stderr)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""The parts of `python -m datasets.prepare`.
+"""The parts of ``python -m datasets.prepare``.
 
-Packages beyond the standard library are imported inside the functions, so that `--help` answers at
-once.
+Packages beyond the standard library are imported inside the functions, so that ``--help`` answers
+at once.
 """

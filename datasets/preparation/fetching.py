@@ -12,10 +12,10 @@ from .sources import RemoteFile
 
 @dataclass(frozen=True)
 class Options:
-    """How files are fetched.
+    """Options of a download.
 
     Args:
-        mirror: address tried before the official ones, as `<mirror>/<data set>/<file>`.
+        mirror: address tried before the official ones, as ``<mirror>/<data set>/<file>``.
         timeout_s: seconds without any answer after which a transfer counts as interrupted.
         delete_archives: delete an archive once its content is in place.
     """
@@ -26,7 +26,7 @@ class Options:
 
 
 def problem_of(path: Path, file: RemoteFile) -> str | None:
-    """What is wrong with a fetched file: its checksum, or its integrity if none is published.
+    """Check a fetched file: its checksum, or its integrity if no checksum is published.
 
     Returns:
         the predicate of a sentence about the file, e.g. "has MD5 ..., expected ..."; None if
@@ -80,7 +80,7 @@ def _damage_of_mat(path: Path) -> str | None:
 
 
 def _fetch_from_drive(file: RemoteFile, path: Path, timeout_s: float) -> None:
-    """Download from Google Drive to `path`; a broken-off transfer goes on in the next call.
+    """Download from Google Drive to ``path``; a broken-off transfer goes on in the next call.
 
     Raises:
         RuntimeError: Drive does not give the file, or gives a wrong one.

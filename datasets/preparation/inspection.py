@@ -1,4 +1,4 @@
-"""What there is of a data set, without the network and without writing anything."""
+"""Find out what there is of a data set, without the network and without writing anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..whereabouts import elsewhere, explain
+from ..whereabouts import explain_missing, similar_folders
 from .sources import CONFIGS, Source
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ WILL_GENERATE = "ready, split will be generated (not the published one)"
 GENERATED = "ready, split was generated here (not the published one)"
 INCOMPLETE = "incomplete"
 MISSING = "missing"
+UNUSABLE = "cannot be used"
 
 
 @dataclass
 class Report:
-    """What there is of one data set, and what went wrong while it was prepared."""
+    """State of one data set, and what went wrong while it was prepared."""
 
     stem: str
     state: str
@@ -44,7 +45,7 @@ class Report:
 
 
 def locate(stem: str, root: str | Path) -> FewShotDataset:
-    """The data set with its folders below `root` set, without reading it.
+    """Return the data set with its folders below ``root`` set, without reading it.
 
     Raises:
         FileNotFoundError: its folder or its image folder is missing.
@@ -56,7 +57,11 @@ def locate(stem: str, root: str | Path) -> FewShotDataset:
 
 @functools.cache
 def dataset_class(stem: str) -> type[FewShotDataset]:
-    """The class that `configs/datasets/<stem>.yaml` names."""
+    """Return the class that ``configs/datasets/<stem>.yaml`` names.
+
+    Raises:
+        ValueError: its file has an error.
+    """
     import yaml
 
     from dassl.data.datasets import DATASET_REGISTRY
@@ -65,11 +70,13 @@ def dataset_class(stem: str) -> type[FewShotDataset]:
 
     register_all()
     config = yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
-    return DATASET_REGISTRY.get(config["DATASET"]["NAME"])
+    name = config["DATASET"]["NAME"]
+    DATASET_REGISTRY.check(name)
+    return DATASET_REGISTRY.get(name)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file, or a folder with anything in it, exists."""
+    """Return whether a file, or a folder with anything in it, exists."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
@@ -77,7 +84,7 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
     """Read the lists of a data set, writing nothing.
 
     Returns:
-        state (`READY`, `WILL_GENERATE` or `GENERATED`) and (train, val or None, test).
+        state (``READY``, ``WILL_GENERATE`` or ``GENERATED``) and (train, val or None, test).
 
     Raises:
         OSError, ValueError: as the data set itself does when something is missing or wrong.
@@ -96,7 +103,7 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
 
 
 def _was_generated(dataset: FewShotDataset, lists: tuple) -> bool:
-    """Whether a split file holds what `read_annotations` would put there."""
+    """Return whether a split file holds what ``read_annotations`` would put there."""
     try:
         generated = dataset.read_annotations()
     except Exception:  # the annotation is absent or damaged, and not needed
@@ -116,13 +123,16 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
         source: what a complete one has.
         root: data root.
     """
-    cls = dataset_class(stem)
+    try:
+        cls = dataset_class(stem)
+    except ValueError as error:
+        return Report(stem, UNUSABLE, str(error))
     folder = root / cls.dataset_dir
     absent = [path for file in source.files for path in file.place if not is_there(folder / path)]
     if len(absent) == sum(len(file.place) for file in source.files):
         return Report(stem, MISSING, _lies_elsewhere(cls, folder, absent[0]))
     if absent and not (folder / cls.image_dir).is_dir():
-        found = explain(str(folder), absent[0], cls.layout)
+        found = explain_missing(str(folder), absent[0], cls.layout)
         return Report(stem, INCOMPLETE, f"not there: {', '.join(absent)} ({found})")
     try:
         # data sets tell what they read
@@ -138,26 +148,31 @@ def inspect(stem: str, source: Source, root: Path) -> Report:
         for part, expected in zip(lists, source.images, strict=True)
     )
     wrong = _implausible(classes, images, source)
-    return Report(stem, INCOMPLETE if wrong else state, wrong, classes, images)
+    state = INCOMPLETE if wrong else state
+    return Report(stem, state, detail=wrong, classes=classes, images=images)
 
 
 def _lies_elsewhere(cls: type[FewShotDataset], folder: Path, wanted: str) -> str:
-    """What there is under other names, if it may be this data set; else nothing."""
+    """Describe what lies under other names and may be this data set; empty if nothing does."""
     if folder.is_dir():
         if not is_there(folder):
             return ""
-    elif elsewhere(str(folder), cls.image_dir):
+    elif similar_folders(str(folder), cls.image_dir):
         wanted = cls.image_dir
     else:
         return ""
-    return explain(str(folder), wanted, cls.layout)
+    return explain_missing(str(folder), wanted, cls.layout)
 
 
 def inspect_without_source(stem: str) -> Report:
-    """The report on a data set without a source: embedded, else missing."""
+    """Report on a data set without a source: embedded, else missing."""
     from ..fewshot import FewShotDataset
 
-    if dataset_class(stem).prepare is not FewShotDataset.prepare:
+    try:
+        embedded = dataset_class(stem).prepare is not FewShotDataset.prepare
+    except ValueError as error:
+        return Report(stem, UNUSABLE, str(error))
+    if embedded:
         return Report(stem, READY, "embedded, its images are written on first use")
     return Report(stem, MISSING, "no source of it is known; --sources can name one")
 

@@ -1,4 +1,4 @@
-"""What `datasets/sources.yaml` says: the files of each data set and where they come from."""
+"""The table ``datasets/sources.yaml``: the files of each data set and where they come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a data set, as described in `sources.yaml`."""
+    """File of a data set, as described in ``sources.yaml``."""
 
     file: str
     urls: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a data set and what it has when complete."""
+    """Files of a data set, and its numbers of classes and images when complete."""
 
     classes: int
     images: tuple[int | None, int | None, int | None]  # train, val, test; None: no such list
@@ -53,7 +53,7 @@ def read_sources(path: str | Path) -> dict[str, Source]:
     """Read a table of sources.
 
     Args:
-        path: YAML file in the format described at the top of `sources.yaml`.
+        path: YAML file in the format described at the top of ``sources.yaml``.
 
     Raises:
         ValueError: the file is not such a table; names the entry.
@@ -95,7 +95,7 @@ def _remote_file(
 
 
 def choose(names: Iterable[str], sources: dict[str, Source]) -> list[str]:
-    """The data sets asked for, in the order given, each once; `all` for every one with a source.
+    """Return the data sets asked for, each once; ``all`` stands for every one with a source.
 
     Raises:
         ValueError: an unknown name; suggests the nearest one.

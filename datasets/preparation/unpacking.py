@@ -11,7 +11,7 @@ from support.files import replacing
 from .inspection import is_there
 from .sources import RemoteFile
 
-ARCHIVE_DEPTH = 4  # folders of an archive in which its content is looked for
+ARCHIVE_DEPTH = 4  # levels of folders in which the content of an archive is looked for
 
 
 def lay_out(file: RemoteFile, path: Path, folder: Path) -> None:
@@ -58,7 +58,7 @@ def lay_out(file: RemoteFile, path: Path, folder: Path) -> None:
 
 
 def find(path: str, folder: Path) -> Path:
-    """The file or folder `path` in an unpacked archive: below as few further folders as possible.
+    """Find the file or folder ``path`` in an unpacked archive, below as few folders as possible.
 
     Raises:
         ValueError: it is not there, or at several places.
@@ -76,7 +76,7 @@ def find(path: str, folder: Path) -> Path:
 
 
 def _unpack_imagenet(archive: Path, folder: Path) -> None:
-    """Unpack ImageNet's archive of training or validation images to `<folder>/images/<part>`."""
+    """Unpack ImageNet's archive of training or validation images to ``<folder>/images/<part>``."""
     from torchvision.datasets import imagenet
 
     folder.mkdir()

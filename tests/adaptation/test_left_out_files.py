@@ -7,7 +7,6 @@ import sys
 import pytest
 
 import trainers
-from adaptation import methods
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
@@ -27,13 +26,12 @@ def register(tmp_path, monkeypatch):
     """Function that has ``half.py`` of some content imported as a file of ``trainers/``."""
     folders = [*trainers.__path__, str(tmp_path)]
     monkeypatch.setattr(trainers, "__path__", folders)
-    monkeypatch.setattr(TRAINER_REGISTRY, "_obj_map", dict(TRAINER_REGISTRY._obj_map))
-    monkeypatch.setattr(methods, "_left_out", {})
-    monkeypatch.setattr(methods, "_claimed_twice", {})
+    for table in ("_obj_map", "_left_out", "_claimed_twice"):
+        monkeypatch.setattr(TRAINER_REGISTRY, table, dict(getattr(TRAINER_REGISTRY, table)))
 
     def register(content: str) -> None:
         (tmp_path / "half.py").write_text(content)
-        methods.register_all("trainers", folders)
+        TRAINER_REGISTRY.import_files("trainers", folders)
         trainers.extend_cfg(get_cfg_default())
 
     yield register

@@ -6,9 +6,17 @@ import pytest
 import torch
 import yaml
 
-from adaptation.templates import IMAGENET_TEMPLATES_SELECT, TEACHER_TEMPLATES, given_templates
+from adaptation.templates import (
+    IMAGENET_TEMPLATES_SELECT,
+    TEACHER_TEMPLATES,
+    dataset_template,
+    ensemble_templates,
+    given_templates,
+)
 from adaptation.texts import encode_templates
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
+from tests.datasets.miniatures import BY_STEM
 
 TEXTS = ("a drawing of a {}, a kind of animal.", "{} on paper.")
 
@@ -66,6 +74,43 @@ def test_zero_shot(make_cfg, method, texts, expected):
     names = trainer.dm.dataset.classnames
     want = encode_templates(trainer.model.encoders, names, expected, unit=True)
     assert torch.equal(trainer.model.text_features, want)
+
+
+#: published zero-shot texts of CoOp's code; all others have "a photo of a {}."
+PUBLISHED = {
+    "OxfordPets": "a photo of a {}, a type of pet.",
+    "OxfordFlowers": "a photo of a {}, a type of flower.",
+    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
+    "DescribableTextures": "{} texture.",
+    "EuroSAT": "a centered satellite photo of {}.",
+    "Food101": "a photo of {}, a type of food.",
+    "UCF101": "a photo of a person doing {}.",
+}
+
+
+@pytest.mark.parametrize("name", [*(m.name for m in BY_STEM.values()), "Digits", "Unknown", ""])
+def test_the_template_of_every_data_set(name):
+    template = PUBLISHED.get(name, "a photo of a {}.")
+    own = () if name == "ImageNet" else (template,)
+    assert dataset_template(name) == template
+    assert ensemble_templates(name) == (*IMAGENET_TEMPLATES_SELECT, *own)
+
+
+def test_a_data_set_of_ones_own_names_its_template(make_cfg, monkeypatch):
+    images = DATASET_REGISTRY.get("TestImages")
+    own = type("TestImages", (images,), {"template": TEXTS[1]})
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "TestImages", own)
+    trainer = build(make_cfg, "ZeroshotCLIP", ())
+    names = trainer.dm.dataset.classnames
+    want = encode_templates(trainer.model.clip, names, TEXTS[1:], unit=True)
+    assert torch.equal(trainer.model.text_features, want)
+    assert ensemble_templates("TestImages") == (*IMAGENET_TEMPLATES_SELECT, TEXTS[1])
+    own.template = "a photo"
+    with pytest.raises(ValueError, match=r"data set TestImages: .* 'a photo' must have one {}"):
+        build(make_cfg, "ZeroshotCLIP", ())
+    # the registry also holds functions, and classes that are written for upstream
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "TestImages", lambda cfg: images(cfg))
+    assert dataset_template("TestImages") == "a photo of a {}."
 
 
 @pytest.mark.parametrize("texts", [TEXTS, ()])

@@ -20,9 +20,9 @@ from torchvision import transforms as T
 
 from dassl.config import get_cfg_default
 from dassl.data import DatasetWrapper, build_data_loader, image_cache
-from dassl.data.data_manager import CachingLoader
 from dassl.data.datasets import Datum
 from dassl.data.image_cache import DECODED, CacheError, PixelFile, cache_folder, open_cache
+from dassl.data.loaders import CachingLoader
 from dassl.data.transforms import build_transform, split_fixed
 from dassl.data.transforms.pixels import ScaleShift, UnitRange
 from dassl.utils import ImageError, set_random_seed, tools

@@ -45,7 +45,7 @@ def views_of(cfg, epoch=0, workers=0):
     """Images and names of views of one epoch by file, and the order of the files."""
     cfg.DATALOADER.NUM_WORKERS = workers
     loader = DataManager(cfg).train_loader_x
-    loader.dataset.views.epoch = epoch
+    loader.dataset.set_epoch(epoch)
     images, names, order = {}, {}, []
     for batch in loader:
         order += batch["impath"]
@@ -248,6 +248,40 @@ def test_views_of_a_run_follow_its_epochs_also_after_a_resume(cfg, workers):
         assert_same_where_both(images, resumed[epoch])
     one, two = straight[0], straight[1]
     assert not any(torch.equal(one[path], two[path]) for path in one.keys() & two.keys())
+
+
+class OwnReader(DatasetWrapper):
+    """A data set as written for upstream, with a constructor of its own."""
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.data_source, self.transform = data_source, transform
+
+    def __getitem__(self, idx):
+        item = self.data_source[idx]
+        return {"img": self.transform(Image.open(item.impath)), "label": item.label}
+
+
+class ToldEpochs(OwnReader):
+    def set_epoch(self, epoch):
+        self.epochs = [*getattr(self, "epochs", []), epoch]
+
+
+@pytest.mark.parametrize("reader", [OwnReader, ToldEpochs, None])
+def test_a_trainer_with_loaders_of_its_own(cfg, reader):
+    """``None``: its loader is a list of batches, which has no data set."""
+
+    class OwnLoaders(toy.ToyTrainer):
+        def build_data_loader(self):
+            super().build_data_loader()
+            loader = DataManager(self.cfg, dataset_wrapper=reader or OwnReader).train_loader_x
+            self.train_loader_x, self.train_loader_u = loader if reader else list(loader), None
+
+    trainer = OwnLoaders(cfg)
+    trainer.train()
+    assert trainer.epoch + 1 == trainer.max_epoch
+    if reader is ToldEpochs:
+        told = trainer.train_loader_x.dataset.epochs
+        assert list(dict.fromkeys(told)) == list(range(trainer.max_epoch))
 
 
 @settings(max_examples=30, deadline=None)

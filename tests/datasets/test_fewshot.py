@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from dassl.data.datasets import build_dataset
 from dassl.utils import set_random_seed
-from datasets.fewshot import FewShotDataset, list_images, make_item
+from datasets.fewshot import FewShotDataset
+from datasets.items import list_images, make_item
 from results.logs import read_facts
 from tests.datasets.miniatures import BY_STEM
 

@@ -63,7 +63,9 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
         (root / "recorded" / "names.txt").write_text("\n".join(names), encoding="utf-8")
         for label in range(len(names)):
             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "recorded" / f"{label}.png")
-        monkeypatch.setitem(DATASET_REGISTRY._obj_map, data_set, RecordedClasses)
+        template = DATASET_REGISTRY.get(data_set).template
+        stand_in = type(data_set, (RecordedClasses,), {"template": template})
+        monkeypatch.setitem(DATASET_REGISTRY._obj_map, data_set, stand_in)
         side = recorded["images"].shape[-1]
         cfg = make_cfg(
             trainer,

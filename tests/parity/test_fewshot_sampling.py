@@ -12,7 +12,8 @@ import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DatasetBase
 from dassl.utils import set_random_seed
-from datasets.fewshot import FewShotDataset, make_item
+from datasets.fewshot import FewShotDataset
+from datasets.items import make_item
 from tests.parity_files import PARITY_DIR
 
 RECORDED = json.loads((PARITY_DIR / "fewshot_sampling.json").read_text())
