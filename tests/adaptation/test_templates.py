@@ -102,7 +102,7 @@ def test_a_data_set_of_ones_own_names_its_template(make_cfg, monkeypatch):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, "TestImages", own)
     trainer = build(make_cfg, "ZeroshotCLIP", ())
     names = trainer.dm.dataset.classnames
-    want = encode_templates(trainer.model.clip, names, TEXTS[1:], unit=True)
+    want = encode_templates(trainer.model.encoders, names, TEXTS[1:], unit=True)
     assert torch.equal(trainer.model.text_features, want)
     assert ensemble_templates("TestImages") == (*IMAGENET_TEMPLATES_SELECT, TEXTS[1])
     own.template = "a photo"
