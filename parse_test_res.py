@@ -211,7 +211,8 @@ def output_hint(output: Path, keyword: str) -> str:
     if hint := keyword_hint(output, keyword):
         return hint
     output = output.absolute()
-    roots = {layout_root(log.parent) for log in logs_below(output)} - {None, output}
+    found = (layout_root(log.parent) for log in logs_below(output))
+    roots = {root for root in found if root is not None and root != output}
     return f": its runs are in the layout below {min(roots)}; name that (--output)" if roots else ""
 
 

@@ -60,6 +60,7 @@ def load(args: argparse.Namespace) -> Predictor:
     from trainers import Predictor
 
     if args.trainer is not None:
+        assert classnames is not None  # see check_options
         return Predictor.zero_shot(args.backbone, classnames, args.trainer, args.device)
     return Predictor.load(args.model_dir, classnames, args.load_epoch, args.device, args.backbone)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from adaptation.seeds import SeveralSeeds
-    from dassl.engine import TrainerBase
+    from dassl.engine import SimpleTrainer
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
@@ -389,7 +389,7 @@ def console_level(args: argparse.Namespace) -> int:
     return logger.QUIET if args.quiet else logger.VERBOSE if args.verbose else logger.NORMAL
 
 
-def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
+def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     """Return the trainer the command line asks for; with ``--eval-only``, its weights loaded.
 
     Args:
@@ -419,7 +419,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     return trainer
 
 
-def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) -> None:
+def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: SimpleTrainer) -> None:
     """Check that a test is one of trained weights, or that those of the start are meant.
 
     Args:
@@ -440,7 +440,7 @@ def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) 
 
 def build_runs(
     args: argparse.Namespace, words: list[str], cfgs: list[CfgNode]
-) -> TrainerBase | SeveralSeeds:
+) -> SimpleTrainer | SeveralSeeds:
     """Return the trainer of the command line, or of several seeds, each as its own would build it.
 
     Args:
@@ -490,7 +490,8 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     from dassl.utils.checkpoint import latest_checkpoint
 
     folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
-    saved = [latest_checkpoint(str(folder)) for folder in folders]
+    newest = [latest_checkpoint(str(folder)) for folder in folders]
+    saved = [path for path in newest if path is not None]
     if not saved:
         freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
         due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
@@ -534,7 +535,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             trainer.train()
         if args.seeds is None:
-            trainer.run_notes.on_end()
+            trainer.run_notes.on_end()  # type: ignore[union-attr]  # one trainer
 
     return run(act, args.traceback, lambda: interruption(args, cfgs))
 

@@ -78,8 +78,12 @@ def predict_together(
 
     @functools.cache
     def frozen_features() -> Sequence[Tensor]:
-        names = None if None in views else [name for batch in views for name in batch]
+        known = [batch for batch in views if batch is not None]
+        names = [name for batch in known for name in batch] if len(known) == len(views) else None
         return first.frozen_image_features(torch.cat(list(images)), names).split(sizes)
+
+    def frozen_of(number: int) -> Tensor:
+        return frozen_features()[number]
 
     answers: list[list[Tensor]] = [[] for _ in models]
     while True:
@@ -91,7 +95,7 @@ def predict_together(
                 calls.append(unanswered.call)
         if not calls:
             return [
-                model.with_teacher(prediction, lambda i=i: frozen_features()[i])
+                model.with_teacher(prediction, functools.partial(frozen_of, i))
                 for i, (model, prediction) in enumerate(zip(models, predictions, strict=True))
             ]
         for answered, answer in zip(answers, _encode(first, calls), strict=True):

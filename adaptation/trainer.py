@@ -86,6 +86,7 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str
     #: folder of the learner's checkpoints in a run folder
@@ -116,7 +117,7 @@ class PromptTrainer(TrainerX):
         """The method's own part of the config."""
         return self.cfg.TRAINER[self.node]
 
-    def set_model_mode(self, mode: str = "train", names: Sequence[str] | None = None) -> None:
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         super().set_model_mode(mode, names)
         self.model.forget_text()
 
@@ -387,4 +388,5 @@ class PromptTrainer(TrainerX):
         self, checkpoint: dict[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
-        return fitting_weights(checkpoint, self._models[name], self.model.classnames, path)
+        learner: Any = self._models[name]
+        return fitting_weights(checkpoint, learner, self.model.classnames, path)

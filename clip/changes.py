@@ -143,7 +143,7 @@ class Changes:
     @classmethod
     def of(cls, changes: LayerChanges | None) -> Changes:
         """Return what a mapping says; what is read already stays itself."""
-        if isinstance(changes, cls):
+        if isinstance(changes, Changes):
             return changes
         return cls({number: _block_change(entry) for number, entry in (changes or {}).items()})
 
@@ -314,6 +314,8 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         )
     if tokens.dim() == 4 or (tokens.dim() == 3 and tokens.shape[0] not in (1, x.shape[0])):
         raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
+    if isinstance(prompt.at, tuple):
+        raise ValueError("a prompt with a place of its own per class is for text only")
     length = x.shape[1]
     at = length - prompt.drop if prompt.at is None else prompt.at
     if at < 1 or at + prompt.drop > length:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +76,11 @@ class _QuickGELUMLP(torch.autograd.Function):
         )
 
 
-def fused_mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+def fused_mlp(mlp: Any, x: Tensor) -> Tensor:
     """What the MLP of a block gives for ``x``, ``(..., width)``, to rounding."""
     if not isinstance(mlp.gelu, QuickGELU):
         return mlp(x)
-    values = (mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias)
+    values = [mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias]
     rows = x.reshape(-1, x.shape[-1])
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -113,7 +114,8 @@ class Attention(nn.MultiheadAttention):
         queries = F.linear(rows, weight[:width], bias[:width])
         keys_values = F.linear(x, weight[width:], bias[width:])
         keys_values = _with_terms(keys_values, x, (change.key, change.value))
-        return _with_terms(queries, rows, (change.query,)), *keys_values.chunk(2, dim=-1)
+        keys, values = keys_values.chunk(2, dim=-1)
+        return _with_terms(queries, rows, (change.query,)), keys, values
 
     def split(self, x: Tensor) -> Tensor:
         """``(..., length, d)`` to ``(sequences, heads, length, d / heads)``."""
@@ -189,6 +191,9 @@ class ResidualAttentionBlock(nn.Module):
         quick_gelu: whether the MLP computes OpenAI's approximation of GELU, or GELU itself.
     """
 
+    mlp: Any  # nn.Sequential of c_fc, gelu and c_proj
+    _mask_seen: tuple[Tensor, int, bool]  # set by clip.patched
+
     def __init__(
         self,
         width: int,
@@ -258,6 +263,8 @@ class ResidualAttentionBlock(nn.Module):
 
 class Transformer(nn.Module):
     """A stack of blocks; arguments as those of a block."""
+
+    resblocks: Any  # nn.Sequential of ResidualAttentionBlock
 
     def __init__(
         self,

@@ -181,6 +181,10 @@ class CLIP(nn.Module):
         quick_gelu: see ``ResidualAttentionBlock``.
     """
 
+    image_mean: Tensor | None
+    image_std: Tensor | None
+    quick_gelu: Tensor | None
+
     def __init__(
         self,
         embed_dim: int,
@@ -203,7 +207,8 @@ class CLIP(nn.Module):
         for name in TRAITS:
             self.register_buffer(name, None)  # ``build_model`` sets what the state dict says
         if isinstance(vision_layers, int):
-            self.visual: nn.Module = VisionTransformer(
+            assert vision_patch_size is not None
+            self.visual: VisionTransformer | ModifiedResNet = VisionTransformer(
                 image_resolution,
                 vision_patch_size,
                 vision_width,

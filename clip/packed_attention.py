@@ -143,9 +143,9 @@ class CausalSequences:
     def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
         """As :meth:`AttentionGroups.attend`."""
         x = behind_prefix(qkv, self.n_prefix, self.rows, self.n_classes).flatten(0, 1)
-        parts = [
-            attention.attend(*part.chunk(3, dim=-1), causal=True)
-            for part in x.split(MOST_SEQUENCES)
-        ]
+        parts = []
+        for part in x.split(MOST_SEQUENCES):
+            q, k, v = part.chunk(3, dim=-1)
+            parts.append(attention.attend(q, k, v, causal=True))
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.unflatten(0, (-1, self.n_classes)).flatten(1, 2).index_select(1, self.place)

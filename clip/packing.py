@@ -48,7 +48,7 @@ class PackedText:
     @classmethod
     def of(cls, text: Tensor | PackedText) -> PackedText:
         """``text`` itself if it is packed already, its ids packed otherwise."""
-        return text if isinstance(text, cls) else cls(text)
+        return text if isinstance(text, PackedText) else cls(text)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,7 +89,9 @@ class SuffixLayout:
         self.position = (torch.arange(self.total) - starts.repeat_interleave(size)).to(device)
         #: (C,) packed row of every end-of-text token
         self.end = (starts + size - 1).to(device)
-        self._starts, self._splices, self._attentions = starts, {}, {}
+        self._starts = starts
+        self._splices: dict[tuple, Tensor] = {}
+        self._attentions: dict[int, AttentionGroups | CausalSequences] = {}
 
     def attention(self, n_prefix: int) -> AttentionGroups | CausalSequences:
         """How attention runs over these suffixes behind a common prefix, kept for the next call."""
@@ -174,12 +176,22 @@ class PrefixPlan:
         return True
 
 
-def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
-    """Raises: ValueError: the prompt is not made for text, or for another number of classes."""
+def places(prompt: Prompt, n_classes: int) -> tuple[int, ...]:
+    """Return the index of a text prompt's first token in every class.
+
+    Raises:
+        ValueError: the prompt stands at the end, wherever that is.
+    """
     if prompt.at is None:
         raise ValueError("a text prompt needs a position `at`: the end depends on the class")
-    if isinstance(prompt.at, tuple) and len(prompt.at) != n_classes:
-        raise ValueError(f"{len(prompt.at)} prompt positions for {n_classes} classes")
+    return prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
+
+
+def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
+    """Raises: ValueError: the prompt is not made for text, or for another number of classes."""
+    at = places(prompt, n_classes)
+    if len(at) != n_classes:
+        raise ValueError(f"{len(at)} prompt positions for {n_classes} classes")
     sets = prompt.tokens.shape[-3] if prompt.tokens.dim() > 2 else 1
     if sets not in (1, n_classes):
         raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
@@ -212,7 +224,7 @@ def check_places(prompt: Prompt, at: Sequence[int], lengths: Sequence[int], n_pr
 
 
 def _first(prompt: Prompt) -> int:
-    return min(prompt.at) if isinstance(prompt.at, tuple) else prompt.at
+    return min(places(prompt, 1))
 
 
 def _inside(prompt: Prompt, n_prefix: int) -> bool:
@@ -238,8 +250,7 @@ def splice_packed(
         ValueError: the prompt would drop a token that is not there, or the end-of-text token.
     """
     n_classes, n, drop = layout.n_classes, prompt.length, prompt.drop
-    at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
-    at = tuple(position - n_prefix for position in at)
+    at = tuple(position - n_prefix for position in places(prompt, n_classes))
     check_places(prompt, at, layout.lengths, n_prefix)
     tokens = prompt.tokens.to(x.dtype)
     # shared tokens are expanded, not indexed: see behind_prefix

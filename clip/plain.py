@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .changes import BlockChange, Changes, LowRank, Norm, Prompt, splice
-from .packing import PackedText, check_context, check_places, check_text_prompt
+from .packing import PackedText, check_context, check_places, check_text_prompt, places
 from .patched import changed_part_of_block, changed_stack
 
 if TYPE_CHECKING:
+    from .layers import ResidualAttentionBlock, Transformer
     from .model import CLIP, VisionTransformer
 
 
@@ -43,8 +44,7 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
         nonlocal end, lengths
         for prompt in prompts:
             check_text_prompt(prompt, len(lengths))
-            at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * len(lengths)
-            check_places(prompt, at, lengths, 0)
+            check_places(prompt, places(prompt, len(lengths)), lengths, 0)
             x, more = _insert(x, prompt), prompt.growth
             end, lengths = end + more, tuple(length + more for length in lengths)
         check_context(max(lengths), clip.context_length)
@@ -77,14 +77,14 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     return _through(tower.transformer, x, changes, enter)[:, :n_rows]
 
 
-def _check_depth(changes: Changes, transformer: nn.Module) -> None:
+def _check_depth(changes: Changes, transformer: Transformer) -> None:
     # what somebody put in its place need not know how many blocks it has
     if not changed_stack(transformer):
         changes.check_depth(len(transformer.resblocks))
 
 
 def _through(
-    transformer: nn.Module,
+    transformer: Transformer,
     x: Tensor,
     changes: Changes,
     enter: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
@@ -119,7 +119,7 @@ def _through(
     return x
 
 
-def _changed_block(block: nn.Module, x: Tensor, change: BlockChange) -> Tensor:
+def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange) -> Tensor:
     """A block on ``x``, ``(N, length, d)``, with a change inside: one sum after the other.
 
     Raises:
@@ -167,10 +167,11 @@ def _insert(x: Tensor, prompt: Prompt) -> Tensor:
             f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of {x.shape[-1]}"
         )
     tokens = prompt.tokens.to(x.dtype).expand(len(x), -1, -1)
+    at = places(prompt, len(x))
     if isinstance(prompt.at, tuple):
-        rows = zip(x, tokens, prompt.at, strict=True)
+        rows = zip(x, tokens, at, strict=True)
         return torch.stack([_between(*row, prompt) for row in rows])
-    return _between(x, tokens, prompt.at, prompt)
+    return _between(x, tokens, at[0], prompt)
 
 
 def _between(x: Tensor, tokens: Tensor, at: int, prompt: Prompt) -> Tensor:

@@ -84,6 +84,12 @@ class ModifiedResNet(nn.Module):
         width: channels of the stem's output.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    changes_noted: list[str]  # CLIP's
+
     def __init__(
         self,
         layers: tuple[int, int, int, int],

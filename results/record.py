@@ -182,9 +182,9 @@ def _damaged(path: Path, what: str) -> BadRecord:
 
 def _check(content: Any, kind: Any, name: str, path: Path) -> None:
     """Raises: BadRecord: a value is not of the kind in ``FIELDS``; names the field."""
-    kinds = kind if isinstance(kind, tuple) else (kind,)
+    kinds: tuple[Any, ...] = kind if isinstance(kind, tuple) else (kind,)
     for one in kinds:
-        expected = one if isinstance(one, type) else type(one)
+        expected: Any = one if isinstance(one, type) else type(one)
         if type(content) is not expected:
             continue
         if isinstance(one, dict):

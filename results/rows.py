@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
+from typing import Any
 
 from protocols import ELEVEN, VARIANTS
 
@@ -116,7 +117,7 @@ def make_row(
     return row
 
 
-def listing(items: Iterable[object]) -> str:
+def listing(items: Iterable[Any]) -> str:
     """Return sorted items with commas."""
     return ", ".join(map(str, sorted(items)))
 

@@ -125,8 +125,8 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             note(f"skipped: {reason}")
             continue
         value, facts = result.value, result.facts
-        shots, source = fields.get("shots", "0"), fields.get("source", "")
-        shots = math.inf if shots == "all" else int(shots)
+        number, source = fields.get("shots", "0"), fields.get("source", "")
+        shots = math.inf if number == "all" else int(number)
         if kind.classes == "all":
             zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from tabulate import tabulate
 
@@ -196,14 +197,14 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
     return "\n".join(table.render(style) for table in tables)
 
 
-def records(rows: list[Row]) -> list[dict]:
+def records(rows: list[Row]) -> list[dict[str, Any]]:
     """Return the rows as flat mappings, numbers in percent.
 
     They have four decimals, or all where the runs have records, whose rows have more columns.
     """
     result = []
     for row in rows:
-        record = {"protocol": row.protocol, "dataset": row.dataset}
+        record: dict[str, Any] = {"protocol": row.protocol, "dataset": row.dataset}
         if row.method.source:
             record["source"] = row.method.source
         record |= {"trainer": row.method.trainer, "config": row.method.config}
@@ -231,14 +232,15 @@ def records(rows: list[Row]) -> list[dict]:
 
 def of_records(row: Row) -> dict:
     """Return what is known of a row of runs with records: each seed's values, device and time."""
-    found = {
+    found: dict[str, Any] = {
         f"{metric}_by_seed": " ".join(f"{seed}={value}" for seed, value in sorted(values.items()))
         for metric, values in row.by_seed.items()
     }
-    devices = {result.record["device"]["name"] for result in row.read}
+    read = [result.record for result in row.read if result.record is not None]
+    devices = {record["device"]["name"] for record in read}
     if devices:
         found["device"] = ", ".join(sorted(devices))
-    seconds = [result.record["seconds"]["training"] for result in row.read]
+    seconds = [record["seconds"]["training"] for record in read]
     if seconds := [number for number in seconds if number is not None]:
         found["training_seconds"] = fmean(seconds)
     return found

@@ -314,7 +314,7 @@ def sweep(args: argparse.Namespace) -> int:
             f"below {logs.parent}; the same command goes on from there",
             file=sys.stderr,
         )
-        return stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+        return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
     print(runner.summary(), flush=True)
     for message in runner.failures:
         print(f"error: {message}", file=sys.stderr)

@@ -172,6 +172,7 @@ def read_method(name: str) -> Method:
 
 def _method(name: str, table: Any) -> Method:
     _check_keys(table, "trainer", "configs", "trains", "tiny", "variants")
+    kind: type
     for key, kind in (("trainer", str), ("configs", list)):
         if not isinstance(table.get(key), kind):
             raise ValueError(f"{key} is missing, or no {'list' if kind is list else 'name'}")

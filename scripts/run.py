@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("usage: run.sh METHOD PROTOCOL ARGUMENTS")
         env = absolute_folders({"PYTHON": sys.executable, **os.environ})
         os.chdir(ROOT)
-        return run_script(*words[:2], words[2:], env)
+        return run_script(words[0], words[1], words[2:], env)
 
     return run_command(run)
 

@@ -96,6 +96,10 @@ class PixelPromptLearner(PromptLearner):
 
     mapping: Tensor
 
+    pixel_std: Tensor
+    source: Tensor  # None without source classes, and no mapping then
+    mapping: Tensor
+
     def __init__(
         self,
         side: int,
@@ -248,6 +252,7 @@ class LoRVP(PromptTrainer):
             encode: image features of a batch.
         """
         learner = self.model.learner
+        assert isinstance(learner, PixelPromptLearner)
         loader = build_data_loader(
             self.cfg,
             data_source=self.dm.dataset.train_x,

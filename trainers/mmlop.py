@@ -73,6 +73,8 @@ class LowRankPromptLearner(PromptLearner):
         drift_correction: whether text features are corrected for their common drift.
     """
 
+    words: Tensor | None
+
     def __init__(
         self,
         depth: int,

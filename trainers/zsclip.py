@@ -36,6 +36,8 @@ class ZeroshotClassifier(nn.Module):
         memory: what a batch may hold beside the weights; larger ones are cut into parts.
     """
 
+    text_features: Tensor
+
     def __init__(
         self,
         encoders: Encoders,
@@ -116,7 +118,7 @@ class ZeroshotCLIP(TrainerX):
         print(f"Templates: {self.templates(self.cfg, given)}")
         self.model = self.build_classifier(self.cfg, clip, dataset.classnames, given)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # as SimpleTrainer's
         """There is nothing to train: test at once."""
         print(f"{self.cfg.TRAINER.NAME} has nothing to train")
         self.test()

@@ -96,7 +96,7 @@ class PixelFile:
         shapes = []
         with open(path, "wb") as file:
             for array in arrays:
-                file.write(np.ascontiguousarray(array))
+                file.write(np.ascontiguousarray(array).data)
                 shapes.append(array.shape)
             file.write(np.array(shapes, "<i8").tobytes())
 
@@ -141,10 +141,9 @@ def open_cache(
         if found is not None:
             return found
         if form == DECODED:
-            sizes = (_decoded_bytes(path, dataset) for path in paths)
+            size = _total((_decoded_bytes(path, dataset) for path in paths), limit)
         else:
-            sizes = [load(paths[0]).nbytes * len(paths)]
-        size = _total(sizes, limit)
+            size = _total([load(paths[0]).nbytes * len(paths)], limit)
 
         def write(temporary: Path) -> None:
             _check_free_space(folder.path, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path as osp
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class TrainerBase:
     """
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, nn.Module | None] = OrderedDict()
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: Any = None
@@ -166,11 +167,12 @@ class TrainerBase:
         """
         names = self.get_model_names()
         paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
-        if not names or None in paths:
+        found = [path for path in paths if path is not None]
+        if not names or len(found) < len(names):
             print_detail("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
-        for name, path in zip(names, paths, strict=True):
+        for name, path in zip(names, found, strict=True):
             print_detail(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
             start_epoch = restore(
@@ -324,7 +326,7 @@ class TrainerBase:
         """Take from a test batch what inference needs, on the device."""
         raise NotImplementedError
 
-    def forward_backward(self, batch: Any) -> dict[str, float]:
+    def forward_backward(self, batch: Any) -> Mapping[str, float | torch.Tensor]:
         """Do one training step and return numbers to log."""
         raise NotImplementedError
 

@@ -53,7 +53,7 @@ class SimpleNet(nn.Module):
             **kwargs,
         )
         fdim = self.backbone.out_features
-        self.head = None
+        self.head: Any = None
         if model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS:
             self.head = build_head(
                 model_cfg.HEAD.NAME,
@@ -94,8 +94,12 @@ class SimpleTrainer(TrainerBase):
     """
 
     # set by build_data_loader; the epoch is first set before
-    train_loader_x: DataLoader | None = None
-    train_loader_u: DataLoader | None = None
+    train_loader_x: Any = None
+    train_loader_u: Any = None
+    # set by build_model and, while an epoch runs, by run_epoch
+    model: Any
+    num_batches: int
+    batch_idx: int
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class SimpleTrainer(TrainerBase):
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
         for loader in (self.train_loader_x, self.train_loader_u):
-            dataset = getattr(loader, "dataset", None)
+            dataset: Any = getattr(loader, "dataset", None)
             if hasattr(dataset, "set_epoch"):  # what was written for upstream has none
                 dataset.set_epoch(epoch)
 
@@ -212,7 +216,7 @@ class SimpleTrainer(TrainerBase):
             return self.max_epoch * self.steps_per_epoch()
         return (self.epoch + 1) * self.steps_per_epoch() - 1
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # Dassl's: the config says which epochs
         """Train from ``start_epoch`` to ``max_epoch``."""
         super().train(self.start_epoch, self.max_epoch)
 

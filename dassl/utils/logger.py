@@ -12,7 +12,7 @@ from typing import Any, TextIO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 __all__ = ["Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
 
@@ -89,6 +89,8 @@ class Logger:
             yield
         except OSError as error:
             file, self.file = self.file, None
+            if file is None:
+                raise
             print(f"Note: {file.name} ends here: {error.strerror}", file=sys.stderr)
             with suppress(OSError):  # closing writes what is left
                 file.close()
@@ -163,7 +165,7 @@ def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:
             f"cannot write {fpath} ({error.strerror}): choose another folder with --output-dir "
             "(OUTPUT_DIR)"
         ) from error
-    if not _locked(logger.file):
+    if logger.file is not None and not _locked(logger.file):
         logger.close()
         raise BlockingIOError(
             f"another process is writing {fpath}: wait for it, or choose another folder with "

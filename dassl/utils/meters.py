@@ -27,7 +27,9 @@ class AverageMeter:
 
     def reset(self) -> None:
         """Forget all values."""
-        self._val = self._avg = self._sum = 0.0
+        self._val: float | torch.Tensor = 0.0
+        self._avg: float | torch.Tensor = 0.0
+        self._sum: float | torch.Tensor = 0.0
         self.count = 0
 
     @property

@@ -136,7 +136,8 @@ class Registry:
             try:
                 importlib.import_module(name)
             except Exception as error:
-                file = Path(module.module_finder.path, f"{module.name}.py")
+                finder: Any = module.module_finder  # a FileFinder
+                file = Path(finder.path, f"{module.name}.py")
                 self._leave_out(name, file, error)
 
     def declare_keys(self, cfg: Any) -> None:

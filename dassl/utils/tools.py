@@ -202,7 +202,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose writes the EXIF block anew, which fails where others of its values are
     # damaged; reading it may fail as well, with nearly anything, and the pixels are sound
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return image
     # Pillow turns a TIFF itself, and some of its versions leave the orientation as it was

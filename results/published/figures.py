@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from protocols import ELEVEN, SOURCE
 from results.runs import TABLES, TITLES
@@ -108,9 +109,9 @@ def parse(line: dict[str, str]) -> Figure:
     if unknown := [d for d in without if d not in known or line["dataset"] != AVERAGE]:
         raise ValueError(f"{', '.join(unknown)} cannot be missing from {line['dataset']}")
     pairs = [pair.partition("=") for pair in line["settings"].split(";") if pair]
-    parsed = {
+    parsed: dict[str, Any] = {
         "without": without,
         "shots": int(line["shots"]) if line["shots"] else None,
         "settings": tuple((key, value) for key, _, value in pairs),
     }
-    return Figure(**line | parsed)
+    return Figure(**{**line, **parsed})

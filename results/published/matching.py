@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..rows import Row, average_row
 from ..runs import METRICS, shots_name
@@ -27,14 +28,14 @@ def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
         reasons.append((BACKBONE, f"backbone {ours}, published {figure.backbone}"))
     if figure.shots not in (None, row.method.shots):
         plural = "" if row.method.shots == 1 else "s"
-        ours = shots_name(row.method.shots)
-        reasons.append((SHOTS, f"{ours} shot{plural}, published {figure.shots}"))
+        number = shots_name(row.method.shots)
+        reasons.append((SHOTS, f"{number} shot{plural}, published {figure.shots}"))
     if row.method.source not in ("", "imagenet"):
         reasons.append((SOURCE, f"trained on {row.method.source}, published imagenet"))
     for key, values in figure.settings:
-        ours = row.facts.get(key)
-        if ours is None or len(ours) > 1 or not ours <= set(values.split("|")):
-            shown = "not in the logs" if ours is None else ", ".join(sorted(ours)) or "empty"
+        found = row.facts.get(key)
+        if found is None or len(found) > 1 or not found <= set(values.split("|")):
+            shown = "not in the logs" if found is None else ", ".join(sorted(found)) or "empty"
             wanted = values.replace("|", " or ") or "empty"
             reasons.append((SETTING, f"{key} is {shown}, published {wanted}"))
     return reasons
@@ -74,6 +75,8 @@ class Comparison:
     @property
     def difference(self) -> float:
         """Ours minus the published one, in points."""
+        if self.figure is None:
+            raise ValueError(f"no published figure: {self.reason}")
         return self.row.mean[self.metric] - self.figure.percent
 
     @property
@@ -126,7 +129,7 @@ def partial_averages(rows: list[Row], figures: Iterable[Figure], ci95: bool) -> 
     """
     asked = {(f.trainer, f.runs, f.averaged): None for f in figures if f.trainer and f.without}
     for trainer, protocol, datasets in asked:
-        lines = defaultdict(dict)
+        lines: dict[Any, dict[str, Row]] = defaultdict(dict)
         for row in rows:
             if (row.method.trainer, row.protocol) != (trainer, protocol) or row.covered:
                 continue

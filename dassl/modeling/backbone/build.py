@@ -20,7 +20,7 @@ class Backbone(nn.Module):
         return self.__dict__.get("_out_features")
 
 
-def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> Any:
     """Build a registered backbone.
 
     Raises:
