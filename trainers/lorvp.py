@@ -94,8 +94,6 @@ class PixelPromptLearner(PromptLearner):
         n_classes: ``C``, for the mapping.
     """
 
-    mapping: Tensor
-
     pixel_std: Tensor
     source: Tensor  # None without source classes, and no mapping then
     mapping: Tensor

@@ -432,6 +432,8 @@ def test_impossible_image_prompts(model, plain):
         model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)}, plain)
     with pytest.raises(ValueError, match="2 sequences"):
         model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))}, plain)
+    with pytest.raises(ValueError, match="for text only"):
+        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=(1, 2))}, plain)
 
 
 def test_impossible_prompts_themselves():
