@@ -139,7 +139,9 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
             )
         scheduler = MultiStepLR(optimizer, milestones=list(stepsize), gamma=optim_cfg.GAMMA)
     else:
-        scheduler = CosineAnnealingLR(optimizer, T_max=optim_cfg.MAX_EPOCH)
+        # a float, as in the checkpoints of Dassl
+        epochs: Any = float(optim_cfg.MAX_EPOCH)
+        scheduler = CosineAnnealingLR(optimizer, T_max=epochs)
 
     if optim_cfg.WARMUP_EPOCH <= 0:
         return scheduler
