@@ -43,7 +43,8 @@ def assert_same(fast: Tensor, slow: Tensor, prompts: list[Tensor]) -> None:
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
     weights = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1)).double()
     fast_grads = torch.autograd.grad((fast * weights).sum(), prompts)
-    slow_grads = torch.autograd.grad((slow * weights).sum(), prompts)
+    # others may be compared with it as well
+    slow_grads = torch.autograd.grad((slow * weights).sum(), prompts, retain_graph=True)
     for a, b in zip(fast_grads, slow_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
