@@ -101,6 +101,11 @@ def predict_together(
 def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
     """The answers to one call of every learner."""
     images, changes = zip(*calls, strict=True)
+    if any(change.inside for change in changes):
+        raise ValueError(
+            "--seeds: the learner changes blocks of an encoder inside, not prompts alone, so its "
+            "seeds cannot share a pass: run them one by one with --seed"
+        )
     if images[0] is not None:
         sizes = [len(image) for image in images]
         joined = join_changes(changes, sizes, dims=3)

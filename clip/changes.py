@@ -172,9 +172,9 @@ class Changes:
             yield from self.blocks[number].prompts
 
     @property
-    def inside(self) -> bool:
-        """Whether a block changes in anything else than its sequence."""
-        return any(change.inside for change in self.blocks.values())
+    def inside(self) -> int:
+        """How many blocks change in anything else than their sequence."""
+        return sum(change.inside for change in self.blocks.values())
 
     @property
     def deepest(self) -> int:

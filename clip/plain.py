@@ -108,8 +108,8 @@ def _through(
         raise ValueError(
             "prompts in front of later blocks and changes inside of blocks would pass by a "
             "transformer or a stack of blocks (resblocks) that is hooked, wrapped or replaced as a "
-            "whole: hook, wrap or replace its blocks instead, or leave out changes inside and lower "
-            "the prompt depth to 1"
+            "whole: hook, wrap or replace its blocks instead, or leave out changes inside and "
+            "lower the prompt depth to 1"
         )
     for i, block in enumerate(transformer.resblocks):
         if i:
