@@ -281,13 +281,18 @@ class CLIP(nn.Module):
         )
 
     def encode_image(
-        self, image: Tensor, changes: LayerChanges | None = None, plain: bool = False
+        self,
+        image: Tensor,
+        changes: LayerChanges | None = None,
+        plain: bool = False,
+        n_rows: int | None = None,
     ) -> Tensor:
         """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
         image = image.type(self.dtype)  # as OpenAI's; a forward of somebody's own counts on it
+        options: dict[str, int] = {} if n_rows is None else {"n_rows": n_rows}
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
-            return self.visual(image, changes, plain=True)
-        return self.visual(image, changes) if changes else self.visual(image)
+            options["plain"] = True
+        return self.visual(image, changes, **options) if changes or options else self.visual(image)
 
     def encode_text(
         self,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adaptation.classifier import PromptedCLIP
-from adaptation.learner import PromptLearner
+from adaptation.learner import PromptLearner, Steps
 from adaptation.savings.memory import image_bytes, text_bytes
 from adaptation.seeds import SeveralSeeds
 from adaptation.trainer import PromptTrainer
@@ -174,3 +174,58 @@ def test_estimates_hold(make_cfg, tower):
             estimate = len(image) * image_bytes(own.clip, changes, kept=True)
         features.square().sum().backward()
     assert 0.4 < peak.value / estimate < 1
+
+
+class RowsLearner(PromptLearner):
+    """Tokens beside the class token, whose rows are read as well, by a forward of its own.
+
+    Args:
+        vision: width of the image encoder.
+        projection: ``(vision, embed_dim)``, of the class token.
+    """
+
+    def __init__(self, vision: int, projection: torch.Tensor) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(0.1 * torch.randn(2, vision))
+        self.beside = nn.Parameter(0.1 * torch.randn(projection.shape))
+        self.register_buffer("projection", projection.clone(), persistent=False)
+
+    def image_features(self, clip: Steps, image: torch.Tensor) -> torch.Tensor:
+        rows = clip.encode_image(image, {6: Prompt(self.tokens, at=1)}, n_rows=3)
+        rows = rows[:, 0] @ self.projection + rows[:, 1:].mean(1) @ self.beside
+        return F.normalize(rows, dim=-1)
+
+
+class Rows(Inside):
+    """The method with rows of the last block."""
+
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: list[str]) -> RowsLearner:
+        return RowsLearner(clip.visual.transformer.width, clip.visual.proj.float())
+
+
+def test_rows_of_the_last_block(make_cfg, tmp_path, monkeypatch):
+    """Fast, plain, in half precision, and for seeds together as for one alone."""
+    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "Rows", Rows)
+
+    def build(folder: str, seed: int, *pairs: object) -> PromptTrainer:
+        torch.manual_seed(seed)
+        run = ("SEED", seed, "OUTPUT_DIR", str(tmp_path / folder / str(seed)))
+        small = ("OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 1, "TEST.NO_TEST", True)
+        return build_trainer(make_cfg("Rows", *run, *small, *pairs))
+
+    exact = step(build("one", 1))
+    for pairs, limit in (
+        (("MODEL.FAST_ENCODERS", False), 2e-4),
+        (("TRAINER.INSIDE.PREC", "bf16"), 2e-1),
+    ):
+        for name, value in step(build("one", 1, *pairs)).items():
+            assert relative_error(value, exact[name]) < limit, name
+
+    together = SeveralSeeds({seed: partial(build, "together", seed) for seed in (1, 2)})
+    together.train()
+    for run in together.runs:
+        alone = build("alone", run.seed)
+        alone.train()
+        for name, value in alone.model.learner.state_dict().items():
+            assert relative_error(run.trainer.model.learner.state_dict()[name], value) < 1e-4, name
