@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Recipe:
 
     Args:
         files: path -> content of a new file.
-        additions: (path, name) -> what is added at the end of what the file calls so.
+        additions: (path, name) -> the last entry of what the file calls so.
         commands: shell commands, in order.
     """
 
@@ -44,7 +45,8 @@ class Recipe:
             for word, meaning in words.items():
                 text = text.replace(word, meaning)
             inside, end = re.split(r"(?m)^(?=[)\]}])", rest, maxsplit=1)
-            (folder / name).write_text(before + start + inside + text + end)
+            entry = textwrap.indent(f"{text.rstrip()},\n", "    ")
+            (folder / name).write_text(before + start + inside + entry + end)
 
 
 def read_recipes() -> dict[str, Recipe]:
