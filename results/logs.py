@@ -14,7 +14,7 @@ from pathlib import Path
 
 TRAIN_END = re.compile(r"Finish(ed)? training")
 TEST_END = re.compile(r"=> result")
-# Ends a training whose result was not asked for, or that has no images for one.
+# Ends a training that is not tested, as asked for or since there are no test images.
 NOT_TESTED = "Not tested: "
 # Opens every start of a run.
 START = "** Arguments **"
