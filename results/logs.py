@@ -34,7 +34,7 @@ class BadLog(Exception):
 
 
 class Untested(BadLog):
-    """A training that ended, and had nothing to test on or was not to."""
+    """A training that ended without a test, for lack of test images or as asked for."""
 
 
 def last_start(path: Path) -> list[str]:

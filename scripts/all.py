@@ -3,8 +3,8 @@
     python scripts/all.py METHOD [DATASETS] [SEEDS] [KEY VALUE ...]
 
 Lists are words in quotes or with commas between them: "coop mmlop", digits,shapes, "1 2 3". Every
-run is one call of run.sh, which skips what is finished and lets what broke off go on. A run that
-fails is named at the end with its log, and the others go on.
+run is one call of run.sh, which skips finished runs and continues unfinished ones. A run that fails
+is named at the end with its log, and the others go on.
 
 From the environment, besides what run.sh reads:
   PROTOCOL  {protocols}
@@ -12,9 +12,8 @@ From the environment, besides what run.sh reads:
   JOBS      runs at once (default: 1)
   TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
 
-Without DATASETS these are, where DATA says where they are, the eleven of the benchmark (xd: those
-that are not the source; dg: ImageNet's variants), else the two that come with the repository (xd:
-from digits to shapes).
+If DATA is set, DATASETS defaults to the eleven of the benchmark (xd: those that are not the source;
+dg: ImageNet's variants), else to the two that come with the repository (xd: from digits to shapes).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ FILE = re.compile(r"(?<![\w./<>*-])(\w+\.py)\b")
 MODULE = re.compile(rf"python -m ({FOLDER}(?:\.\w+)*)")
 NAME = re.compile(rf"`({FOLDER}(?:\.\w+)+)[`(]")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
-# Files that a reader makes in the course of a page: my_method.py, MyMethod/, mybirds.yaml, new2base.
+# Files that a reader makes while following a page: mymethod.py, MyMethod/, new2base_train.sh.
 OF_THE_READER = re.compile(r"(^|/)(my|new2base)", re.IGNORECASE)
 # Names of a trainer file that somebody brings.
 BROUGHT = {"FILE.py", "coop.py"}
