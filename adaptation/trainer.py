@@ -397,7 +397,7 @@ class PromptTrainer(TrainerX):
             checkpoint = load_checkpoint(path)
             self._models[name].load_state_dict(self._fitting_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
-            self.run_notes.loaded(checkpoint)
+            self.run_notes.note_loaded(checkpoint)
 
     def _fitting_weights(
         self, checkpoint: dict[str, Any], name: str, path: str
