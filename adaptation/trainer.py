@@ -152,6 +152,21 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     @classmethod
+    def teacher_templates(cls, cfg: CfgNode) -> Sequence[str]:
+        """Return the texts that the frozen teacher averages over, DATASET.TEMPLATES aside.
+
+        A method whose teacher reads the data set's own text overrides this and returns
+        ``(dataset_template(cfg.DATASET.NAME),)`` (see :mod:`adaptation.templates`).
+
+        Args:
+            cfg: the whole config.
+
+        Returns:
+            at least one text with one ``{}`` for the class name.
+        """
+        return TEACHER_TEMPLATES
+
+    @classmethod
     def build_classifier(
         cls,
         cfg: CfgNode,
@@ -165,13 +180,13 @@ class PromptTrainer(TrainerX):
             cfg: the whole config.
             clip: frozen here.
             classnames: the classes to tell apart.
-            templates: texts in place of the teacher's and of an unprompted text encoder's.
+            templates: texts in place of ``teacher_templates`` and of an unprompted text encoder's.
         """
         clip = clip.requires_grad_(False).float()
         learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
         if templates and learner.text_changes() is None:
             learner.template = templates[0]
-        teacher = templates or TEACHER_TEMPLATES
+        teacher = templates or cls.teacher_templates(cfg)
         return PromptedCLIP(
             clip,
             learner,
@@ -382,7 +397,7 @@ class PromptTrainer(TrainerX):
             checkpoint = load_checkpoint(path)
             self._models[name].load_state_dict(self._fitting_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
-            self.run_notes.loaded(checkpoint)
+            self.run_notes.note_loaded(checkpoint)
 
     def _fitting_weights(
         self, checkpoint: dict[str, Any], name: str, path: str

@@ -52,6 +52,8 @@ class Prompt:
             )
         if self.drop < 0:
             raise ValueError(f"a prompt cannot drop {self.drop} tokens: use 0 or more")
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"a prompt cannot keep a share of {self.keep}: use 0 to 1")
         if self.keep and self.drop != self.length:
             raise ValueError(
                 f"a prompt of {self.length} tokens that drops {self.drop} cannot keep a share of "
@@ -88,9 +90,8 @@ class LowRank:
     scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the term for ``x``, ``(..., d_in)``, in its type: ``(..., d_out)``."""
-        term = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
-        return self.scale * term.to(x.dtype)
+        """Return the term for ``x``, ``(..., d_in)``: ``(..., d_out)``."""
+        return self.scale * F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
 #: weight and bias of a layer norm, ``(d,)`` each
@@ -107,7 +108,7 @@ class BlockChange:
         out: term of the map that the result of attention goes through.
         ln_1, ln_2: weight and bias in place of those of the block's layer norms.
         branch: from ``ln_1 x`` to what is added to the block's result, ``(..., d)`` both; applied
-            to any selection of positions, in float32.
+            to any selection of positions, which it gets in float32 at least.
     """
 
     prompts: tuple[Prompt, ...] = ()
@@ -171,9 +172,9 @@ class Changes:
             yield from self.blocks[number].prompts
 
     @property
-    def inside(self) -> bool:
-        """Whether a block changes in anything else than its sequence."""
-        return any(change.inside for change in self.blocks.values())
+    def inside(self) -> int:
+        """How many blocks change in anything else than their sequence."""
+        return sum(change.inside for change in self.blocks.values())
 
     @property
     def deepest(self) -> int:

@@ -20,16 +20,25 @@ from torch.autograd.function import once_differentiable
 from .changes import UNCHANGED, BlockChange, LowRank, Norm
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 if its type is a narrower one."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the last axis, in float32 at least; the result has the type of ``x``."""
+    wide = at_least_float32(x)
+    weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
+    return F.layer_norm(wide, weight.shape, weight, bias, eps).to(x.dtype)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm that computes in float32 at least and returns the type of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64):
             return super().forward(x)
-        y = F.layer_norm(
-            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
-        )
-        return y.to(x.dtype)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 #: of the activation of OpenAI's checkpoints
@@ -159,16 +168,16 @@ def _with_terms(y: Tensor, x: Tensor, terms: Sequence[LowRank | None]) -> Tensor
     if all(term is None for term in terms):
         return y
     parts = zip(y.chunk(len(terms), dim=-1), terms, strict=True)
-    return torch.cat([part if term is None else part + term(x) for part, term in parts], dim=-1)
+    return torch.cat(
+        # under autocast, ``x`` may be wider than what a linear map gives for it
+        [part if term is None else part + term(x).to(part.dtype) for part, term in parts],
+        dim=-1,
+    )
 
 
 def _normed(norm: LayerNorm, x: Tensor, other: Norm | None) -> Tensor:
     """Layer norm of ``x``, with another weight and bias if there is one."""
-    if other is None:
-        return norm(x)
-    weight, bias = other
-    y = F.layer_norm(x.float(), norm.normalized_shape, weight.float(), bias.float(), norm.eps)
-    return y.to(x.dtype)
+    return norm(x) if other is None else layer_norm(x, *other, norm.eps)
 
 
 def causal_mask(length: int) -> Tensor:
@@ -258,7 +267,9 @@ class ResidualAttentionBlock(nn.Module):
         """
         x = x + _with_terms(self.attn.out_proj(attended), attended, (change.out,))
         y = x + fused_mlp(self.mlp, _normed(self.ln_2, x, change.ln_2))
-        return y if change.branch is None else y + change.branch(normed.float()).to(y.dtype)
+        if change.branch is None:
+            return y
+        return y + change.branch(at_least_float32(normed)).to(y.dtype)
 
 
 class Transformer(nn.Module):

@@ -123,6 +123,10 @@ class VisionTransformer(nn.Module):
             ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``, and
             ``(N, n_rows, width)`` with ``n_rows``. Without gradients on the CPU, the blocks see a
             large batch in nearly equal parts.
+
+        Raises:
+            ValueError: a change for a block that does not exist, a prompt that does not fit, or
+                more rows than the last block has.
         """
         changes = Changes.of(changes)
         changed = changed_part(self, IMAGE_PARTS, causal=False)
@@ -131,9 +135,18 @@ class VisionTransformer(nn.Module):
         else:
             rows = self._encode_in_parts(x, changes, n_rows or 1)
         if n_rows is not None:
+            if not n_rows == rows.shape[1] > 0:
+                raise ValueError(
+                    f"{n_rows} rows of the last block's result are asked for: it has "
+                    f"{self._n_tokens(changes)}, so ask for 1 to {self._n_tokens(changes)}"
+                )
             return self.ln_post(rows)
         features = self.ln_post(rows[:, 0])
         return features if self.proj is None else features @ self.proj
+
+    def _n_tokens(self, changes: Changes) -> int:
+        """Tokens per image in the last block."""
+        return len(self.positional_embedding) + sum(p.growth for p in changes.prompts())
 
     def _encode_in_parts(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         changes.check_depth(len(self.transformer.resblocks))
@@ -273,13 +286,18 @@ class CLIP(nn.Module):
         )
 
     def encode_image(
-        self, image: Tensor, changes: LayerChanges | None = None, plain: bool = False
+        self,
+        image: Tensor,
+        changes: LayerChanges | None = None,
+        plain: bool = False,
+        n_rows: int | None = None,
     ) -> Tensor:
         """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
         image = image.type(self.dtype)  # as OpenAI's; a forward of somebody's own counts on it
+        options: dict[str, int] = {} if n_rows is None else {"n_rows": n_rows}
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
-            return self.visual(image, changes, plain=True)
-        return self.visual(image, changes) if changes else self.visual(image)
+            options["plain"] = True
+        return self.visual(image, changes, **options) if changes or options else self.visual(image)
 
     def encode_text(
         self,

@@ -85,6 +85,14 @@ def changed_stack(transformer: nn.Module) -> bool:
     return changed(transformer, (Transformer,)) or changed(blocks, (nn.Sequential,))
 
 
+def patched_function() -> str | None:
+    """Name of the first function of our modules' classes that somebody replaced, or ``None``."""
+    for kind, name, function in FUNCTIONS:
+        if getattr(kind, name) is not function:
+            return f"{kind.__name__}.{name}"
+    return None
+
+
 def changed_part(
     tower: nn.Module, parts: Mapping[str, tuple[type, ...]], causal: bool
 ) -> str | None:
@@ -95,9 +103,9 @@ def changed_part(
         parts: their classes; ``TEXT_PARTS`` or ``IMAGE_PARTS``.
         causal: what mask the blocks must have: causal, or none.
     """
-    for kind, name, function in FUNCTIONS:
-        if getattr(kind, name) is not function:
-            return f"{kind.__name__}.{name}"
+    function = patched_function()
+    if function is not None:
+        return function
     modules: dict[str, Any] = tower._modules
     for name, kinds in parts.items():
         if changed(modules.get(name), kinds):

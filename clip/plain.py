@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .changes import BlockChange, Changes, LowRank, Norm, Prompt, splice
+from .layers import at_least_float32, layer_norm
 from .packing import PackedText, check_context, check_places, check_text_prompt, places
-from .patched import changed_part_of_block, changed_stack
+from .patched import changed_part_of_block, changed_stack, patched_function
 
 if TYPE_CHECKING:
     from .layers import ResidualAttentionBlock, Transformer
@@ -105,9 +106,10 @@ def _through(
         return transformer(x.transpose(0, 1)).transpose(0, 1)
     if changed_stack(transformer):
         raise ValueError(
-            "prompts in front of later blocks would pass by a transformer or a stack of blocks "
-            "(resblocks) that is hooked, wrapped or replaced as a whole: hook, wrap or replace "
-            "its blocks instead, or lower the prompt depth to 1"
+            "prompts in front of later blocks and changes inside of blocks would pass by a "
+            "transformer or a stack of blocks (resblocks) that is hooked, wrapped or replaced as a "
+            "whole: hook, wrap or replace its blocks instead, or leave out changes inside and "
+            "lower the prompt depth to 1"
         )
     for i, block in enumerate(transformer.resblocks):
         if i:
@@ -125,10 +127,10 @@ def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange
     Raises:
         ValueError: the block is not as built, so that the change would pass by what it does.
     """
-    if changed_part_of_block(block) is not None:
+    if patched_function() or changed_part_of_block(block) is not None:
         raise ValueError(
-            "a change inside of a block would pass by what a hooked, wrapped or replaced block "
-            "does: leave the blocks as they are, or use prompts alone"
+            "a change inside of a block would pass by what a hooked, wrapped, replaced or patched "
+            "block does: leave the blocks as they are, or use prompts alone"
         )
     attn = block.attn
     a = _norm(x, block.ln_1, change.ln_1)
@@ -144,20 +146,18 @@ def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange
     attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(a.shape)
     h = x + _linear(attended, attn.out_proj.weight, attn.out_proj.bias, change.out)
     y = h + block.mlp(_norm(h, block.ln_2, change.ln_2))
-    return y if change.branch is None else y + change.branch(a.float()).to(y.dtype)
+    if change.branch is None:
+        return y
+    return y + change.branch(at_least_float32(a)).to(y.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, term: LowRank | None) -> Tensor:
     y = F.linear(x, weight, bias)
-    return y if term is None else y + term(x)
+    return y if term is None else y + term(x).to(y.dtype)
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm, other: Norm | None) -> Tensor:
-    if other is None:
-        return norm(x)
-    weight, bias = other
-    y = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), norm.eps)
-    return y.to(x.dtype)
+    return norm(x) if other is None else layer_norm(x, *other, norm.eps)
 
 
 def _insert(x: Tensor, prompt: Prompt) -> Tensor:

@@ -121,15 +121,17 @@ class ModifiedResNet(nn.Module):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*modules))
         self.attnpool = AttentionPool2d(input_resolution // 32, width * 32, heads, output_dim)
 
-    def forward(self, x: Tensor, prompts: None = None) -> Tensor:
+    def forward(self, x: Tensor, changes: None = None, n_rows: None = None) -> Tensor:
         """``(N, 3, side, side)`` to ``(N, output_dim)``.
 
         Raises:
-            ValueError: image prompts were given; a ResNet has no token sequence to put them in.
+            ValueError: prompts, other changes of blocks or rows of tokens are asked for; a ResNet
+                has no sequence of tokens.
         """
-        if prompts:
+        if changes or n_rows is not None:
             raise ValueError(
-                "image prompts need a vision transformer: choose a ViT as MODEL.BACKBONE.NAME"
+                "image prompts, other changes of blocks and rows of tokens need a vision "
+                "transformer: choose a ViT as MODEL.BACKBONE.NAME"
             )
         x = x.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))

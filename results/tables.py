@@ -15,7 +15,8 @@ from tabulate import tabulate
 from .rows import Row, in_order, listing
 from .runs import TITLES, has_halves, shots_name, shots_phrase
 
-# Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
+# Largest width of a table with a line per method, in characters; a wider one is transposed if that
+# makes it narrower.
 MAX_WIDTH = 120
 
 
@@ -157,11 +158,11 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
             ]
             table = Table(title, ["trainer", "config", "seeds", *names], body, 2, gaps(chosen))
             if turn and table.width() > MAX_WIDTH:
-                table = min(turned(table), table, key=Table.width)
+                table = min(transposed(table), table, key=Table.width)
             yield table
 
 
-def turned(table: Table) -> Table:
+def transposed(table: Table) -> Table:
     """Return an accuracy table with a line per data set and a column per method."""
     trainers = [line[0] for line in table.lines]
     header = ["data set"]
@@ -200,7 +201,8 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
 def records(rows: list[Row]) -> list[dict[str, Any]]:
     """Return the rows as flat mappings, numbers in percent.
 
-    They have four decimals, or all where the runs have records, whose rows have more columns.
+    They have four decimals. Where all runs have records they are not rounded, and there are more
+    columns.
     """
     result = []
     for row in rows:
@@ -225,13 +227,13 @@ def records(rows: list[Row]) -> list[dict[str, Any]]:
                 std = row.std[metric]
                 record[f"{metric}_std"] = std if row.exact else round(std, 4)
         if row.exact:
-            record |= of_records(row)
+            record |= columns_of_records(row)
         result.append(record)
     return result
 
 
-def of_records(row: Row) -> dict:
-    """Return what is known of a row of runs with records: each seed's values, device and time."""
+def columns_of_records(row: Row) -> dict[str, Any]:
+    """Return what records add to a row: the value of each seed, device and time."""
     found: dict[str, Any] = {
         f"{metric}_by_seed": " ".join(f"{seed}={value}" for seed, value in sorted(values.items()))
         for metric, values in row.by_seed.items()

@@ -103,7 +103,7 @@ class StepGraph:
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """One step; inputs and outputs are those of ``step``, outputs without gradients."""
-        with self.rates.held():
+        with self.rates.on_device():
             if self.captured and self._replaced():
                 self._forget()
             shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]

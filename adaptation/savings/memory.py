@@ -19,6 +19,11 @@ from dassl.utils import SettingError
 KEPT_ROWS = 12
 
 
+#: rows per token that a block keeps more where it changes inside: ``ln_1 x`` and the result of
+#: attention for low-rank terms, what a branch reads, and its hidden layers, up to this width in all
+KEPT_INSIDE = 4
+
+
 #: rows per token that computing one block takes at a time, forward or backward
 WORKING_ROWS = 24
 
@@ -51,7 +56,7 @@ def text_bytes(
         else:
             n_added += prompt.growth
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
-    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
+    rows = n_tokens * (WORKING_ROWS + kept * _kept_rows(len(blocks), changes))
     lengths = tuple(length + n_added for length in plan.suffix_lengths)
     if attends_in_sequences(text.device, lengths, n_prefix):
         n_places = n_prefix + max(lengths)
@@ -69,9 +74,14 @@ def image_bytes(clip: CLIP, changes: LayerChanges | None = None, kept: bool = Fa
         blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
         return (WORKING_MAPS + kept * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
-    n_tokens += sum(prompt.growth for prompt in Changes.of(changes).prompts())
-    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * n_blocks)
+    changes = Changes.of(changes)
+    n_tokens += sum(prompt.growth for prompt in changes.prompts())
+    rows = n_tokens * (WORKING_ROWS + kept * _kept_rows(n_blocks, changes))
     return rows * tower.transformer.width * _item_size(clip)
+
+
+def _kept_rows(n_blocks: int, changes: Changes) -> int:
+    return KEPT_ROWS * n_blocks + KEPT_INSIDE * changes.inside
 
 
 def _item_size(clip: CLIP) -> int:

@@ -29,8 +29,7 @@ __all__ = ["TrainerBase"]
 class TrainerBase:
     """Base class of all trainers.
 
-    Subclasses register their models in ``build_model``-like code and fill in ``run_epoch`` and
-    the other abstract methods.
+    Subclasses register their models, and implement ``run_epoch`` and the other abstract methods.
     """
 
     def __init__(self) -> None:
@@ -149,7 +148,7 @@ class TrainerBase:
         return state
 
     def load_trainer_state(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`trainer_state` returned."""
+        """Restore what :meth:`trainer_state` returned."""
         set_random_state(state["random"])
         scaler = getattr(self, "scaler", None)
         # A disabled scaler has an empty state, which an enabled one refuses.
@@ -207,7 +206,7 @@ class TrainerBase:
             shown = "none" if val_result is None else f"{val_result:.1f}"
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
-            self.run_notes.loaded(checkpoint)
+            self.run_notes.note_loaded(checkpoint)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -275,7 +274,7 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a TensorBoard scalar; does nothing before :meth:`init_writer`."""
+        """Write a TensorBoard scalar; do nothing before :meth:`init_writer`."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -315,7 +314,7 @@ class TrainerBase:
         raise NotImplementedError
 
     def test(self) -> Any:
-        """Evaluate."""
+        """Evaluate the model."""
         raise NotImplementedError
 
     def parse_batch_train(self, batch: Any) -> Any:

@@ -18,8 +18,9 @@ __all__ = ["EpochLog", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", 
 
 
 def __getattr__(name: str) -> Any:
-    """``SummaryWriter``, which published code imports from here: TensorBoard takes seconds."""
+    """Import ``SummaryWriter``, which published code takes from here, when it is asked for."""
     if name == "SummaryWriter":
+        # TensorBoard takes seconds to import
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter

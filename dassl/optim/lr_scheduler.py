@@ -63,7 +63,7 @@ class _BaseWarmupScheduler(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return plain data only; ``successor`` is the state dict of the inner schedule."""
         state = super().state_dict()
-        del state["verbose"]  # of the process, not of the run
+        del state["verbose"]  # a setting of the process, not of the run
         return {**state, "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

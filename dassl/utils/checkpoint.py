@@ -276,7 +276,7 @@ class _Inert:
     state: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take the arguments of the real class."""
+        """Accept the arguments of the real class, and ignore them."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -302,7 +302,7 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
 
 
 def _without_objects(value: Any) -> Any:
-    """Replace a stand-in by the plain state of its object, less the optimiser it refers to."""
+    """Replace each stand-in by the plain state of its object, without the object's optimiser."""
     if isinstance(value, _Inert):
         if not isinstance(value.state, dict):
             return None

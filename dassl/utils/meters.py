@@ -60,7 +60,7 @@ class AverageMeter:
             self._avg = self._sum / self.count
 
     def average(self) -> float | torch.Tensor:
-        """The average on the device of the values: a tensor if they were tensors."""
+        """Return the average: a tensor on the values' device if these were tensors."""
         return self._avg
 
 

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 AVERAGE = "average"
 # Protocols of published figures; an ablation is of base-to-new runs in several settings.
 PROTOCOLS = TITLES | {"ablation": "Ablation"}
-# What an average is over, where the figure does not say that it lacks some.
+# Data sets of an average, unless a figure names some that it lacks.
 AVERAGED = {key: protocol.targets(SOURCE) for key, protocol in TABLES.items()}
 AVERAGED["ablation"] = ELEVEN
 
@@ -57,7 +57,7 @@ class Figure:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The data sets that an average of this protocol is over, in order."""
+        """Data sets of an average of this protocol, in order."""
         return tuple(d for d in AVERAGED[self.protocol] if d not in self.without)
 
 

@@ -15,8 +15,8 @@ from .figures import AVERAGE, Figure
 BACKBONE, SHOTS, SOURCE, SETTING, DATASET, COMPLETE = range(6)
 
 
-def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
-    """Return why a row is not of the published method: what fails and how; empty if it is.
+def method_differences(row: Row, figure: Figure) -> list[tuple[int, str]]:
+    """Return why a row is not of the published method: what differs and how; empty if it is.
 
     Args:
         row: of the figure's trainer.
@@ -41,8 +41,8 @@ def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
     return reasons
 
 
-def elsewhere(row: Row, figure: Figure) -> list[tuple[int, str]]:
-    """Return why a row is not of a figure's data set or average, as ``unlike`` does."""
+def data_set_differences(row: Row, figure: Figure) -> list[tuple[int, str]]:
+    """Return why a row is not of a figure's data set or average, in the same form."""
     if not row.covered:
         if row.dataset == figure.dataset:
             return []
@@ -86,7 +86,7 @@ class Comparison:
         return self.difference / spread if spread else None
 
 
-def of_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[Comparison]:
+def compare_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[Comparison]:
     """Return every metric of a row beside all published figures of the same thing.
 
     Args:
@@ -101,8 +101,8 @@ def of_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[
         for figure in figures.get((row.method.trainer, row.protocol, metric), ()):
             method = figure.backbone, figure.shots, figure.settings
             if method not in checked:
-                checked[method] = unlike(row, figure)
-            tried.append((checked[method] + elsewhere(row, figure), figure))
+                checked[method] = method_differences(row, figure)
+            tried.append((checked[method] + data_set_differences(row, figure), figure))
         matches = [figure for reasons, figure in tried if not reasons]
         comparisons += [Comparison(row, metric, figure) for figure in matches]
         if not matches:
@@ -153,8 +153,8 @@ def compare(rows: list[Row], figures: list[Figure], ci95: bool = False) -> list[
     index = defaultdict(list)
     for figure in figures:
         index[figure.trainer, figure.runs, figure.metric].append(figure)
-    comparisons = [c for row in rows for c in of_row(row, index)]
+    comparisons = [c for row in rows for c in compare_row(row, index)]
     for row in partial_averages(rows, figures, ci95):
         # These are there for the comparison only.
-        comparisons += [c for c in of_row(row, index) if c.figure or c.incomplete]
+        comparisons += [c for c in compare_row(row, index) if c.figure or c.incomplete]
     return comparisons

@@ -158,7 +158,7 @@ def build_plain_transform(cfg: Any) -> Callable:
 
 
 def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) -> list[Step]:
-    """Training steps; with `pixels` on uint8 tensors there, drawing the same random numbers."""
+    """Return the training steps; with ``pixels`` they take uint8 tensors and draw the same."""
     size, mode = tuple(cfg.SIZE), _interpolation(cfg)
     side = f"{size[0]}x{size[1]}"
     kind = v2 if pixels else T

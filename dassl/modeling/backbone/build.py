@@ -33,7 +33,7 @@ def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> Any:
 
 
 def start_convolutions(net: nn.Module) -> None:
-    """Draw the convolutions of a network as He et al. do (arXiv 1502.01852)."""
+    """Initialise the convolutions of a network as He et al. do (arXiv 1502.01852)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
