@@ -250,7 +250,7 @@ def check_continues(
     return bool(extended)
 
 
-def fitting_weights(
+def checked_weights(
     checkpoint: Mapping[str, Any], learner: PromptLearner, classnames: Sequence[str], path: str
 ) -> dict[str, Tensor]:
     """Weights of a checkpoint, after a check that a learner can take them.

@@ -132,10 +132,10 @@ class PromptedCLIP(nn.Module):
         """Logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
         if torch.is_grad_enabled() or not self.memory:
             return self.predict(image).logits
-        each = image_bytes(self.clip, self.learner.image_changes())
+        bytes_each = image_bytes(self.clip, self.learner.image_changes())
         if self.learner.image_conditioned:
-            each += self._features_bytes()
-        parts = image.split(self.memory.fitting(each, "an image"))
+            bytes_each += self._features_bytes()
+        parts = image.split(self.memory.how_many_fit(bytes_each, "an image"))
         return torch.cat([self.predict(part).logits for part in parts])
 
     def _features_bytes(self) -> int:
@@ -181,9 +181,9 @@ class PromptedCLIP(nn.Module):
     def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
         """Image features ``(B, embed_dim)``, not normalised."""
         if self.memory and torch.is_grad_enabled():
-            kept = bool(changes) or image.requires_grad
-            needed = len(image) * image_bytes(self.clip, changes, kept)
-            self.memory.fitting(needed, f"a training step of {len(image)} images", share=0.5)
+            trained = bool(changes) or image.requires_grad
+            needed = len(image) * image_bytes(self.clip, changes, for_backward=trained)
+            self.memory.how_many_fit(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
             return self.encoders.encode_image(image, changes).float()
 
@@ -208,13 +208,13 @@ class PromptedCLIP(nn.Module):
 
     def _texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
         training = torch.is_grad_enabled()
-        most = 0 if training else MAX_SEQUENCES
+        limit = 0 if training else MAX_SEQUENCES
         if not self.memory:
-            return most
-        each = text_bytes(self.clip, self.text, changes, kept=training)
-        features = (changes.batch_size or 1) * self._features_bytes()
-        fitting = self.memory.fitting(each, "the text", share, features)
-        return min(fitting, most or fitting)
+            return limit
+        bytes_each = text_bytes(self.clip, self.text, changes, for_backward=training)
+        in_use = (changes.batch_size or 1) * self._features_bytes()
+        n_texts = self.memory.how_many_fit(bytes_each, "the text", share=share, in_use=in_use)
+        return min(n_texts, limit or n_texts)
 
     def text_features(self) -> Tensor:
         """The learner's text features ``(C, embed_dim)``, unit norm.

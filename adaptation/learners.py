@@ -12,7 +12,7 @@ from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 
 from .learner import PromptLearner
-from .starts import check_depth, clip_widths, context_init, normal, require_vit
+from .starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
 from .templates import DEFAULT_TEMPLATE
 
 
@@ -40,8 +40,8 @@ class DeepPromptLearner(PromptLearner):
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = dict(weights)
         found = {
-            "text": _take(weights, "prompt_learner.ctx", "text_encoder"),
-            "vision": _take(weights, "image_encoder.VPT", "image_encoder"),
+            "text": _pop_prompts(weights, "prompt_learner.ctx", "text_encoder"),
+            "vision": _pop_prompts(weights, "image_encoder.VPT", "image_encoder"),
         }
         return weights | {name: value for name, value in found.items() if value is not None}
 
@@ -59,7 +59,7 @@ class DeepPromptLearner(PromptLearner):
         return found
 
 
-def _take(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
+def _pop_prompts(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
     """Remove the prompts of one encoder from ``weights``; upstream has a tensor for each block."""
     deep = re.compile(rf"{tower}\.transformer\.resblocks\.(\d+)\.VPT_shallow")
     blocks = sorted((int(m[1]), key) for key in weights if (m := deep.fullmatch(key)))
@@ -95,13 +95,13 @@ def build_deep_prompts(
     if text is not None:
         n_ctx, depth = _checked(text, widths.text_layers, node, "_TEXT")
         start, template = context_init(clip, ctx_init, n_ctx)
-        text_start = normal(depth, n_ctx, widths.text).data
+        text_start = normal_parameter(depth, n_ctx, widths.text).data
         if start is not None:
             text_start[0] = start
     if vision is not None:
         require_vit(widths, method)
         n_ctx, depth = _checked(vision, widths.vision_layers, node, "_VISION")
-        vision_start = normal(depth, n_ctx, widths.vision).data
+        vision_start = normal_parameter(depth, n_ctx, widths.vision).data
     return DeepPromptLearner(text_start, vision_start, template)
 
 

@@ -52,7 +52,7 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         )
 
 
-class _Labelled:
+class _LabelledConsole:
     """Console that starts every line with a label."""
 
     def __init__(self, console: TextIO, label: str) -> None:
@@ -86,13 +86,13 @@ class SeedRun:
 
     def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
         self.seed = seed
-        self.output: TextIO = _Labelled(sys.stdout, f"[seed {seed}] ")
+        self.output: TextIO = _LabelledConsole(sys.stdout, f"[seed {seed}] ")
         self.random = get_random_state()
-        with self.at_work():
+        with self.own_state():
             self.trainer = build()
 
     @contextmanager
-    def named(self) -> Iterator[None]:
+    def own_output(self) -> Iterator[None]:
         """Standard output is the run's, and errors name its seed."""
         outside, sys.stdout = sys.stdout, self.output
         try:
@@ -106,9 +106,9 @@ class SeedRun:
             self.output, sys.stdout = sys.stdout, outside
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def own_state(self) -> Iterator[None]:
         """As ``named``, and the random generators are the run's."""
-        with self.named():
+        with self.own_output():
             set_random_state(self.random)
             try:
                 yield
@@ -116,7 +116,7 @@ class SeedRun:
                 self.random = get_random_state()
 
     def begin_epoch(self, epoch: int) -> None:
-        with self.at_work():
+        with self.own_state():
             self.trainer.epoch = epoch
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
@@ -126,7 +126,7 @@ class SeedRun:
 
     def next_batch(self) -> Batch | None:
         """Images and labels on the device, and names of the views; ``None`` after the last."""
-        with self.at_work():
+        with self.own_state():
             index, batch = next(self.batches, (None, None))
             if batch is None:
                 return None
@@ -136,7 +136,7 @@ class SeedRun:
             return Batch(image, label, batch.get("view"))
 
     def flush(self) -> None:
-        with self.named():
+        with self.own_output():
             self.log.flush()
 
 
@@ -164,7 +164,7 @@ class SeveralSeeds:
         """
         results = []
         for run in self.runs:
-            with run.at_work():
+            with run.own_state():
                 results.append(run.trainer.test())
                 run.trainer.run_notes.on_end()
         return results
@@ -179,7 +179,7 @@ class SeveralSeeds:
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
         for run in self.runs:
-            with run.at_work():
+            with run.own_state():
                 run.trainer.before_train()
         for run in self.runs:
             run.trainer.run_notes.on_start()
@@ -193,12 +193,12 @@ class SeveralSeeds:
             epoch_seconds = time.perf_counter() - epoch_start
             for run in runs:
                 run.trainer.run_notes.epoch_seconds.append(epoch_seconds)
-                with run.at_work():
+                with run.own_state():
                     run.trainer.after_epoch()
         training_seconds = time.perf_counter() - start
         for run in self.runs:
             run.trainer.run_notes.training_seconds = training_seconds
-            with run.at_work():
+            with run.own_state():
                 run.trainer.after_train()
                 run.trainer.run_notes.on_end()
 
@@ -219,12 +219,12 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
             batches = [(run, batch) for run, batch in batches if batch is not None]
             if not batches:
                 return
-            with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
+            with _forbid_random_draws(runs[0]) if step == 0 else nullcontext():
                 joint_step(batches)
 
 
 @contextmanager
-def _drawing_nothing(run: SeedRun) -> Iterator[None]:
+def _forbid_random_draws(run: SeedRun) -> Iterator[None]:
     """Raises: RuntimeError: PyTorch's random generators were used, which are no seed's own here."""
 
     def states() -> list[Tensor]:
@@ -249,7 +249,7 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
     )
     losses, summaries = [], []
     for (run, batch), prediction in zip(batches, predictions, strict=True):
-        with run.named():
+        with run.own_output():
             loss, summary = run.trainer.summarised_loss(prediction, batch.label)
         run.trainer.optim.zero_grad()
         losses.append(run.trainer.scaled(loss))
@@ -257,7 +257,7 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
     # no learner is part of another's loss, so that the gradients of the sum are those of each
     torch.autograd.backward(losses)
     for (run, _), summary in zip(batches, summaries, strict=True):
-        with run.named():
+        with run.own_output():
             run.trainer.update()
             run.trainer.end_step()
             run.log.step_done(summary)

@@ -90,7 +90,7 @@ def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str
     return start.float().clone(), " ".join([*split[n_ctx:], "{}."])
 
 
-def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
+def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:
     """Parameter with entries from N(0, std^2)."""
     return nn.Parameter(torch.empty(*shape).normal_(std=std))
 

@@ -17,14 +17,14 @@ from .learner import Prediction
 Call = tuple["Tensor | None", Changes]
 
 
-class _Unanswered(BaseException):
+class _PendingCall(BaseException):
     """A learner's forward has come to a call of an encoder that has no answer yet."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
 
-class _Turn:
+class _AnsweredSteps:
     """The steps of one learner's forward, with the answers to its first calls of an encoder.
 
     The call after those ends the forward, to be answered together with the other learners'.
@@ -46,7 +46,7 @@ class _Turn:
     def _answer(self, call: Call) -> Tensor:
         answer = next(self.answers, None)
         if answer is None:
-            raise _Unanswered(call)
+            raise _PendingCall(call)
         return answer
 
 
@@ -86,9 +86,9 @@ def predict_together(
         predictions, calls = [], []
         for model, image, answered in zip(models, images, answers, strict=True):
             try:
-                predictions.append(model.learner(_Turn(model, answered), image))
-            except _Unanswered as unanswered:
-                calls.append(unanswered.call)
+                predictions.append(model.learner(_AnsweredSteps(model, answered), image))
+            except _PendingCall as pending:
+                calls.append(pending.call)
         if not calls:
             return [
                 model.with_teacher(prediction, lambda i=i: frozen_features()[i])

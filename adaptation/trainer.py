@@ -27,8 +27,8 @@ from .checkpoints import (
     CHECKPOINT_VERSION,
     check_continues,
     check_origin,
+    checked_weights,
     checkpoint_path,
-    fitting_weights,
 )
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
@@ -334,7 +334,7 @@ class PromptTrainer(TrainerX):
             path = latest_checkpoint(osp.join(directory, name))
             if path is not None:
                 checkpoint = load_checkpoint(path)
-                self._fitting_weights(checkpoint, name, path)
+                self._checked_weights(checkpoint, name, path)
                 if "meta" not in checkpoint:
                     raise ValueError(
                         f"{path} was not written by this toolbox and cannot be resumed: "
@@ -379,12 +379,12 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            self._models[name].load_state_dict(self._fitting_weights(checkpoint, name, path))
+            self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.loaded(checkpoint)
 
-    def _fitting_weights(
+    def _checked_weights(
         self, checkpoint: dict[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
-        return fitting_weights(checkpoint, self._models[name], self.model.classnames, path)
+        return checked_weights(checkpoint, self._models[name], self.model.classnames, path)

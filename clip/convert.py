@@ -2,7 +2,7 @@
 
 Reads whatever ``clip.load_state_dict`` reads and writes a plain state dict with OpenAI's keys, as
 ``.pt`` (``torch.save``) or ``.safetensors``. Weights of open_clip get entries that say what their
-shapes do not (``clip.model.TRAITS``), so that the path of the new file alone is enough.
+shapes do not (``clip.model.EXTRA_ENTRIES``), so that the path of the new file alone is enough.
 """
 
 from __future__ import annotations

@@ -225,18 +225,18 @@ class ResidualAttentionBlock(nn.Module):
 
     def forward_batch_first(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
         """The same without the mask for ``(N, length, d)``, past the modules' own calls."""
-        normed = self.enter(x, change)
+        normed = self.attention_input(x, change)
         q, k, v = self.attn.project(normed, change).chunk(3, dim=-1)
         return self.finish(x, normed, self.attn.attend(q, k, v), change)
 
     def forward_first(self, x: Tensor, n: int = 1, change: BlockChange = UNCHANGED) -> Tensor:
         """Result of ``forward_batch_first`` for the first ``n`` positions only: ``(N, n, d)``."""
-        normed = self.enter(x, change)
+        normed = self.attention_input(x, change)
         first = normed[:, :n]
         q, k, v = self.attn.project_queries(normed, first, change)
         return self.finish(x[:, :n], first, self.attn.attend(q, k, v), change)
 
-    def enter(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
+    def attention_input(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
         """What attention reads, ``ln_1 x``."""
         return _normed(self.ln_1, x, change.ln_1)
 
@@ -247,7 +247,7 @@ class ResidualAttentionBlock(nn.Module):
 
         Args:
             x: ``(..., d)`` input of the block.
-            normed: what ``enter`` gave for these rows.
+            normed: what ``attention_input`` gave for these rows.
             attended: result of attention, without the out-projection.
             change: of the block.
         """

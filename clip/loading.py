@@ -17,7 +17,7 @@ from support.hints import nearest
 from support.weight_files import state_dict_in, why_unreadable
 
 from . import openclip, tiny
-from .model import TRAITS
+from .model import EXTRA_ENTRIES
 from .weights import SIZE_ENTRIES, architecture
 
 _BASE = "https://openaipublic.azureedge.net/clip/models"
@@ -99,7 +99,7 @@ def load_state_dict(
 
     Returns:
         State dict in the types of the file; the embedded backbone comes in float32. Weights of
-        open_clip come with entries (`clip.model.TRAITS`) for what their shapes do not say.
+        open_clip come with entries (`clip.model.EXTRA_ENTRIES`) for what their shapes do not say.
 
     Raises:
         FileNotFoundError: there is no such local file.
@@ -124,8 +124,8 @@ def load_state_dict(
         raise RuntimeError(f"cannot read the checkpoint {path}: {why_unreadable(path)}") from error
     try:
         state_dict = _weights(content)
-        if source is None and not any(trait in state_dict for trait in TRAITS):
-            source = openclip.beside(path)
+        if source is None and not any(entry in state_dict for entry in EXTRA_ENTRIES):
+            source = openclip.published_source(path)
             if source is None and name not in _MODELS:
                 openclip.check_unnamed(state_dict, path)
         if source is not None:

@@ -57,7 +57,7 @@ def __getattr__(name: str) -> object:
 #: Entries in which a state dict says what its shapes do not: the activation (bool), the heads of
 #: both towers (int), the mean and standard deviation (3,) of its images' normalisation. OpenAI's
 #: files have none of them: QuickGELU, 64 units per head, CLIP's usual numbers.
-TRAITS = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
+EXTRA_ENTRIES = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
 
 #: Bytes of the largest tensor of an image batch on the CPU. Larger ones than 32 MB glibc takes from
 #: the system and gives back each time, which clears their pages each time.
@@ -99,7 +99,7 @@ class VisionTransformer(nn.Module):
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
-        self.changes_noted: list[str] = []
+        self.parts_warned_of: list[str] = []
 
     def forward(
         self,
@@ -126,7 +126,7 @@ class VisionTransformer(nn.Module):
         """
         changes = Changes.of(changes)
         changed = changed_part(self, IMAGE_PARTS, causal=False)
-        if plain or goes_plain(self, changed and f"visual.{changed}"):
+        if plain or warn_if_changed(self, changed and f"visual.{changed}"):
             rows = plain_encoders.encode_image(self, x, changes, n_rows or 1)
         else:
             rows = self._encode_in_parts(x, changes, n_rows or 1)
@@ -200,7 +200,7 @@ class CLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.context_length, self.vocab_size = context_length, vocab_size
-        for name in TRAITS:
+        for name in EXTRA_ENTRIES:
             self.register_buffer(name, None)  # ``build_model`` sets what the state dict says
         if isinstance(vision_layers, int):
             self.visual: nn.Module = VisionTransformer(
@@ -231,8 +231,8 @@ class CLIP(nn.Module):
         self.ln_final = LayerNorm(transformer_width)
         self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
-        self.changes_noted: list[str] = []
-        self.visual.changes_noted = self.changes_noted
+        self.parts_warned_of: list[str] = []
+        self.visual.parts_warned_of = self.parts_warned_of
         self.initialize_parameters()
 
     def initialize_parameters(self) -> None:
@@ -301,7 +301,7 @@ class CLIP(nn.Module):
                 or more tokens than the context has room for.
         """
         text, changes = PackedText.of(text), Changes.of(changes)
-        if plain or goes_plain(self, changed_part(self, TEXT_PARTS, causal=True)):
+        if plain or warn_if_changed(self, changed_part(self, TEXT_PARTS, causal=True)):
             return plain_encoders.encode_text(self, text, changes)
         blocks = self.transformer.resblocks
         changes.check_depth(len(blocks))
@@ -317,7 +317,7 @@ class CLIP(nn.Module):
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
                 x = self._add_positions(x, n_prefix, layout)
-            normed = block.enter(x, changes[i])
+            normed = block.attention_input(x, changes[i])
             qkv = block.attn.project(normed, changes[i])  # (B or 1, rows, 3 width)
             attended = layout.attention(n_prefix).attend(block.attn, qkv)
             if i == len(blocks) - 1:  # (B or 1, C, width) from here on
@@ -364,10 +364,10 @@ class CLIP(nn.Module):
         return logits, logits.t()
 
 
-def goes_plain(model: CLIP | VisionTransformer, part: str | None) -> bool:
+def warn_if_changed(model: CLIP | VisionTransformer, part: str | None) -> bool:
     """Whether an encoder with this changed part runs as it stands; a warning says so once."""
-    if part is not None and not model.changes_noted:
-        model.changes_noted.append(part)
+    if part is not None and not model.parts_warned_of:
+        model.parts_warned_of.append(part)
         warnings.warn(
             f"{part} of this CLIP is hooked, wrapped, replaced or patched: what encodes with it "
             "runs module by module, as OpenAI's does, which is slower",

@@ -27,7 +27,7 @@ from torch import Tensor
 from support.download import CACHE_VARIABLE
 from support.hints import closest, did_you_mean
 
-from .model import CLIP, TRAITS
+from .model import CLIP, EXTRA_ENTRIES
 from .weights import architecture
 
 PREFIX = "open_clip:"
@@ -139,7 +139,7 @@ class Source:
         }
 
     def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of open_clip as ``build_model`` takes it: OpenAI's keys and ``TRAITS``.
+        """Convert a state dict of open_clip to OpenAI's keys and ``EXTRA_ENTRIES``.
 
         Args:
             weights: of this architecture; values are kept as they are.
@@ -148,7 +148,7 @@ class Source:
             ValueError: weights of another architecture, or an architecture that is not supported.
         """
         arguments = self.arguments()
-        if any(name in weights for name in TRAITS):
+        if any(name in weights for name in EXTRA_ENTRIES):
             raise ValueError("the file says what architecture it has: give its path alone")
         refuse_foreign(weights)
         # where the configuration asks for a text tower of its own, its entries have a prefix
@@ -176,7 +176,7 @@ class Source:
             problems += [
                 f"{key} is not part of it"
                 for key in converted
-                if key not in expected and key not in TRAITS
+                if key not in expected and key not in EXTRA_ENTRIES
             ]
         if problems:
             raise ValueError(
@@ -211,7 +211,7 @@ def find(name: str) -> Source:
     return source
 
 
-def beside(path: Path) -> Source | None:
+def published_source(path: Path) -> Source | None:
     """The source of a file published by open_clip, if its configuration lies beside it."""
     config = path.with_name(CONFIG_FILE)
     if not path.name.startswith(PUBLISHED) or not config.is_file():
@@ -240,7 +240,7 @@ def check_unnamed(weights: Mapping[str, Tensor], path: Path) -> None:
     precision; a warning is given for weights that never were.
 
     Args:
-        weights: with OpenAI's keys and without traits.
+        weights: with OpenAI's keys and without ``EXTRA_ENTRIES``.
         path: of their file.
 
     Raises:
@@ -327,8 +327,8 @@ def _from_names(spec: str, has_file: bool) -> Source:
 
 def _hint(name: str, names: Sequence[str]) -> str:
     """The end of a sentence on an unknown name, with a hint if there are names like it."""
-    near = [known for known in names if name and known.lower().startswith(name.lower())]
-    return did_you_mean(near[:3] or closest(name, names, most=3), show=repr) or "."
+    same_start = [other for other in names if name and other.lower().startswith(name.lower())]
+    return did_you_mean(same_start[:3] or closest(name, names, most=3), show=repr) or "."
 
 
 def _first(problems: list[str]) -> list[str]:
@@ -353,10 +353,10 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         for key, value in config.items()
         if key not in _MODEL and value not in (None, False)
     ]
-    for part, known in (("vision_cfg", _VISION), ("text_cfg", _TEXT)):
+    for part, supported in (("vision_cfg", _VISION), ("text_cfg", _TEXT)):
         default = _tower(part, {part: {}})
         for key, value in _tower(part, config).items():
-            if key in known:
+            if key in supported:
                 usable = isinstance(value, int | float | list | tuple)
             else:
                 usable = key in default and value == default[key]

@@ -145,9 +145,9 @@ def _is_causal(block: ResidualAttentionBlock) -> bool:
     mask = block.attn_mask
     if mask is None:
         return False
-    known, version, answer = block.__dict__.get("_mask_seen", (None, 0, False))
+    checked, version, causal = block.__dict__.get("_checked_mask", (None, 0, False))
     now = 0 if mask.is_inference() else mask._version
-    if known is not mask or version != now:
-        answer = mask.dim() == 2 and torch.equal(mask.float().cpu(), causal_mask(len(mask)))
-        block._mask_seen = (mask, now, answer)
-    return answer
+    if checked is not mask or version != now:
+        causal = mask.dim() == 2 and torch.equal(mask.float().cpu(), causal_mask(len(mask)))
+        block._checked_mask = (mask, now, causal)
+    return causal

@@ -27,7 +27,7 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
     """What ``CLIP.encode_text`` gives; a sequence is longer than the context in no block.
 
     Raises:
-        ValueError: as ``CLIP.encode_text``, or see ``_through``.
+        ValueError: as ``CLIP.encode_text``, or see ``_run_blocks``.
     """
     _check_depth(changes, clip.transformer)
     batch = changes.batch_size
@@ -38,7 +38,7 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
     x, end = clip.token_embedding(ids).to(clip.dtype), ids.argmax(dim=-1)
     lengths = text.lengths
 
-    def enter(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
+    def insert_prompts(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
         """``(C, length, d)`` to the same with prompts, of the context's length."""
         nonlocal end, lengths
         for prompt in prompts:
@@ -51,8 +51,8 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
         # the masks are of this length; what comes behind the end is not seen
         return F.pad(x, (0, 0, 0, clip.context_length - x.shape[1]))
 
-    x = enter(x, changes[0].prompts) + clip.positional_embedding.to(clip.dtype)
-    x = _through(clip.transformer, x, changes, enter)
+    x = insert_prompts(x, changes[0].prompts) + clip.positional_embedding.to(clip.dtype)
+    x = _run_blocks(clip.transformer, x, changes, insert_prompts)
     x = clip.ln_final(x).to(clip.dtype)
     return x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
 
@@ -61,11 +61,11 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     """The first ``n_rows`` rows that the last block of an image encoder gives.
 
     Raises:
-        ValueError: as there, or see ``_through``.
+        ValueError: as there, or see ``_run_blocks``.
     """
     _check_depth(changes, tower.transformer)
 
-    def enter(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
+    def insert_prompts(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
         for prompt in prompts:
             x = splice(x, prompt)
         return x
@@ -73,8 +73,8 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     dtype = tower.conv1.weight.dtype
     x = tower.conv1(image.to(dtype)).to(dtype).flatten(2).transpose(1, 2)
     x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    x = tower.ln_pre(enter(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
-    return _through(tower.transformer, x, changes, enter)[:, :n_rows]
+    x = tower.ln_pre(insert_prompts(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
+    return _run_blocks(tower.transformer, x, changes, insert_prompts)[:, :n_rows]
 
 
 def _check_depth(changes: Changes, transformer: nn.Module) -> None:
@@ -83,11 +83,11 @@ def _check_depth(changes: Changes, transformer: nn.Module) -> None:
         changes.check_depth(len(transformer.resblocks))
 
 
-def _through(
+def _run_blocks(
     transformer: nn.Module,
     x: Tensor,
     changes: Changes,
-    enter: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
+    insert_prompts: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
 ) -> Tensor:
     """Run a transformer, length first, on a sequence that holds the prompts of block 0.
 
@@ -95,7 +95,7 @@ def _through(
         transformer: a tower's.
         x: ``(N, length, d)``.
         changes: of the blocks.
-        enter: gives ``x`` with the prompts of one block.
+        insert_prompts: gives ``x`` with the prompts of one block.
 
     Raises:
         ValueError: changes of later blocks, or inside of blocks, where they would pass by what
@@ -111,7 +111,7 @@ def _through(
         )
     for i, block in enumerate(transformer.resblocks):
         if i:
-            x = enter(x, changes[i].prompts)
+            x = insert_prompts(x, changes[i].prompts)
         if changes[i].inside:
             x = _changed_block(block, x, changes[i])
         else:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .initial_draws import draw_if_wanted
 from .layers import Attention
-from .model import CLIP, TRAITS
+from .model import CLIP, EXTRA_ENTRIES
 
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -41,7 +41,7 @@ def convert_weights(
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
-    """Constructor arguments of :class:`CLIP`, read off the shapes and traits of a state dict.
+    """Constructor arguments of :class:`CLIP`, read off the shapes and extra entries of a state dict.
 
     Raises:
         ValueError: keys that every CLIP checkpoint has are missing.
@@ -65,7 +65,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
         first = state_dict.get(f"{prefix}0.mlp.c_fc.weight")
         return None if first is None else first.shape[0]
 
-    def trait(name: str, otherwise: int) -> int:
+    def extra(name: str, otherwise: int) -> int:
         return int(state_dict[name]) if name in state_dict else otherwise
 
     if "visual.proj" in state_dict:
@@ -88,23 +88,23 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
         "context_length": state_dict["positional_embedding"].shape[0],
         "vocab_size": state_dict["token_embedding.weight"].shape[0],
         "transformer_width": text_width,
-        "transformer_heads": trait("transformer_heads", text_width // 64),
+        "transformer_heads": extra("transformer_heads", text_width // 64),
         "transformer_layers": blocks("transformer.resblocks."),
-        "vision_heads": trait("vision_heads", vision_heads),
+        "vision_heads": extra("vision_heads", vision_heads),
         "vision_mlp_width": mlp_width("visual.transformer.resblocks."),
         "transformer_mlp_width": mlp_width("transformer.resblocks."),
-        "quick_gelu": bool(trait("quick_gelu", True)),
+        "quick_gelu": bool(extra("quick_gelu", True)),
     }
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
     """The model a state dict belongs to, in evaluation mode.
 
-    Its weights are stored as OpenAI stores them (see ``convert_weights``); those that come with
-    ``TRAITS``, trained elsewhere and in float32 as a rule, are not rounded but stored in float32.
+    Weights are stored as OpenAI stores them (see ``convert_weights``). Those that come with
+    ``EXTRA_ENTRIES`` were trained elsewhere, in float32 as a rule, and stay in float32.
 
     Args:
-        state_dict: OpenAI's keys, in any floating-point type, with or without ``TRAITS``;
+        state_dict: OpenAI's keys, in any floating-point type, with or without ``EXTRA_ENTRIES``;
             ``SIZE_ENTRIES`` are ignored.
         design_details: of the copies of OpenAI's package that build prompts into the model; none
             can be given.
@@ -127,14 +127,14 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
     draw_if_wanted(sizes)
     with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
         model = CLIP(**sizes)
-    traits = {name: weights.pop(name) for name in TRAITS if name in weights}
+    extras = {name: weights.pop(name) for name in EXTRA_ENTRIES if name in weights}
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"the state dict does not fit the CLIP it describes: {error}") from error
-    for name, value in traits.items():
+    for name, value in extras.items():
         setattr(model, name, value)
     model.float()
-    if not traits:
+    if not extras:
         convert_weights(model)
     return model.eval()

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.losses import consistency_terms
-from adaptation.starts import check_depth, clip_widths, context_init, normal, require_vit
+from adaptation.starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
@@ -91,16 +91,16 @@ class LowRankPromptLearner(PromptLearner):
         self.template, self.drift_correction = template, drift_correction
         self.register_buffer("words", words, persistent=False)
         if rank == 0:
-            self.text = normal(depth, n_ctx, text_width)
-            self.vision = normal(depth, n_ctx, vision_width)
+            self.text = normal_parameter(depth, n_ctx, text_width)
+            self.vision = normal_parameter(depth, n_ctx, vision_width)
             self.up = self.up_vision = None
             if start is not None:
                 self.text.data[0] = start
             return
-        self.up = normal(depth, n_ctx, rank, std=init_std)
-        self.up_vision = None if shared_up else normal(depth, n_ctx, rank, std=init_std)
-        self.text = normal(depth, rank, text_width, std=init_std)
-        self.vision = normal(depth, rank, vision_width, std=init_std)
+        self.up = normal_parameter(depth, n_ctx, rank, std=init_std)
+        self.up_vision = None if shared_up else normal_parameter(depth, n_ctx, rank, std=init_std)
+        self.text = normal_parameter(depth, rank, text_width, std=init_std)
+        self.vision = normal_parameter(depth, rank, vision_width, std=init_std)
 
     def text_changes(self) -> LayerChanges:
         prompts = list((self.text if self.up is None else self.up @ self.text).unbind())

@@ -51,7 +51,7 @@ class ZeroshotClassifier(nn.Module):
         """``(B, 3, side, side)`` to logits ``(B, C)``."""
         at_once = max(1, len(image))
         if self.memory:
-            at_once = self.memory.fitting(image_bytes(self.clip), "an image")
+            at_once = self.memory.how_many_fit(image_bytes(self.clip), "an image")
         encoded = [self.encoders.encode_image(part).float() for part in image.split(at_once)]
         features = F.normalize(torch.cat(encoded), dim=-1)
         return self.clip.logit_scale.exp() * features @ self.text_features.t()
@@ -103,8 +103,9 @@ class ZeroshotCLIP(TrainerX):
         encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
         texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
         if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
-            each = max(text_bytes(clip, class_prompts(clip, classnames, text)) for text in texts)
-            size = min(size, memory.fitting(each, "the text"))
+            prompts = (class_prompts(clip, classnames, text) for text in texts)
+            bytes_each = max(text_bytes(clip, prompt) for prompt in prompts)
+            size = min(size, memory.how_many_fit(bytes_each, "the text"))
         text = encode_templates(encoders, classnames, texts, unit=True, size=size)
         return ZeroshotClassifier(encoders, text, memory)
 

@@ -34,13 +34,13 @@ WORKING_MAPS, KEPT_MAPS = 8, 8
 
 
 def text_bytes(
-    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, kept: bool = False
+    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, for_backward: bool = False
 ) -> float:
     """Memory that ``clip.encode_text`` takes per text.
 
     Args:
         clip, text, changes: as for ``clip.encode_text``.
-        kept: whether what the backward pass needs is kept.
+        for_backward: whether to count what is kept for the backward pass.
     """
     blocks, changes = clip.transformer.resblocks, Changes.of(changes)
     plan = PrefixPlan(text, changes)
@@ -51,26 +51,28 @@ def text_bytes(
         else:
             n_added += prompt.growth
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
-    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * len(blocks))
+    rows = n_tokens * (WORKING_ROWS + for_backward * KEPT_ROWS * len(blocks))
     lengths = tuple(length + n_added for length in plan.suffix_lengths)
     if attends_in_sequences(text.device, lengths, n_prefix):
         n_places = n_prefix + max(lengths)
-        rows += n_places * (WORKING_PLACES + kept * KEPT_PLACES * len(blocks))
+        rows += n_places * (WORKING_PLACES + for_backward * KEPT_PLACES * len(blocks))
     return rows * clip.transformer.width * _item_size(clip)
 
 
-def image_bytes(clip: CLIP, changes: LayerChanges | None = None, kept: bool = False) -> float:
-    """Memory that ``clip.encode_image`` takes per image; ``kept`` as above."""
+def image_bytes(
+    clip: CLIP, changes: LayerChanges | None = None, for_backward: bool = False
+) -> float:
+    """Memory that ``clip.encode_image`` takes per image; ``for_backward`` as above."""
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
         # the first stage's maps; those of a block of each later stage are half as large in all
         maps = 4 * tower.conv3.out_channels * (tower.input_resolution // 4) ** 2
         stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
         blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
-        return (WORKING_MAPS + kept * KEPT_MAPS * blocks) * maps * _item_size(clip)
+        return (WORKING_MAPS + for_backward * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
     n_tokens += sum(prompt.growth for prompt in Changes.of(changes).prompts())
-    rows = n_tokens * (WORKING_ROWS + kept * KEPT_ROWS * n_blocks)
+    rows = n_tokens * (WORKING_ROWS + for_backward * KEPT_ROWS * n_blocks)
     return rows * tower.transformer.width * _item_size(clip)
 
 
@@ -92,16 +94,24 @@ class MemoryBound:
     def __bool__(self) -> bool:
         return self.bytes > 0
 
-    def fitting(self, each: float, what: str, share: float = 1.0, beside: float = 0.0) -> int:
-        """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
+    def how_many_fit(
+        self, bytes_each: float, what: str, share: float = 1.0, in_use: float = 0.0
+    ) -> int:
+        """Return how many items fit into the memory.
+
+        Args:
+            bytes_each: size of one item.
+            what: name of an item, for the error.
+            share: share of the bound that they may use, 0 to 1.
+            in_use: bytes of that share that something else uses.
 
         Raises:
-            SettingError: not even one; the text calls it ``what``.
+            SettingError: not even one fits.
         """
-        left = share * self.bytes - beside
-        if left < each:
+        free = share * self.bytes - in_use
+        if free < bytes_each:
             raise SettingError(
                 f"MODEL.MEMORY_GB is {self.bytes / 1e9:g}, too little for {what}: use "
-                f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
+                f"{1.01 * (bytes_each + in_use) / share / 1e9:.3g} or more, or 0 for no bound"
             )
-        return int(left // each)
+        return int(free // bytes_each)

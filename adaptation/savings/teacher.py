@@ -46,10 +46,11 @@ def weights_fingerprint(model: CLIP) -> str:
     """SHA-256 of a state dict: names, types, shapes and values; computed once per model."""
     tensors = model.state_dict()
     state = [(name, t.data_ptr(), t.dtype, t._version) for name, t in tensors.items()]
-    known = _fingerprints.get(model)
-    if known is None or known[0] != state:
-        _fingerprints[model] = known = (state, _digest(tensors))
-    return known[1]
+    earlier_state, fingerprint = _fingerprints.get(model, (None, ""))
+    if earlier_state != state:
+        fingerprint = _digest(tensors)
+        _fingerprints[model] = (state, fingerprint)
+    return fingerprint
 
 
 @functools.cache
