@@ -170,13 +170,12 @@ class PromptTrainer(TrainerX):
         learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
         if templates and learner.text_changes() is None:
             learner.template = templates[0]
-        teacher = templates or TEACHER_TEMPLATES
         return PromptedCLIP(
             clip,
             learner,
             classnames,
-            cfg.TRAINER[cls.node].PREC,
-            teacher,
+            precision=cfg.TRAINER[cls.node].PREC,
+            teacher_templates=templates or TEACHER_TEMPLATES,
             fast=cfg.MODEL.FAST_ENCODERS,
             memory_gb=cfg.MODEL.MEMORY_GB,
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
@@ -213,7 +212,9 @@ class PromptTrainer(TrainerX):
 
         capture = CudaCapture(self.device) if on_gpu else None
         constants = self.model.class_constants
-        return StepGraph(self.train_on, self.optim, state, constants, capture)
+        return StepGraph(
+            self.train_on, self.optim, state=state, constants=constants, capture=capture
+        )
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and its terms for the log.

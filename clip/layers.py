@@ -272,7 +272,9 @@ class Transformer(nn.Module):
         self.width, self.layers = width, layers
         self.resblocks = nn.Sequential(
             *(
-                ResidualAttentionBlock(width, heads, attn_mask, mlp_width, quick_gelu)
+                ResidualAttentionBlock(
+                    width, heads, attn_mask=attn_mask, mlp_width=mlp_width, quick_gelu=quick_gelu
+                )
                 for _ in range(layers)
             )
         )

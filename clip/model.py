@@ -95,7 +95,7 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(n_tokens, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(
-            width, layers, heads, mlp_width=mlp_width, quick_gelu=quick_gelu
+            width=width, layers=layers, heads=heads, mlp_width=mlp_width, quick_gelu=quick_gelu
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
@@ -204,27 +204,30 @@ class CLIP(nn.Module):
             self.register_buffer(name, None)  # ``build_model`` sets what the state dict says
         if isinstance(vision_layers, int):
             self.visual: nn.Module = VisionTransformer(
-                image_resolution,
-                vision_patch_size,
-                vision_width,
-                vision_layers,
-                vision_heads or vision_width // 64,
-                embed_dim,
-                vision_mlp_width,
-                quick_gelu,
+                input_resolution=image_resolution,
+                patch_size=vision_patch_size,
+                width=vision_width,
+                layers=vision_layers,
+                heads=vision_heads or vision_width // 64,
+                output_dim=embed_dim,
+                mlp_width=vision_mlp_width,
+                quick_gelu=quick_gelu,
             )
         else:
-            heads = vision_heads or vision_width * 32 // 64
             self.visual = ModifiedResNet(
-                vision_layers, embed_dim, heads, image_resolution, vision_width
+                layers=vision_layers,
+                output_dim=embed_dim,
+                heads=vision_heads or vision_width * 32 // 64,
+                input_resolution=image_resolution,
+                width=vision_width,
             )
         self.transformer = Transformer(
-            transformer_width,
-            transformer_layers,
-            transformer_heads,
-            self.build_attention_mask(),
-            transformer_mlp_width,
-            quick_gelu,
+            width=transformer_width,
+            layers=transformer_layers,
+            heads=transformer_heads,
+            attn_mask=self.build_attention_mask(),
+            mlp_width=transformer_mlp_width,
+            quick_gelu=quick_gelu,
         )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))

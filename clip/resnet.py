@@ -113,7 +113,9 @@ class ModifiedResNet(nn.Module):
                 modules.append(Bottleneck(inplanes, planes, stride))
                 inplanes = planes * Bottleneck.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*modules))
-        self.attnpool = AttentionPool2d(input_resolution // 32, width * 32, heads, output_dim)
+        self.attnpool = AttentionPool2d(
+            side=input_resolution // 32, width=width * 32, heads=heads, output_dim=output_dim
+        )
 
     def forward(self, x: Tensor, prompts: None = None) -> Tensor:
         """``(N, 3, side, side)`` to ``(N, output_dim)``.

@@ -41,7 +41,7 @@ def convert_weights(
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
-    """Constructor arguments of :class:`CLIP`, read off the shapes and extra entries of a state dict.
+    """Read the constructor arguments of :class:`CLIP` off a state dict's shapes and extra entries.
 
     Raises:
         ValueError: keys that every CLIP checkpoint has are missing.

@@ -79,8 +79,8 @@ class CoCoOp(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> ConditionalContextLearner:
-        cfg = cfg.TRAINER[cls.node]
-        words = cfg.CTX_INIT
-        n_ctx = len(words.replace("_", " ").split()) or cfg.N_CTX
+        node = cfg.TRAINER[cls.node]
+        words = node.CTX_INIT
+        n_ctx = len(words.replace("_", " ").split()) or node.N_CTX
         ctx, _ = start_context(clip, words, n_ctx, "TRAINER.COCOOP.N_CTX")
         return ConditionalContextLearner(ctx, clip.text_projection.shape[1])

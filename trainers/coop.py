@@ -87,18 +87,18 @@ class CoOp(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
-        cfg = cfg.TRAINER[cls.node]
-        words = cfg.CTX_INIT.replace("_", " ").split()
+        node = cfg.TRAINER[cls.node]
+        words = node.CTX_INIT.replace("_", " ").split()
         if words:
             n_words = len(words)
-            if cfg.CSC:
+            if node.CSC:
                 warn_ignored("TRAINER.COOP.CSC", True, "CTX_INIT gives a shared context")
-            if cfg.N_CTX != n_words:
-                warn_ignored("TRAINER.COOP.N_CTX", cfg.N_CTX, f"CTX_INIT has {n_words} words")
-            ctx, _ = context_init(clip, cfg.CTX_INIT, n_words)
+            if node.N_CTX != n_words:
+                warn_ignored("TRAINER.COOP.N_CTX", node.N_CTX, f"CTX_INIT has {n_words} words")
+            ctx, _ = context_init(clip, node.CTX_INIT, n_words)
         else:
-            shape = (cfg.N_CTX, clip_widths(clip).text)
-            ctx = torch.empty((len(classnames), *shape) if cfg.CSC else shape).normal_(std=0.02)
+            shape = (node.N_CTX, clip_widths(clip).text)
+            ctx = torch.empty((len(classnames), *shape) if node.CSC else shape).normal_(std=0.02)
         names = tokenize([name.replace("_", " ") for name in classnames], truncate=True)
         name_lengths = (names.argmax(dim=-1) - 1).tolist()
-        return ContextLearner(ctx, cfg.CLASS_TOKEN_POSITION, name_lengths)
+        return ContextLearner(ctx, node.CLASS_TOKEN_POSITION, name_lengths)

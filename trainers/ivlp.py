@@ -43,7 +43,13 @@ class IVLP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
-        vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION) if cfg.PROMPT_DEPTH_VISION else None
-        text = (cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT)
-        return build_deep_prompts(clip, "IVLP", cls.node, text, vision, cfg.CTX_INIT)
+        node = cfg.TRAINER[cls.node]
+        vision = (node.N_CTX_VISION, node.PROMPT_DEPTH_VISION) if node.PROMPT_DEPTH_VISION else None
+        return build_deep_prompts(
+            clip,
+            method="IVLP",
+            node=cls.node,
+            text=(node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT),
+            vision=vision,
+            ctx_init=node.CTX_INIT,
+        )

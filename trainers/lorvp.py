@@ -204,30 +204,31 @@ class LoRVP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> PixelPromptLearner:
+        node = cfg.TRAINER[cls.node]
         encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
-        images, cfg, head, source = cfg.INPUT, cfg.TRAINER[cls.node], None, None
-        normalised = "normalize" in images.TRANSFORMS
-        if cfg.HEAD == "lp":
+        head = source = None
+        if node.HEAD == "lp":
             head = nn.Linear(clip.text_projection.shape[1], len(classnames))
-        elif cfg.HEAD in ("flm", "ilm"):
-            names = source_names(cfg.SOURCE_NAMES)
+        elif node.HEAD in ("flm", "ilm"):
+            names = source_names(node.SOURCE_NAMES)
             if len(names) < len(classnames):
                 raise ValueError(
-                    f"TRAINER.LORVP.HEAD {cfg.HEAD!r} maps every class to one of its own: "
+                    f"TRAINER.LORVP.HEAD {node.HEAD!r} maps every class to one of its own: "
                     f"{len(names)} source classes for {len(classnames)} classes are too few; "
                     "name more in TRAINER.LORVP.SOURCE_NAMES"
                 )
             template = [PromptLearner.template]
             source = encode_templates(encoders, names, template, unit=True)
             source = clip.logit_scale.exp() * source
+        normalised = "normalize" in cfg.INPUT.TRANSFORMS
         return PixelPromptLearner(
-            clip.visual.input_resolution,
-            cfg.RANK,
-            tuple(cfg.INIT.split(",")),
-            images.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
-            head,
-            source,
-            len(classnames),
+            side=clip.visual.input_resolution,
+            rank=node.RANK,
+            starts=tuple(node.INIT.split(",")),
+            pixel_std=cfg.INPUT.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
+            head=head,
+            source=source,
+            n_classes=len(classnames),
         )
 
     def before_train(self) -> None:

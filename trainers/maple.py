@@ -63,9 +63,11 @@ class MaPLe(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MaPLeLearner:
-        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
+        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MaPLe")
         n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")
-        ctx, template = start_context(clip, cfg.CTX_INIT, cfg.N_CTX, "TRAINER.MAPLE.N_CTX")
-        return MaPLeLearner(ctx, cfg.PROMPT_DEPTH, widths.vision, template)
+        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")
+        ctx, template = start_context(clip, node.CTX_INIT, node.N_CTX, "TRAINER.MAPLE.N_CTX")
+        return MaPLeLearner(
+            ctx, depth=node.PROMPT_DEPTH, vision_width=widths.vision, template=template
+        )

@@ -104,30 +104,30 @@ class MPL(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
-        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
+        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MPL")
         n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
+        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
         # tokens of the image, then per deeper block: some removed from the end, some added
-        length = clip.visual.positional_embedding.shape[0] + cfg.N_CTX
-        for layer in range(1, cfg.PROMPT_DEPTH):
-            if cfg.N_RM_OP >= length:
+        length = clip.visual.positional_embedding.shape[0] + node.N_CTX
+        for layer in range(1, node.PROMPT_DEPTH):
+            if node.N_RM_OP >= length:
                 raise ValueError(
-                    f"TRAINER.MPL.N_RM_OP is {cfg.N_RM_OP}, but only {length} tokens are left in "
+                    f"TRAINER.MPL.N_RM_OP is {node.N_RM_OP}, but only {length} tokens are left in "
                     f"front of block {layer}, and the class token has to stay: remove fewer"
                 )
-            length += cfg.N_ADD_OP * cfg.N_CTX - cfg.N_RM_OP
-        words = cfg.CTX_INIT.replace("_", " ").strip()
+            length += node.N_ADD_OP * node.N_CTX - node.N_RM_OP
+        words = node.CTX_INIT.replace("_", " ").strip()
         with torch.no_grad():
             placeholder = tokenize("X")[0, 1:2].to(clip.token_embedding.weight.device)
-            ctx = clip.token_embedding(placeholder).float().repeat(cfg.N_CTX, 1)
+            ctx = clip.token_embedding(placeholder).float().repeat(node.N_CTX, 1)
         template = " ".join([words, "{}."]).strip()
         return MPLLearner(
             ctx,
-            depth=cfg.PROMPT_DEPTH,
+            depth=node.PROMPT_DEPTH,
             vision_width=widths.vision,
             template=template,
-            n_add=cfg.N_ADD_OP,
-            n_remove=cfg.N_RM_OP,
-            twin_maps=cfg.TWIN_MAPS,
+            n_add=node.N_ADD_OP,
+            n_remove=node.N_RM_OP,
+            twin_maps=node.TWIN_MAPS,
         )

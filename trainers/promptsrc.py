@@ -79,21 +79,21 @@ class PromptSRC(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
+        node = cfg.TRAINER[cls.node]
         return build_deep_prompts(
             clip,
-            "PromptSRC",
-            cls.node,
-            text=(cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT),
-            vision=(cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION),
-            ctx_init=cfg.CTX_INIT,
+            method="PromptSRC",
+            node=cls.node,
+            text=(node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT),
+            vision=(node.N_CTX_VISION, node.PROMPT_DEPTH_VISION),
+            ctx_init=node.CTX_INIT,
         )
 
     def build_model(self) -> None:
         super().build_model()
-        cfg = self.node_cfg
+        node = self.node_cfg
         self.epoch_weights = gaussian_weights(
-            self.cfg.OPTIM.MAX_EPOCH, float(cfg.GPA_MEAN), float(cfg.GPA_STD)
+            self.cfg.OPTIM.MAX_EPOCH, mean=float(node.GPA_MEAN), std=float(node.GPA_STD)
         )
         self.average = {
             name: torch.zeros_like(value) for name, value in self.model.learner.state_dict().items()

@@ -40,6 +40,6 @@ class VPT(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
-        vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
-        return build_deep_prompts(clip, "VPT", cls.node, None, vision)
+        node = cfg.TRAINER[cls.node]
+        vision = (node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        return build_deep_prompts(clip, method="VPT", node=cls.node, text=None, vision=vision)

@@ -36,7 +36,7 @@ WORKING_MAPS, KEPT_MAPS = 8, 8
 def text_bytes(
     clip: CLIP, text: PackedText, changes: LayerChanges | None = None, for_backward: bool = False
 ) -> float:
-    """Memory that ``clip.encode_text`` takes per text.
+    """Estimate the bytes that ``clip.encode_text`` takes per text.
 
     Args:
         clip, text, changes: as for ``clip.encode_text``.
@@ -62,7 +62,12 @@ def text_bytes(
 def image_bytes(
     clip: CLIP, changes: LayerChanges | None = None, for_backward: bool = False
 ) -> float:
-    """Memory that ``clip.encode_image`` takes per image; ``for_backward`` as above."""
+    """Estimate the bytes that ``clip.encode_image`` takes per image.
+
+    Args:
+        clip, changes: as for ``clip.encode_image``.
+        for_backward: whether to count what is kept for the backward pass.
+    """
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
         # the first stage's maps; those of a block of each later stage are half as large in all
