@@ -1,4 +1,4 @@
-"""State dicts of CLIP: the architecture they describe, the model they belong to, its precision."""
+"""Building a CLIP from a state dict: its architecture, the model, the precision of its weights."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 def convert_weights(
     model: nn.Module, dtype: torch.dtype = torch.float16, convolutions: bool = True
 ) -> None:
-    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32.
+    """Store in half precision the weights that OpenAI's checkpoints store so; leave the rest.
 
     Args:
         model: a CLIP or a part of one.
-        dtype: the type to store them in.
-        convolutions: whether those of convolutions are stored in it, too. The encoders compute in
-            their type (``CLIP.dtype``), so that without them they compute as before under
-            ``torch.autocast`` to ``dtype``, which then has no weights of matrices to convert.
+        dtype: the half-precision type.
+        convolutions: whether to convert convolutions, too. Their type is the one that the encoders
+            compute in (``CLIP.dtype``). With False the encoders therefore compute as before under
+            ``torch.autocast`` to ``dtype``, which then need not convert weights in every call.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) or (convolutions and isinstance(module, nn.Conv2d)):
@@ -98,7 +98,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
-    """The model a state dict belongs to, in evaluation mode.
+    """Build the model that a state dict belongs to, in evaluation mode.
 
     Weights are stored as OpenAI stores them (see ``convert_weights``). Those that come with
     ``EXTRA_ENTRIES`` were trained elsewhere, in float32 as a rule, and stay in float32.
@@ -106,8 +106,8 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
     Args:
         state_dict: OpenAI's keys, in any floating-point type, with or without ``EXTRA_ENTRIES``;
             ``SIZE_ENTRIES`` are ignored.
-        design_details: of the copies of OpenAI's package that build prompts into the model; none
-            can be given.
+        design_details: must be None; an argument of changed copies of OpenAI's package that build
+            prompts into the model.
 
     Raises:
         ValueError: the state dict is not one of a CLIP, or has missing or left-over keys; or
@@ -125,7 +125,7 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
     }
     sizes = architecture(weights)
     draw_if_wanted(sizes)
-    with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
+    with torch.device("meta"):  # spends no time or random numbers on weights that are replaced
         model = CLIP(**sizes)
     extras = {name: weights.pop(name) for name in EXTRA_ENTRIES if name in weights}
     try:
