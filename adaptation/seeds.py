@@ -1,9 +1,9 @@
-"""Several seeds of one method in one process, with one pass of the frozen CLIP for all of them.
+"""Training of several seeds of one method in one process, with one pass of the frozen CLIP.
 
-Every seed keeps a trainer of its own, built and run as if it were alone in the process: its
+Every seed has a trainer of its own, built and run as if it were alone in the process: with its own
 images, learner, optimiser, schedule, random state, log and checkpoints. Only the forward and the
 backward pass are shared (``predict_together``). A seed's result is therefore that of its single
-run, to rounding; its checkpoints can be resumed and tested by single runs and the other way round.
+run, to rounding, and single runs can resume and test its checkpoints, and the other way round.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
     """Check that seeds of a trainer can share their training steps.
 
     Args:
-        trainer: its class.
+        trainer: class of the trainer.
         cfg: the config of one of the seeds.
 
     Raises:
-        ValueError: it has another loop or step than the one that is shared, or is to capture it.
+        ValueError: the trainer has its own training loop or step, or ``OPTIM.CUDA_GRAPH`` is set.
     """
     names = ("train", "run_epoch", "forward_backward", "train_on", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
-    own = [n for n, method in shared.items() if getattr(trainer, n, method) is not method]
+    own = [name for name, method in shared.items() if getattr(trainer, name, method) is not method]
     if own:
         raise ValueError(
             f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
@@ -53,7 +53,7 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
 
 
 class _LabelledConsole:
-    """Console that starts every line with a label."""
+    """Text stream that starts every line with a label."""
 
     def __init__(self, console: TextIO, label: str) -> None:
         self.console, self.label, self.at_start = console, label, True
@@ -69,7 +69,7 @@ class _LabelledConsole:
 
 
 class Batch(NamedTuple):
-    """What a step of one seed takes: images, labels, and a loader's names of the views."""
+    """Batch of one seed on the device: images, labels, and the loader's names of the views."""
 
     image: Tensor
     label: Tensor
@@ -77,11 +77,11 @@ class Batch(NamedTuple):
 
 
 class SeedRun:
-    """The run of one seed: its trainer, and what that takes for its own while it is at work.
+    """A seed's trainer with its own standard output and random state.
 
     Args:
-        seed: number of the run, named in front of its lines on the console and in its errors.
-        build: makes the trainer; may set the random state and copy standard output to a log.
+        seed: seed of the run, shown in front of its lines on the console and in its errors.
+        build: builds the trainer; may set the random state and copy standard output to a log.
     """
 
     def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
@@ -93,12 +93,12 @@ class SeedRun:
 
     @contextmanager
     def own_output(self) -> Iterator[None]:
-        """Standard output is the run's, and errors name its seed."""
+        """Use the seed's standard output in this context, and name the seed in errors."""
         outside, sys.stdout = sys.stdout, self.output
         try:
             yield
         except Exception as error:
-            # what a KeyError holds is a key, as a rule
+            # the argument of a KeyError is usually a key, not a text
             if not isinstance(error, KeyError) and isinstance(next(iter(error.args), 0), str):
                 error.args = (f"seed {self.seed}: {error.args[0]}", *error.args[1:])
             raise
@@ -107,7 +107,7 @@ class SeedRun:
 
     @contextmanager
     def own_state(self) -> Iterator[None]:
-        """As ``named``, and the random generators are the run's."""
+        """Use the seed's standard output and random state in this context."""
         with self.own_output():
             set_random_state(self.random)
             try:
@@ -116,6 +116,7 @@ class SeedRun:
                 self.random = get_random_state()
 
     def begin_epoch(self, epoch: int) -> None:
+        """Prepare the trainer and its loader for an epoch."""
         with self.own_state():
             self.trainer.epoch = epoch
             self.trainer.before_epoch()
@@ -125,7 +126,7 @@ class SeedRun:
             self.batches = enumerate(self.trainer.train_loader_x)
 
     def next_batch(self) -> Batch | None:
-        """Images and labels on the device, and names of the views; ``None`` after the last."""
+        """Return the next batch, on the device; ``None`` after the last."""
         with self.own_state():
             index, batch = next(self.batches, (None, None))
             if batch is None:
@@ -136,16 +137,17 @@ class SeedRun:
             return Batch(image, label, batch.get("view"))
 
     def flush(self) -> None:
+        """Print the log lines of the epoch that are still due."""
         with self.own_output():
             self.log.flush()
 
 
 class SeveralSeeds:
-    """Trains or tests several seeds of one method with one frozen CLIP.
+    """Several seeds of one method, trained or tested with one frozen CLIP.
 
     Args:
-        builds: for every seed what makes its trainer, all with the same settings but for the seed
-            and the folders.
+        builds: seed -> function that builds its trainer. The settings of all are the same except
+            for the seed and the folders.
     """
 
     def __init__(self, builds: Mapping[int, Callable[[], SimpleTrainer]]) -> None:
@@ -160,7 +162,7 @@ class SeveralSeeds:
         """Test the seeds one after the other.
 
         Returns:
-            The first result of every seed's evaluator (accuracy in percent).
+            the first result of every seed's evaluator (accuracy in percent).
         """
         results = []
         for run in self.runs:
@@ -170,10 +172,10 @@ class SeveralSeeds:
         return results
 
     def train(self) -> None:
-        """Train all seeds to their last epoch, each from where its output folder ends.
+        """Train all seeds to their last epoch, each from the last checkpoint in its folder.
 
         Raises:
-            ValueError: the trainer cannot share its steps, or is to capture them.
+            ValueError: see ``check_trains_together``.
             FloatingPointError: a loss is not finite; the text names the seed.
             RuntimeError: a training step draws random numbers.
         """
@@ -186,7 +188,7 @@ class SeveralSeeds:
         start = time.perf_counter()
         first = min(run.trainer.start_epoch for run in self.runs)
         for epoch in range(first, self.runs[0].trainer.max_epoch):
-            # a seed whose checkpoint is further on waits until the others have come as far
+            # a seed that has already trained this epoch waits for the others
             runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
             epoch_start = time.perf_counter()
             run_epoch(runs, epoch)
@@ -204,7 +206,7 @@ class SeveralSeeds:
 
 
 def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
-    """Train seeds for one epoch; one that has fewer batches is done earlier.
+    """Train seeds for one epoch; a seed with fewer batches ends earlier.
 
     Raises:
         FloatingPointError: a loss is not finite; the text names the seed.
@@ -225,7 +227,11 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
 
 @contextmanager
 def _forbid_random_draws(run: SeedRun) -> Iterator[None]:
-    """Raises: RuntimeError: PyTorch's random generators were used, which are no seed's own here."""
+    """Check that nothing in this context uses PyTorch's random generators, which seeds share.
+
+    Raises:
+        RuntimeError: they were used.
+    """
 
     def states() -> list[Tensor]:
         state = get_random_state()
@@ -241,7 +247,7 @@ def _forbid_random_draws(run: SeedRun) -> Iterator[None]:
 
 
 def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
-    """One optimiser step of every seed on its batch."""
+    """Take one optimiser step of every seed on its batch."""
     predictions = predict_together(
         [run.trainer.model for run, _ in batches],
         [batch.image for _, batch in batches],
@@ -254,7 +260,7 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
         run.trainer.optim.zero_grad()
         losses.append(run.trainer.scaled(loss))
         summaries.append(summary)
-    # no learner is part of another's loss, so that the gradients of the sum are those of each
+    # a learner takes part only in its own loss, so its gradients are those of a single run
     torch.autograd.backward(losses)
     for (run, _), summary in zip(batches, summaries, strict=True):
         with run.own_output():

@@ -1,4 +1,4 @@
-"""One pass of a shared CLIP for several learners of one method, each with images of its own."""
+"""Joint forward pass of several learners of one method through the CLIP that they share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from clip.changes import Changes, LayerChanges, join_changes
 from .classifier import PromptedCLIP
 from .learner import Prediction
 
-#: one call of an encoder: ``(image, changes)``, or ``(None, changes)`` for the text
+#: one call of an encoder: ``(image, changes)``, or ``(None, changes)`` for text
 Call = tuple["Tensor | None", Changes]
 
 
 class _PendingCall(BaseException):
-    """A learner's forward has come to a call of an encoder that has no answer yet."""
+    """Stops a learner's forward at a call of an encoder that has no answer yet."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
 
 class _AnsweredSteps:
-    """The steps of one learner's forward, with the answers to its first calls of an encoder.
+    """Steps of one learner's forward, with given answers to its first calls of an encoder.
 
-    The call after those ends the forward, to be answered together with the other learners'.
+    The next call raises ``_PendingCall``, so that it is answered with the other learners' calls.
     """
 
     def __init__(self, model: PromptedCLIP, answers: Sequence[Tensor]) -> None:
@@ -55,21 +55,21 @@ def predict_together(
     images: Sequence[Tensor],
     views: Sequence[Sequence[str] | None],
 ) -> list[Prediction]:
-    """Predictions of several learners of one method, each on images of its own.
+    """Classify one batch for each of several learners of one method.
 
-    Every learner's ``forward`` runs up to its first call of an encoder, the CLIP that the models
-    share (``share_frozen``) answers all these calls in one, and every ``forward`` runs anew with
-    the answer, until none has a further call. Forwards draw no random numbers, and all but the
-    encoders costs little. The frozen CLIP sees the images of all, too, if a loss asks for it
-    (``Prediction.frozen``).
+    Every learner's ``forward`` runs up to its first call of an encoder. The CLIP that the models
+    share (``share_frozen``) answers all these calls in one, and every ``forward`` starts again with
+    the answer, until none has a further call. Starting again is cheap and safe: all but the
+    encoders costs little, and forwards draw no random numbers. If a loss asks for the frozen CLIP's
+    predictions (``Prediction.frozen``), these are computed jointly, too.
 
     Args:
-        models: with learners that differ in nothing but their values.
-        images: for every model ``(B_i, 3, side, side)``, normalised.
-        views: for every model a loader's names of the images' views, or ``None``.
+        models: models whose learners differ only in their values.
+        images: ``(B_i, 3, side, side)``, normalised, for every model.
+        views: a loader's names of the images' views, or ``None``, for every model.
 
     Returns:
-        for every model what its ``predict`` gives, to rounding.
+        for every model the prediction of its ``predict``, to rounding.
 
     Raises:
         ValueError: the calls of the learners cannot be joined.
@@ -91,15 +91,15 @@ def predict_together(
                 calls.append(pending.call)
         if not calls:
             return [
-                model.with_teacher(prediction, lambda i=i: frozen_features()[i])
-                for i, (model, prediction) in enumerate(zip(models, predictions, strict=True))
+                model.with_teacher(prediction, lambda index=index: frozen_features()[index])
+                for index, (model, prediction) in enumerate(zip(models, predictions, strict=True))
             ]
         for answered, answer in zip(answers, _encode(first, calls), strict=True):
             answered.append(answer)
 
 
 def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
-    """The answers to one call of every learner."""
+    """Answer one call of every learner."""
     images, changes = zip(*calls, strict=True)
     if images[0] is not None:
         sizes = [len(image) for image in images]
@@ -110,7 +110,7 @@ def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
     if not joined:
         return [model.encode_text()] * len(calls)
     features = model.encode_text(joined).split(sizes)
-    return [
-        each if change.batch_size else each.squeeze(0)
-        for each, change in zip(features, changes, strict=True)
+    return [  # (B, C, embed_dim) of per-sample prompts, else (C, embed_dim)
+        part if change.batch_size else part.squeeze(0)
+        for part, change in zip(features, changes, strict=True)
     ]

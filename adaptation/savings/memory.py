@@ -1,7 +1,7 @@
-"""MODEL.MEMORY_GB: how much may be encoded at once, by estimates of what encoding takes of memory.
+"""The memory bound MODEL.MEMORY_GB: estimates of the memory of encoding, and what fits into it.
 
 An estimate counts the tensors of a transformer in rows as wide as the tower. It is meant to be
-high: automatic mixed precision keeps half of the rows in half the size, which is not counted.
+high: it ignores that automatic mixed precision keeps half of the rows in half the size.
 """
 
 from __future__ import annotations
@@ -18,18 +18,15 @@ from dassl.utils import SettingError
 #: keys, values and result of attention with the pads of ``AttentionGroups``, the hidden layer
 KEPT_ROWS = 12
 
-
-#: rows per token that computing one block takes at a time, forward or backward
+#: rows per token that the computation of one block needs at a time, forward or backward
 WORKING_ROWS = 24
 
-
-#: the same of both for every place in ``CausalSequences``: queries, keys, values and result, and
-#: their gradients
+#: rows of both kinds, in addition, per place in ``CausalSequences``: queries, keys, values and
+#: result of attention, and their gradients
 KEPT_PLACES, WORKING_PLACES = 4, 12
 
-
-#: maps as large as the first stage's result that a ResNet holds at a time, and that each of its
-#: blocks keeps for the backward pass
+#: maps of the size of the first stage's result: those that a ResNet holds at a time, and those that
+#: each of its blocks keeps for the backward pass
 WORKING_MAPS, KEPT_MAPS = 8, 8
 
 
@@ -87,10 +84,10 @@ def _item_size(clip: CLIP) -> int:
 
 
 class MemoryBound:
-    """What a step or a batch may hold beside the weights; false where there is no bound.
+    """Bound on the memory of a step or a batch, not counting the weights; false without a bound.
 
     Args:
-        gb: 10^9 bytes, 0 for no bound.
+        gb: bound in 10^9 bytes; 0 for no bound.
     """
 
     def __init__(self, gb: float) -> None:
