@@ -1,4 +1,4 @@
-"""Prediction with a trained run or with zero-shot CLIP: class names of pictures, with probabilities."""
+"""Prediction with a trained run or zero-shot CLIP: class names of pictures, and probabilities."""
 
 from __future__ import annotations
 

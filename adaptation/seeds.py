@@ -137,7 +137,7 @@ class SeedRun:
             return Batch(image, label, batch.get("view"))
 
     def flush(self) -> None:
-        """Print the log lines of the epoch that are still due."""
+        """Write the pending scalars of the epoch's log."""
         with self.own_output():
             self.log.flush()
 

@@ -1,12 +1,12 @@
-"""CoOp: context optimization, learned words around the class name.
+"""CoOp: context optimization, learned context vectors around the class name.
 
 Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv 2109.01134.
 
-As in its code: with CTX_INIT the context has as many vectors as the text has words, N_CTX and CSC
-are ignored (said in a warning here); the length of a class name is counted without the full stop.
+As in its code: with CTX_INIT the context has as many vectors as the text has words, and N_CTX and
+CSC are ignored (here with a warning); the length of a class name does not count the full stop.
 Departures from its code: the context is a float32 parameter in every precision (there: float16 in
 fp16); the checkpoint holds ``ctx`` only, not the embedded class names; CTX_INIT words that are not
-one token each are an error (there: prefix and suffix are cut wrongly).
+one token each are an error (there: prefix and suffix are cut at the wrong places).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ContextLearner(PromptLearner):
     """Learned context vectors in the input of the text encoder.
 
     Args:
-        ctx: start value, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
-        position: of the class name: behind the context, in its middle or in front of it.
-        name_lengths: tokens of every class name; needed for ``middle`` and ``front``.
+        ctx: start values, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
+        position: where the class name stands: at the ``end``, in the ``middle`` or in ``front``.
+        name_lengths: number of tokens of every class name; used for ``middle`` and ``front``.
     """
 
     template = "{}."
@@ -49,10 +49,10 @@ class ContextLearner(PromptLearner):
     def text_changes(self) -> LayerChanges:
         if self.position == "end":
             return {0: Prompt(self.ctx, at=1)}
-        ahead = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
-        behind_name = tuple(1 + ahead + length for length in self.name_lengths)
-        front = (Prompt(self.ctx[..., :ahead, :], at=1),) if ahead else ()
-        return {0: (*front, Prompt(self.ctx[..., ahead:, :], at=behind_name))}
+        n_before = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
+        after_name = tuple(1 + n_before + length for length in self.name_lengths)
+        before = (Prompt(self.ctx[..., :n_before, :], at=1),) if n_before else ()
+        return {0: (*before, Prompt(self.ctx[..., n_before:, :], at=after_name))}
 
 
 @TRAINER_REGISTRY.register()

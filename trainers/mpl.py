@@ -1,15 +1,15 @@
-"""MPL: modular prompt learning, image prompts that are added, removed and carried on.
+"""MPL: modular prompt learning, image prompts that are added, removed and kept from block to block.
 
 "Modular Prompt Learning Improves Vision-Language Models", ICASSP 2025. MaPLe with three changes:
 before each deeper prompted block of the image encoder the last N_RM_OP tokens are removed and
-N_ADD_OP x N_CTX new ones added, the rest is carried on; several maps make the new tokens from one
-text prompt; and the hand-written words stay behind the learned tokens.
+N_ADD_OP x N_CTX new ones are added, while the rest goes on; several maps make the new tokens from
+one text prompt; and the hand-written words stay behind the learned tokens.
 
 As in its code: all maps start as copies of one another, so that the tokens added at the last
-prompted block get equal gradients and stay twins (TWIN_MAPS False starts each map by itself); with
-N_RM_OP above N_CTX the first removal takes image patches; the learned tokens start as the embedding
-of the placeholder "X". Departures: those of ``maple.py``, and no example prompts are printed
-(there: drawn from Python's random stream).
+prompted block get equal gradients and stay equal (TWIN_MAPS False starts each map by itself); with
+N_RM_OP above N_CTX the first removal takes image patches; the learned tokens start from the
+embedding of the placeholder "X". Departures: those of ``maple.py``, and no example prompts are
+printed (there: drawn from Python's random stream).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class MPLLearner(CoupledPromptLearner):
     Args:
         ctx: ``(n, d_text)`` start of the input prompt.
         depth: prompted blocks, input layer included.
-        vision_width: of the image encoder.
+        vision_width: width of the image encoder.
         template: frozen words around the class name.
         n_add: maps per block; each adds ``n`` tokens.
-        n_remove: tokens removed in front of each deeper prompted block.
+        n_remove: number of tokens removed in front of each deeper prompted block.
         twin_maps: whether all maps start as copies of one another.
     """
 
