@@ -101,7 +101,7 @@ def _model_folders(run: str) -> list[str]:
 def _models(folder: str) -> list[str]:
     if not osp.isdir(folder):
         return []
-    return sorted(f for f in os.listdir(folder) if f.startswith((NUMBERED, BEST)))
+    return sorted(name for name in os.listdir(folder) if name.startswith((NUMBERED, BEST)))
 
 
 def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:

@@ -225,7 +225,8 @@ class PromptedCLIP(nn.Module):
         """
         if torch.is_grad_enabled() or not self.encoders.fast or self.clip.changed_part():
             return self.learner.text_features(self)
-        state = tuple((id(p), p._version) for p in self.learner.parameters())
+        parameters = self.learner.parameters()
+        state = tuple((id(parameter), parameter._version) for parameter in parameters)
         if self._kept_text is None or self._kept_text[0] != state:
             self._kept_text = (state, self.learner.text_features(self))
         return self._kept_text[1]

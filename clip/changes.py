@@ -274,7 +274,9 @@ def join_changes(changes: Sequence[Changes], sizes: Sequence[int], dims: int) ->
         raise ValueError("changes inside of blocks cannot share a call: only prompts can")
     outlines = [
         {
-            number: [(p.length, p.at, p.drop, p.keep) for p in block.prompts]
+            number: [
+                (prompt.length, prompt.at, prompt.drop, prompt.keep) for prompt in block.prompts
+            ]
             for number, block in change.blocks.items()
         }
         for change in changes

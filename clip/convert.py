@@ -125,7 +125,10 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
         width, heads = tower.layer1[0].conv1.out_channels, tower.attnpool.num_heads
         lines[0] += f"ResNet, {stages} blocks from width {width}, pooled by {heads} heads"
     if model.image_mean is not None:
-        mean, std = ([round(v, 6) for v in t.tolist()] for t in (model.image_mean, model.image_std))
+        mean, std = (
+            [round(value, 6) for value in values.tolist()]
+            for values in (model.image_mean, model.image_std)
+        )
         lines.append(f"images normalised with mean {mean}, standard deviation {std}")
     types = Counter()
     for value in state_dict.values():

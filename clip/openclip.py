@@ -396,7 +396,11 @@ def _those_that_fit(weights: Mapping[str, Tensor]) -> str:
 def _warn_of_preparation(name: str, preprocess: Mapping[str, Any]) -> None:
     """Warn if the weights were trained on images that were resized in another way."""
     usual = {"interpolation": "bicubic", "resize_mode": "shortest"}
-    others = [f"{k} {preprocess[k]!r}" for k in usual if preprocess.get(k, usual[k]) != usual[k]]
+    others = [
+        f"{key} {preprocess[key]!r}"
+        for key, value in usual.items()
+        if preprocess.get(key, value) != value
+    ]
     if others:
         warnings.warn(
             f"{name} was trained on images prepared with {' and '.join(others)}; here the "

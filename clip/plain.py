@@ -34,7 +34,8 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
     _check_depth(changes, clip.transformer)
     batch = changes.batch_size
     if batch is not None:
-        return torch.stack([encode_text(clip, text, changes.of_sample(b)) for b in range(batch)])
+        samples = (changes.of_sample(index) for index in range(batch))
+        return torch.stack([encode_text(clip, text, sample) for sample in samples])
 
     ids = F.pad(text.ids, (0, clip.context_length - text.ids.shape[1]))  # (C, context_length)
     x = clip.token_embedding(ids).to(clip.dtype)  # (C, context_length, width)
