@@ -32,7 +32,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from results.agreement import description, leave_out, of_any_data_set
+from results.agreement import description, description_across_data_sets, leave_out
 from results.logs import BadLog, logs_below, metrics_below
 from results.record import RunResult, metrics_in, read_result
 from results.rows import make_rows, spread
@@ -77,7 +77,7 @@ def summarize(directory: Path, args: argparse.Namespace) -> Summary | None:
             note(f"skipped: {reason}")
     data_sets = {result.facts.get("DATASET.NAME") for result in results.values()}
     if len(data_sets) == len(results):
-        described = {name: of_any_data_set(result) for name, result in results.items()}
+        described = {name: description_across_data_sets(result) for name, result in results.items()}
     else:
         described = {name: description(result, seed=name) for name, result in results.items()}
     names = leave_out(results, described, str(directory), ", ".join, note)
@@ -211,7 +211,8 @@ def output_hint(output: Path, keyword: str) -> str:
     if hint := keyword_hint(output, keyword):
         return hint
     output = output.absolute()
-    roots = {layout_root(log.parent) for log in logs_below(output)} - {None, output}
+    found = (layout_root(log.parent) for log in logs_below(output))
+    roots = {root for root in found if root is not None and root != output}
     return f": its runs are in the layout below {min(roots)}; name that (--output)" if roots else ""
 
 

@@ -44,7 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises: ValueError: neither or both of a run and a zero-shot trainer, or options lacking."""
+    """Check that the options name a run, or a zero-shot trainer with all that it needs.
+
+    Raises:
+        ValueError: they name neither or both, or an option is missing.
+    """
     if (args.model_dir is None) == (args.trainer is None):
         raise ValueError("give either --model-dir RUN, or --trainer ZeroshotCLIP without a run")
     if args.trainer is not None and (args.classes is None or args.backbone is None):
@@ -54,12 +58,13 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace) -> Predictor:
-    """The predictor that the command line asks for."""
+    """Return the predictor that the command line asks for."""
     classnames = None if args.classes is None else read_names(args.classes)
 
     from trainers import Predictor
 
     if args.trainer is not None:
+        assert classnames is not None  # see check_options
         return Predictor.zero_shot(args.backbone, classnames, args.trainer, args.device)
     return Predictor.load(args.model_dir, classnames, args.load_epoch, args.device, args.backbone)
 

@@ -35,19 +35,19 @@ ELEVEN = (
 )
 #: those that ImageNet's models are tested on
 VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
-#: what models are trained on that are tested on another data set, where SOURCE does not say
+#: data set that models for a test on other data sets are trained on, unless SOURCE names one
 SOURCE = "imagenet"
 
 # --- folders --------------------------------------------------------------------------------------
 
-# {name} or {name:pattern}; the pattern is what the field has to look like when it is read
+# {name} or {name:pattern}; a path is read where the field matches the pattern
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _PATTERNS = {
     "shots": r"\d+|all",
     "seed": r"\d+",
     "subfolder": r"[^/]+(?:/[^/]+)*?",  # upstream's runs may have several
 }
-#: value of a field -> with it the part in brackets is left out
+#: field -> value with which its part in brackets is left out
 _LEFT_OUT = {"subfolder": "", "source": SOURCE}
 
 
@@ -58,8 +58,8 @@ class Folder:
     Args:
         template: their path. ``{dataset}``, ``{trainer}``, ``{config}``, ``{shots}`` (a number or
             ``all``), ``{seed}``, ``{source}`` (what was trained on) and ``{subfolder}`` stand for
-            what a run has there; a part in brackets is left out without a subfolder, and for the
-            source :data:`SOURCE`.
+            values of the run; a part in brackets is left out where there is no subfolder, and where
+            the source is :data:`SOURCE`.
         classes: of the data set that the runs take: base, new or all.
         metric: the column of a table that the results make.
         trains: whether the runs train, and then test on these classes.
@@ -147,9 +147,9 @@ class Script:
         runs: the folders that it writes for each data set and seed.
         trained_by: name of the script whose training it tests; empty where it trains itself, or
             tests a method that has nothing to train.
-        published: where the weights lie below WEIGHTS that it tests instead; empty where it does
-            not take any.
-        published_runs: the folders that it writes then, if others.
+        published: path below WEIGHTS of published weights that it can test instead; empty where
+            it takes none.
+        published_runs: the folders that it writes then, where these differ.
     """
 
     name: str
@@ -189,7 +189,7 @@ class Protocol:
         key: what the rows of tables and the published figures call it.
         title: of its tables.
         datasets: those of the papers, in the order of their tables.
-        only: what these are, where no others can be tested on.
+        only: what these are called, where no others can be tested on; else empty.
         averaged: what an average of the table is over.
         configs: the kind of config that a method takes, ``protocol`` in ``configs/methods/``.
         scripts: its own ones.
@@ -243,16 +243,16 @@ PROTOCOLS = (
         metrics=("base", "new"),
         scripts=(
             Script(
-                "base2new_train",
-                "DATASET SEED [MAX_EPOCH]",
-                "train on base, test on base",
-                (TRAIN_BASE,),
+                name="base2new_train",
+                arguments="DATASET SEED [MAX_EPOCH]",
+                does="train on base, test on base",
+                runs=(TRAIN_BASE,),
             ),
             Script(
-                "base2new_test",
-                "DATASET SEED [MAX_EPOCH]",
-                "test that model on new",
-                (TEST_NEW,),
+                name="base2new_test",
+                arguments="DATASET SEED [MAX_EPOCH]",
+                does="test that model on new",
+                runs=(TEST_NEW,),
                 trained_by="base2new_train",
                 published="base/seed{seed}",
                 published_runs=(TEST_BASE, TEST_NEW),
@@ -267,18 +267,18 @@ PROTOCOLS = (
         configs="fewshot",
         scripts=(
             Script(
-                "fewshot",
-                "DATASET SHOTS [SEED ...]",
-                "all classes; seeds 1 2 3 by default",
-                (TRAINING,),
+                name="fewshot",
+                arguments="DATASET SHOTS [SEED ...]",
+                does="all classes; seeds 1 2 3 by default",
+                runs=(TRAINING,),
                 published="{shots}shot/seed{seed}",
                 published_runs=(PUBLISHED,),
             ),
             Script(
-                "zeroshot",
-                "DATASET SEED [MAX_EPOCH]",
-                "",  # zeroshot.sh is upstream's, with upstream's arguments
-                (ZEROSHOT,),
+                name="zeroshot",
+                arguments="DATASET SEED [MAX_EPOCH]",
+                does="",  # zeroshot.sh is upstream's, with upstream's arguments
+                runs=(ZEROSHOT,),
             ),
         ),
     ),
@@ -291,16 +291,16 @@ PROTOCOLS = (
         configs="xd",
         scripts=(
             Script(
-                "xd_train",
-                "[DATASET] SEED [MAX_EPOCH]",
-                "train on the source data set, all classes",
-                (TRAINING,),
+                name="xd_train",
+                arguments="[DATASET] SEED [MAX_EPOCH]",
+                does="train on the source data set, all classes",
+                runs=(TRAINING,),
             ),
             Script(
-                "xd_test",
-                "DATASET SEED [MAX_EPOCH]",
-                "test that model on another data set",
-                (EVALUATION,),
+                name="xd_test",
+                arguments="DATASET SEED [MAX_EPOCH]",
+                does="test that model on another data set",
+                runs=(EVALUATION,),
                 trained_by="xd_train",
                 published="seed{seed}",
             ),
@@ -316,10 +316,10 @@ PROTOCOLS = (
         configs="xd",
         scripts=(
             Script(
-                "dg_test",
-                "[DATASET] SEED [MAX_EPOCH]",
-                "test it on ImageNet's variants, or one of them",
-                (EVALUATION,),
+                name="dg_test",
+                arguments="[DATASET] SEED [MAX_EPOCH]",
+                does="test it on ImageNet's variants, or one of them",
+                runs=(EVALUATION,),
                 trained_by="xd_train",
                 published="seed{seed}",
             ),
@@ -353,7 +353,7 @@ def find_script(name: str) -> tuple[Protocol, Script]:
 
 
 def folders() -> tuple[Folder, ...]:
-    """Return all folders of results, in the order to read them in: a word of its own goes first."""
+    """Return all folders of results, in reading order: templates that start with a word first."""
     every = dict.fromkeys(folder for protocol in PROTOCOLS for folder in protocol.folders)
     return tuple(sorted(every, key=lambda folder: folder.template.startswith("{")))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
     from adaptation.seeds import SeveralSeeds
-    from dassl.engine import TrainerBase
+    from dassl.engine import SimpleTrainer
 
 # torch and everything that imports it is imported inside the functions: --help and a mistyped
 # option answer at once.
@@ -68,7 +68,7 @@ class PrintVersion(argparse.Action):
 
 
 def epilog() -> str:
-    """What ``--help`` ends with: precedence, the names that can be given, and an example."""
+    """Return the end of ``--help``: precedence, names of trainers and data sets, an example."""
 
     def names(pattern: str) -> str:
         found = sorted((path.stem for path in (ROOT / "configs").glob(pattern)), key=str.lower)
@@ -175,9 +175,9 @@ def require_file(path: str, option: str) -> None:
 
 
 def resolve_alias(path: str) -> str:
-    """Return the file that another name of it stands for; other paths as they are.
+    """Return the path that an alias of a config file stands for; other paths unchanged.
 
-    The names are in ``aliases.yaml`` beside the folder that holds the trainers' folders.
+    The aliases are in ``aliases.yaml`` beside the folder that holds the trainers' folders.
 
     Args:
         path: ``<configs>/trainers/<trainer>/<name>.yaml``, or any other path.
@@ -197,7 +197,7 @@ def resolve_alias(path: str) -> str:
 
 
 def config_files(args: argparse.Namespace) -> dict[str, str]:
-    """Return option -> config file as it was named; of two that set a key the later one wins."""
+    """Return option -> config file, in the order in which they are merged."""
     named = {"--dataset-config-file": args.dataset_config_file, "--config-file": args.config_file}
     return {option: path for option, path in named.items() if path is not None}
 
@@ -383,13 +383,13 @@ def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def console_level(args: argparse.Namespace) -> int:
-    """What the console shows of a run."""
+    """Return how much of a run the console shows."""
     from dassl.utils import logger
 
     return logger.QUIET if args.quiet else logger.VERBOSE if args.verbose else logger.NORMAL
 
 
-def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
+def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     """Return the trainer the command line asks for; with ``--eval-only``, its weights loaded.
 
     Args:
@@ -419,8 +419,8 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> TrainerBase:
     return trainer
 
 
-def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) -> None:
-    """Check that a test is one of trained weights, or that those of the start are meant.
+def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: SimpleTrainer) -> None:
+    """Check that a test has trained weights, or that untrained ones are asked for.
 
     Args:
         args: the parsed command line.
@@ -428,7 +428,7 @@ def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) 
         trainer: built from it; without models of its own there is nothing to train.
 
     Raises:
-        ValueError: it would be a test of weights that nothing was learned with.
+        ValueError: it would test weights that were never trained.
     """
     given = args.model_dir or args.untrained or cfg.MODEL.INIT_WEIGHTS
     if not given and trainer.get_model_names():
@@ -440,8 +440,8 @@ def check_trained(args: argparse.Namespace, cfg: CfgNode, trainer: TrainerBase) 
 
 def build_runs(
     args: argparse.Namespace, words: list[str], cfgs: list[CfgNode]
-) -> TrainerBase | SeveralSeeds:
-    """Return the trainer of the command line, or of several seeds, each as its own would build it.
+) -> SimpleTrainer | SeveralSeeds:
+    """Return the trainer of the command line, or one that trains several seeds together.
 
     Args:
         args: the parsed command line.
@@ -490,7 +490,8 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     from dassl.utils.checkpoint import latest_checkpoint
 
     folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
-    saved = [latest_checkpoint(str(folder)) for folder in folders]
+    newest = [latest_checkpoint(str(folder)) for folder in folders]
+    saved = [path for path in newest if path is not None]
     if not saved:
         freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
         due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
@@ -534,7 +535,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             trainer.train()
         if args.seeds is None:
-            trainer.run_notes.on_end()
+            trainer.run_notes.on_end()  # type: ignore[union-attr]  # one trainer
 
     return run(act, args.traceback, lambda: interruption(args, cfgs))
 

@@ -178,14 +178,16 @@ class PromptedCLIP(nn.Module):
             return torch.einsum("be,bce->bc", scaled, text_features)
         return scaled @ text_features.t()
 
-    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
-        """Encode images to ``(B, embed_dim)``, not normalised."""
+    def encode_image(
+        self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
+    ) -> Tensor:
+        """Encode images to ``(B, embed_dim)``, not normalised, or to rows of the last block."""
         if self.memory and torch.is_grad_enabled():
             trained = bool(changes) or image.requires_grad
             needed = len(image) * image_bytes(self.clip, changes, for_backward=trained)
             self.memory.how_many_fit(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
-            return self.encoders.encode_image(image, changes).float()
+            return self.encoders.encode_image(image, changes, n_rows).float()
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
         """Encode the class list to ``(C, embed_dim)`` or ``(B, C, embed_dim)``, not normalised.

@@ -42,15 +42,20 @@ class Prediction:
 class Steps(Protocol):
     """The steps that a learner's ``forward`` is made of: a frozen CLIP and the present classes."""
 
-    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
+    def encode_image(
+        self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
+    ) -> Tensor:
         """Encode images.
 
         Args:
             image: ``(B, 3, side, side)``, normalised.
             changes: what changes in the blocks of the image encoder.
+            n_rows: how many rows of the last block to give in place of the features, the class
+                token's first; a ViT's only.
 
         Returns:
-            ``(B, embed_dim)`` float32, not normalised.
+            ``(B, embed_dim)`` float32, not normalised, or ``(B, n_rows, width)``: what the last
+            layer norm gives for these rows, not projected.
         """
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:

@@ -50,7 +50,7 @@ class DeepPromptLearner(PromptLearner):
             "text": ("prompt_learner.ctx", "text_encoder"),
             "vision": ("image_encoder.VPT", "image_encoder"),
         }
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, value in weights.items():
             first, tower = names[name]
             deep = f"{tower}.transformer.resblocks.{{}}.VPT_shallow"

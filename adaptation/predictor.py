@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip.loading import load_state_dict
 from clip.weights import build_model
@@ -65,14 +65,14 @@ class Predictor:
     """
 
     def __init__(
-        self, model: nn.Module, cfg: CfgNode, classnames: Sequence[str], device: torch.device
+        self, model: Any, cfg: CfgNode, classnames: Sequence[str], device: torch.device
     ) -> None:
         # torchvision takes seconds to import, and the package imports this module
         from dassl.data.transforms import build_transform
 
         self.model, self.cfg, self.device = model.eval(), cfg, device
         self.classnames = list(classnames)
-        self.transform = build_transform(cfg, is_train=False)
+        self.transform: Any = build_transform(cfg, is_train=False)
 
     @classmethod
     def load(

@@ -76,7 +76,7 @@ def encode_templates(
     Returns:
         ``(C, embed_dim)`` float32, unit norm.
     """
-    total: Tensor | float = 0.0
+    total: Tensor = torch.zeros(())
     # a progress bar, since a thousand classes and 60 templates take a while
     hidden = len(templates) == 1 or is_quiet()
     for template in tqdm(templates, desc="templates", leave=False, disable=hidden):

@@ -13,8 +13,8 @@ from clip.changes import Changes, LayerChanges, join_changes
 from .classifier import PromptedCLIP
 from .learner import Prediction
 
-#: one call of an encoder: ``(image, changes)``, or ``(None, changes)`` for text
-Call = tuple["Tensor | None", Changes]
+#: one call of an encoder: ``(image, changes, n_rows)``, or ``(None, changes, None)`` for the text
+Call = tuple["Tensor | None", Changes, "int | None"]
 
 
 class _PendingCall(BaseException):
@@ -34,11 +34,13 @@ class _AnsweredSteps:
         self.model, self.answers = model, iter(answers)
         self.logits, self.frozen_text_features = model.logits, model.frozen_text_features
 
-    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
-        return self._answer((image, Changes.of(changes)))
+    def encode_image(
+        self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
+    ) -> Tensor:
+        return self._answer((image, Changes.of(changes), n_rows))
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
-        return self._answer((None, Changes.of(changes)))
+        return self._answer((None, Changes.of(changes), None))
 
     def text_features(self) -> Tensor:
         return self.model.learner.text_features(self)
@@ -78,8 +80,12 @@ def predict_together(
 
     @functools.cache
     def frozen_features() -> Sequence[Tensor]:
-        names = None if None in views else [name for batch in views for name in batch]
+        known = [batch for batch in views if batch is not None]
+        names = [name for batch in known for name in batch] if len(known) == len(views) else None
         return first.frozen_image_features(torch.cat(list(images)), names).split(sizes)
+
+    def frozen_of(number: int) -> Tensor:
+        return frozen_features()[number]
 
     answers: list[list[Tensor]] = [[] for _ in models]
     while True:
@@ -91,7 +97,7 @@ def predict_together(
                 calls.append(pending.call)
         if not calls:
             return [
-                model.with_teacher(prediction, lambda index=index: frozen_features()[index])
+                model.with_teacher(prediction, functools.partial(frozen_of, index))
                 for index, (model, prediction) in enumerate(zip(models, predictions, strict=True))
             ]
         for answered, answer in zip(answers, _encode(first, calls), strict=True):
@@ -100,11 +106,16 @@ def predict_together(
 
 def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
     """Answer one call of every learner."""
-    images, changes = zip(*calls, strict=True)
+    images, changes, n_rows = zip(*calls, strict=True)
+    if any(change.inside for change in changes):
+        raise ValueError(
+            "--seeds: the learner changes blocks of an encoder inside, not prompts alone, so its "
+            "seeds cannot share a pass: run them one by one with --seed"
+        )
     if images[0] is not None:
         sizes = [len(image) for image in images]
         joined = join_changes(changes, sizes, dims=3)
-        return model.encode_image(torch.cat(images), joined).split(sizes)
+        return model.encode_image(torch.cat(images), joined, n_rows[0]).split(sizes)
     sizes = [change.batch_size or 1 for change in changes]
     joined = join_changes(changes, sizes, dims=4)
     if not joined:

@@ -86,6 +86,7 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str
     #: folder of the learner's checkpoints in a run folder
@@ -116,7 +117,7 @@ class PromptTrainer(TrainerX):
         """Config node of the method."""
         return self.cfg.TRAINER[self.node]
 
-    def set_model_mode(self, mode: str = "train", names: Sequence[str] | None = None) -> None:
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         super().set_model_mode(mode, names)
         self.model.forget_text()
 
@@ -151,6 +152,21 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     @classmethod
+    def teacher_templates(cls, cfg: CfgNode) -> Sequence[str]:
+        """Return the texts that the frozen teacher averages over, DATASET.TEMPLATES aside.
+
+        A method whose teacher reads the data set's own text overrides this and returns
+        ``(dataset_template(cfg.DATASET.NAME),)`` (see :mod:`adaptation.templates`).
+
+        Args:
+            cfg: the whole config.
+
+        Returns:
+            at least one text with one ``{}`` for the class name.
+        """
+        return TEACHER_TEMPLATES
+
+    @classmethod
     def build_classifier(
         cls,
         cfg: CfgNode,
@@ -164,7 +180,8 @@ class PromptTrainer(TrainerX):
             cfg: the whole config.
             clip: model to freeze and use.
             classnames: the classes to tell apart.
-            templates: templates that replace the teacher's and that of an unprompted text encoder.
+            templates: templates in place of ``teacher_templates`` and of an unprompted text
+                encoder's own.
         """
         clip = clip.requires_grad_(False).float()
         learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
@@ -175,7 +192,7 @@ class PromptTrainer(TrainerX):
             learner,
             classnames,
             precision=cfg.TRAINER[cls.node].PREC,
-            teacher_templates=templates or TEACHER_TEMPLATES,
+            teacher_templates=templates or cls.teacher_templates(cfg),
             fast=cfg.MODEL.FAST_ENCODERS,
             memory_gb=cfg.MODEL.MEMORY_GB,
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
@@ -385,10 +402,11 @@ class PromptTrainer(TrainerX):
             checkpoint = load_checkpoint(path)
             self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
-            self.run_notes.loaded(checkpoint)
+            self.run_notes.note_loaded(checkpoint)
 
     def _checked_weights(
         self, checkpoint: dict[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
-        return checked_weights(checkpoint, self._models[name], self.model.classnames, path)
+        learner: Any = self._models[name]
+        return checked_weights(checkpoint, learner, self.model.classnames, path)

@@ -23,11 +23,13 @@ from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from results.tables import cell, render_tables
 from scripts.ablation import read_tables
+from scripts.methods import method_names, read_method
 from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
-METHODS = ("CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP", "MMLoP")
+#: all that have something to train
+METHODS = tuple(dict.fromkeys(m.trainer for m in map(read_method, method_names()) if m.trains))
 FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP")
 SHOTS = (1, 2, 4, 8, 16)
 

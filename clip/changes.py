@@ -53,6 +53,8 @@ class Prompt:
             )
         if self.drop < 0:
             raise ValueError(f"a prompt cannot drop {self.drop} tokens: use 0 or more")
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"a prompt cannot keep a share of {self.keep}: use 0 to 1")
         if self.keep and self.drop != self.length:
             raise ValueError(
                 f"a prompt of {self.length} tokens that drops {self.drop} cannot keep a share of "
@@ -89,9 +91,8 @@ class LowRank:
     scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the term for ``x``, ``(..., d_in)``, in its type: ``(..., d_out)``."""
-        term = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
-        return self.scale * term.to(x.dtype)
+        """Return the term for ``x``, ``(..., d_in)``: ``(..., d_out)``."""
+        return self.scale * F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
 #: weight and bias of a layer norm, ``(d,)`` each
@@ -107,8 +108,8 @@ class BlockChange:
         query, key, value: low-rank terms of attention's input projections, ``d`` to ``d``.
         out: low-rank term of attention's output projection, ``d`` to ``d``.
         ln_1, ln_2: weight and bias that replace those of the block's layer norms.
-        branch: parallel branch: maps ``ln_1 x``, ``(..., d)`` float32, to what is added to ``y``.
-            The last block may call it on some positions only.
+        branch: parallel branch: maps ``ln_1 x``, ``(..., d)`` in float32 at least, to what is added
+            to ``y``. The last block may call it on some positions only.
     """
 
     prompts: tuple[Prompt, ...] = ()
@@ -144,7 +145,7 @@ class Changes:
     @classmethod
     def of(cls, changes: LayerChanges | None) -> Changes:
         """Make ``Changes`` of a mapping; return ``Changes`` as they are."""
-        if isinstance(changes, cls):
+        if isinstance(changes, Changes):
             return changes
         return cls({number: _block_change(entry) for number, entry in (changes or {}).items()})
 
@@ -176,9 +177,9 @@ class Changes:
             yield from self.blocks[number].prompts
 
     @property
-    def inside(self) -> bool:
-        """Whether a block itself changes, not only the sequence that it reads."""
-        return any(change.inside for change in self.blocks.values())
+    def inside(self) -> int:
+        """Number of blocks that change themselves, not only the sequence that they read."""
+        return sum(change.inside for change in self.blocks.values())
 
     @property
     def deepest(self) -> int:
@@ -321,6 +322,8 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         )
     if tokens.dim() == 4 or (tokens.dim() == 3 and tokens.shape[0] not in (1, x.shape[0])):
         raise ValueError(f"prompt tokens of shape {tuple(tokens.shape)} for {x.shape[0]} sequences")
+    if isinstance(prompt.at, tuple):
+        raise ValueError("a prompt with a place of its own per class is for text only")
     length = x.shape[1]
     at = length - prompt.drop if prompt.at is None else prompt.at
     if at < 1 or at + prompt.drop > length:

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from support.command_line import add_traceback, run_command
 
@@ -116,7 +116,8 @@ def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
 
 def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
     """Describe architecture, number of parameters and types of the weights, in lines."""
-    tower, text = model.visual, model.transformer
+    tower: Any = model.visual
+    text = model.transformer
     lines = [f"image encoder: {tower.input_resolution} x {tower.input_resolution} pixels, "]
     if hasattr(tower, "transformer"):
         lines[0] += f"ViT, patches of {tower.conv1.kernel_size[0]}, {_blocks(tower.transformer)}"
@@ -124,13 +125,13 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
         stages = [len(getattr(tower, f"layer{stage}")) for stage in (1, 2, 3, 4)]
         width, heads = tower.layer1[0].conv1.out_channels, tower.attnpool.num_heads
         lines[0] += f"ResNet, {stages} blocks from width {width}, pooled by {heads} heads"
-    if model.image_mean is not None:
+    if model.image_mean is not None and model.image_std is not None:
         mean, std = (
             [round(value, 6) for value in values.tolist()]
             for values in (model.image_mean, model.image_std)
         )
         lines.append(f"images normalised with mean {mean}, standard deviation {std}")
-    types = Counter()
+    types: Counter[str] = Counter()
     for value in state_dict.values():
         types[str(value.dtype).removeprefix("torch.")] += value.numel()
     return [

@@ -27,8 +27,8 @@ class Encoders:
             return self.clip.encode_text(text, changes)
         return self.clip.encode_text(text, changes, plain=True)
 
-    def encode_image(self, image: Tensor, changes: LayerChanges | None = None) -> Tensor:
+    def encode_image(
+        self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
+    ) -> Tensor:
         """Encode normalised images to ``(N, embed_dim)``: see ``CLIP.encode_image``."""
-        if self.fast:
-            return self.clip.encode_image(image, changes)
-        return self.clip.encode_image(image, changes, plain=True)
+        return self.clip.encode_image(image, changes, plain=not self.fast, n_rows=n_rows)

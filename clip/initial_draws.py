@@ -57,7 +57,7 @@ def draw_if_wanted(sizes: Mapping[str, Any]) -> None:
     torch.randn(width, sizes["embed_dim"])
 
 
-def _draw_block(width: int, heads: int, mlp_width: int | None) -> list[nn.Parameter]:
+def _draw_block(width: int, heads: int, mlp_width: int | None) -> list[torch.Tensor]:
     attention = nn.MultiheadAttention(width, heads)
     hidden = mlp_width or 4 * width
     c_fc, c_proj = nn.Linear(width, hidden), nn.Linear(hidden, width)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +20,25 @@ from torch.autograd.function import once_differentiable
 from .changes import UNCHANGED, BlockChange, LowRank, Norm
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert ``x`` to float32 if its type is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise over the last axis, in float32 at least; the result has the type of ``x``."""
+    wide = at_least_float32(x)
+    weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
+    return F.layer_norm(wide, weight.shape, weight, bias, eps).to(x.dtype)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm that computes in float32 at least and returns the type of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64):
             return super().forward(x)
-        y = F.layer_norm(
-            x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
-        )
-        return y.to(x.dtype)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 #: slope of QuickGELU's sigmoid
@@ -75,11 +85,11 @@ class _QuickGELUMLP(torch.autograd.Function):
         )
 
 
-def fused_mlp(mlp: nn.Sequential, x: Tensor) -> Tensor:
+def fused_mlp(mlp: Any, x: Tensor) -> Tensor:
     """Compute the MLP of a block for ``x``, ``(..., width)``, equal to a call to rounding."""
     if not isinstance(mlp.gelu, QuickGELU):
         return mlp(x)
-    values = (mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias)
+    values = [mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias]
     rows = x.reshape(-1, x.shape[-1])
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -117,7 +127,8 @@ class Attention(nn.MultiheadAttention):
         queries = F.linear(rows, weight[:width], bias[:width])  # (N, n, d)
         keys_values = F.linear(x, weight[width:], bias[width:])  # (N, length, 2 d)
         keys_values = _with_terms(keys_values, x, (change.key, change.value))
-        return _with_terms(queries, rows, (change.query,)), *keys_values.chunk(2, dim=-1)
+        keys, values = keys_values.chunk(2, dim=-1)
+        return _with_terms(queries, rows, (change.query,)), keys, values
 
     def split(self, x: Tensor) -> Tensor:
         """Split ``(..., length, d)`` into heads: ``(sequences, heads, length, d / heads)``."""
@@ -164,16 +175,16 @@ def _with_terms(y: Tensor, x: Tensor, terms: Sequence[LowRank | None]) -> Tensor
     if all(term is None for term in terms):
         return y
     parts = zip(y.chunk(len(terms), dim=-1), terms, strict=True)
-    return torch.cat([part if term is None else part + term(x) for part, term in parts], dim=-1)
+    return torch.cat(
+        # under autocast, ``x`` may be wider than what a linear map gives for it
+        [part if term is None else part + term(x).to(part.dtype) for part, term in parts],
+        dim=-1,
+    )
 
 
 def _normed(norm: LayerNorm, x: Tensor, other: Norm | None) -> Tensor:
     """Apply a layer norm to ``x``, with the weight and bias of ``other`` if it is given."""
-    if other is None:
-        return norm(x)
-    weight, bias = other
-    y = F.layer_norm(x.float(), norm.normalized_shape, weight.float(), bias.float(), norm.eps)
-    return y.to(x.dtype)
+    return norm(x) if other is None else layer_norm(x, *other, norm.eps)
 
 
 def causal_mask(length: int) -> Tensor:
@@ -195,6 +206,9 @@ class ResidualAttentionBlock(nn.Module):
         mlp_width: hidden units of the MLP; ``None`` for four times the width.
         quick_gelu: whether the MLP uses QuickGELU, OpenAI's approximation of GELU, or GELU itself.
     """
+
+    mlp: Any  # nn.Sequential of c_fc, gelu and c_proj
+    _checked_mask: tuple[Tensor, int, bool]  # set by clip.patched
 
     def __init__(
         self,
@@ -263,11 +277,15 @@ class ResidualAttentionBlock(nn.Module):
         """
         x = x + _with_terms(self.attn.out_proj(attended), attended, (change.out,))
         y = x + fused_mlp(self.mlp, _normed(self.ln_2, x, change.ln_2))
-        return y if change.branch is None else y + change.branch(normed.float()).to(y.dtype)
+        if change.branch is None:
+            return y
+        return y + change.branch(at_least_float32(normed)).to(y.dtype)
 
 
 class Transformer(nn.Module):
     """A stack of blocks; arguments as those of a block."""
+
+    resblocks: Any  # nn.Sequential of ResidualAttentionBlock
 
     def __init__(
         self,

@@ -126,7 +126,8 @@ class VisionTransformer(nn.Module):
             ``(N, n_rows, width)`` with ``n_rows``.
 
         Raises:
-            ValueError: a change for a block that does not exist, or a prompt that does not fit.
+            ValueError: a change for a block that does not exist, a prompt that does not fit, or
+                more rows than the last block has.
         """
         changes = Changes.of(changes)
         changed = changed_part(self, IMAGE_PARTS, causal=False)
@@ -135,9 +136,18 @@ class VisionTransformer(nn.Module):
         else:
             rows = self._encode_in_parts(x, changes, n_rows or 1)
         if n_rows is not None:
+            if not n_rows == rows.shape[1] > 0:
+                raise ValueError(
+                    f"{n_rows} rows of the last block's result are asked for: it has "
+                    f"{self._n_tokens(changes)}, so ask for 1 to {self._n_tokens(changes)}"
+                )
             return self.ln_post(rows)
         features = self.ln_post(rows[:, 0])
         return features if self.proj is None else features @ self.proj
+
+    def _n_tokens(self, changes: Changes) -> int:
+        """Count the tokens per image in the last block."""
+        return len(self.positional_embedding) + sum(p.growth for p in changes.prompts())
 
     def _encode_in_parts(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         changes.check_depth(len(self.transformer.resblocks))
@@ -185,6 +195,10 @@ class CLIP(nn.Module):
         quick_gelu: see ``ResidualAttentionBlock``.
     """
 
+    image_mean: Tensor | None
+    image_std: Tensor | None
+    quick_gelu: Tensor | None
+
     def __init__(
         self,
         embed_dim: int,
@@ -207,7 +221,8 @@ class CLIP(nn.Module):
         for name in EXTRA_ENTRIES:
             self.register_buffer(name, None)  # set by ``build_model`` from the state dict
         if isinstance(vision_layers, int):
-            self.visual: nn.Module = VisionTransformer(
+            assert vision_patch_size is not None
+            self.visual: VisionTransformer | ModifiedResNet = VisionTransformer(
                 input_resolution=image_resolution,
                 patch_size=vision_patch_size,
                 width=vision_width,
@@ -275,13 +290,18 @@ class CLIP(nn.Module):
         )
 
     def encode_image(
-        self, image: Tensor, changes: LayerChanges | None = None, plain: bool = False
+        self,
+        image: Tensor,
+        changes: LayerChanges | None = None,
+        plain: bool = False,
+        n_rows: int | None = None,
     ) -> Tensor:
         """Encode images to ``(N, embed_dim)``, not normalised; see ``VisionTransformer``."""
         image = image.type(self.dtype)  # as in OpenAI's code: a replaced tower may rely on it
+        options: dict[str, int] = {} if n_rows is None else {"n_rows": n_rows}
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
-            return self.visual(image, changes, plain=True)
-        return self.visual(image, changes) if changes else self.visual(image)
+            options["plain"] = True
+        return self.visual(image, changes, **options) if changes or options else self.visual(image)
 
     def encode_text(
         self,

@@ -91,6 +91,7 @@ class Source:
         """
         if self.file is not None:
             return self.file
+        assert self.published is not None  # one of the two is
         import open_clip
 
         folder = root or os.environ.get(CACHE_VARIABLE) or None
@@ -107,7 +108,7 @@ class Source:
                 f"elsewhere and name it as {PREFIX}{self.name}=FILE"
             ) from error
 
-    def arguments(self) -> dict[str, int | tuple[int, ...] | bool | None]:
+    def arguments(self) -> dict[str, Any]:
         """Translate the configuration to constructor arguments of :class:`CLIP`.
 
         Raises:

@@ -1,4 +1,29 @@
-"""How packed rows attend: as groups of suffixes behind a mask, or as causal sequences."""
+"""How packed rows attend: as groups of suffixes behind a mask, or as causal sequences.
+
+The packed row ``[SOS a photo of a | cat . EOT | golden retriever . EOT | dog . EOT]`` with a prefix
+of ``P`` tokens (see :mod:`clip.packing`) is brought into sequences of one length, which a fused
+kernel takes, and what they give is put back to its places.
+
+:class:`AttentionGroups` cut it into sequences of queries, ``width`` tokens each, the prefix being
+one member among the suffixes. Every sequence gets the keys of the prefix in front, and a mask lets
+a query see the prefix and its own suffix up to itself (``#``)::
+
+                              keys   SOS a photo of a | cat . EOT golden retriever . EOT
+        queries   cat                 #  #   #   #  # |  #
+                  .                   #  #   #   #  # |  #  #
+                  EOT                 #  #   #   #  # |  #  #  #
+                  golden              #  #   #   #  # |           #
+                  retriever           #  #   #   #  # |           #       #
+                  .                   #  #   #   #  # |           #       #     #
+                  EOT                 #  #   #   #  # |           #       #     #  #
+
+:class:`CausalSequences` give every class a sequence of its own, the prefix repeated and the last
+token as a pad at the end. No mask is needed but the causal one, since nothing looks ahead::
+
+        SOS a photo of a cat    .         EOT (EOT)
+        SOS a photo of a golden retriever .    EOT
+        SOS a photo of a dog    .         EOT (EOT)
+"""
 
 from __future__ import annotations
 
@@ -54,10 +79,11 @@ class AttentionGroups:
 
         rows = grouped(torch.arange(len(member)), pad=0)
         owner = grouped(member, pad=-1)
-        position = grouped(torch.where(member > 0, n_prefix, 0) + column, pad=0)
+        position = grouped(torch.where(member > 0, n_prefix, 0) + column, pad=0)  # (G, width)
         prefix_rows = torch.arange(n_prefix)
         sees_own = (owner[:, :, None] == owner[:, None, :]) & (owner[:, None, :] > 0)
         sees_own &= position[:, None, :] <= position[:, :, None]
+        # (G, width, P + width)
         seen = torch.cat([prefix_rows <= position[:, :, None], sees_own], dim=2)
         # the result of a pad is thrown away, but has to be a number
         seen |= (owner < 0)[:, :, None]
@@ -84,10 +110,12 @@ class AttentionGroups:
         """
         width = qkv.shape[-1] // 3
         q, kv = qkv.split((width, 2 * width), dim=-1)
+        # (B, G, width, d)
         q = q.index_select(1, self.queries).unflatten(1, (self.n_groups, -1))
+        # (B, G, P + width, d)
         k, v = behind_prefix(kv, self.n_prefix, self.keys, self.n_groups).chunk(2, dim=-1)
         mask = self.mask if len(q) == 1 else self.mask.repeat(len(q), 1, 1, 1)
-        attended = attention.attend(q, k, v, mask=mask)
+        attended = attention.attend(q, k, v, mask=mask)  # (B, G, width, d)
         return attended.flatten(1, 2).index_select(1, self.place)
 
 
@@ -131,7 +159,7 @@ class CausalSequences:
         size, longest = torch.tensor(lengths), max(lengths)
         starts, column = size.cumsum(0) - size, torch.arange(longest)
         # a pad repeats the last token, which no query sees there
-        rows = starts[:, None] + column.minimum(size[:, None] - 1)
+        rows = starts[:, None] + column.minimum(size[:, None] - 1)  # (C, longest)
         begins = torch.arange(len(lengths)) * (n_prefix + longest) + n_prefix
         places = (begins[:, None] + column)[column < size[:, None]]
         self.n_classes, self.n_prefix = len(lengths), n_prefix
@@ -142,10 +170,12 @@ class CausalSequences:
 
     def attend(self, attention: Attention, qkv: Tensor) -> Tensor:
         """As :meth:`AttentionGroups.attend`."""
+        # (B * C, P + longest, 3 d)
         x = behind_prefix(qkv, self.n_prefix, self.rows, self.n_classes).flatten(0, 1)
-        parts = [
-            attention.attend(*part.chunk(3, dim=-1), causal=True)
-            for part in x.split(MOST_SEQUENCES)
-        ]
-        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = []
+        for part in x.split(MOST_SEQUENCES):
+            q, k, v = part.chunk(3, dim=-1)
+            parts.append(attention.attend(q, k, v, causal=True))
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)  # (B * C, P + longest, d)
+        # (B, P + total, d)
         return attended.unflatten(0, (-1, self.n_classes)).flatten(1, 2).index_select(1, self.place)

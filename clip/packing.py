@@ -4,7 +4,23 @@ A causal mask makes every position depend on the ones before it only. So (1) not
 end-of-text token matters, (2) positions that are equal for all classes are computed once, and
 (3) only the end-of-text position has to be finished in the last block. A :class:`PackedText` holds
 the token ids of one class list in that form: a common prefix, then the rest of all classes one
-after the other in a single row of tokens.
+after the other in a single row of tokens, here of the classes "cat" and "golden retriever"::
+
+    place      0   1   2    3  4    5   6 7     8      9         10 11
+             [SOS  a photo of  a | cat  . EOT | golden retriever .  EOT]
+    owner                          0    0 0     1      1         1  1
+    position                       0    1 2     0      1         2  3
+    end                                   2                         6
+
+    P = 5 tokens of the prefix, then total = 3 + 4 of the suffixes: 12 instead of 2 x 77
+
+``owner``, ``position`` and ``end`` are those of :class:`SuffixLayout`, counted behind the prefix. A
+token computes what it would in its own text: the positional embedding of place ``P + position``,
+attention to the prefix and to its own suffix up to itself (:mod:`clip.packed_attention`). A prompt
+in the prefix is inserted once and moves ``P``; any other is inserted into every suffix and makes
+other ones of them: ``n = 2`` learned tokens v behind the names give::
+
+             [SOS  a photo of  a | cat v v . EOT | golden retriever v v . EOT]
 """
 
 from __future__ import annotations
@@ -37,7 +53,7 @@ class PackedText:
                 f"token ids must be a matrix with one row per class, got shape {tuple(ids.shape)}"
             )
         lengths = ids.argmax(dim=-1) + 1
-        self.ids = ids[:, : int(lengths.max())]
+        self.ids = ids[:, : int(lengths.max())]  # (C, longest)
         self.lengths: tuple[int, ...] = tuple(lengths.tolist())
         same = (self.ids == self.ids[:1]).all(dim=0)
         # each class keeps at least its end-of-text token for itself
@@ -48,7 +64,7 @@ class PackedText:
     @classmethod
     def of(cls, text: Tensor | PackedText) -> PackedText:
         """``text`` itself if it is packed already, its ids packed otherwise."""
-        return text if isinstance(text, cls) else cls(text)
+        return text if isinstance(text, PackedText) else cls(text)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -83,13 +99,15 @@ class SuffixLayout:
         size = torch.tensor(lengths)
         self.n_classes, self.longest, self.total = len(lengths), max(lengths), sum(lengths)
         starts = size.cumsum(0) - size
-        #: (total,) class of every packed row
+        #: (total,) class of every token behind the prefix
         self.owner = torch.arange(len(lengths)).repeat_interleave(size).to(device)
-        #: (total,) position of every packed row in its suffix
+        #: (total,) position of every token in its suffix
         self.position = (torch.arange(self.total) - starts.repeat_interleave(size)).to(device)
-        #: (C,) packed row of every end-of-text token
+        #: (C,) place of every end-of-text token behind the prefix
         self.end = (starts + size - 1).to(device)
-        self._starts, self._splices, self._attentions = starts, {}, {}
+        self._starts = starts
+        self._splices: dict[tuple, Tensor] = {}
+        self._attentions: dict[int, AttentionGroups | CausalSequences] = {}
 
     def attention(self, n_prefix: int) -> AttentionGroups | CausalSequences:
         """How attention runs over these suffixes behind a common prefix, kept for the next call."""
@@ -131,7 +149,7 @@ class SuffixLayout:
         key = (at, n, n_prefix)
         if key not in self._splices:
             begins = self._starts + n_prefix + torch.tensor(at)
-            rows = begins[:, None] + torch.arange(n)
+            rows = begins[:, None] + torch.arange(n)  # (C, n)
             self._splices[key] = rows.flatten().to(self.end.device)
         return self._splices[key]
 
@@ -174,12 +192,22 @@ class PrefixPlan:
         return True
 
 
-def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
-    """Raises: ValueError: the prompt is not made for text, or for another number of classes."""
+def places(prompt: Prompt, n_classes: int) -> tuple[int, ...]:
+    """Return the index of a text prompt's first token in every class.
+
+    Raises:
+        ValueError: the prompt stands at the end, wherever that is.
+    """
     if prompt.at is None:
         raise ValueError("a text prompt needs a position `at`: the end depends on the class")
-    if isinstance(prompt.at, tuple) and len(prompt.at) != n_classes:
-        raise ValueError(f"{len(prompt.at)} prompt positions for {n_classes} classes")
+    return prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
+
+
+def check_text_prompt(prompt: Prompt, n_classes: int) -> None:
+    """Raises: ValueError: the prompt is not made for text, or for another number of classes."""
+    at = places(prompt, n_classes)
+    if len(at) != n_classes:
+        raise ValueError(f"{len(at)} prompt positions for {n_classes} classes")
     sets = prompt.tokens.shape[-3] if prompt.tokens.dim() > 2 else 1
     if sets not in (1, n_classes):
         raise ValueError(f"{sets} sets of prompt tokens for {n_classes} classes")
@@ -212,7 +240,7 @@ def check_places(prompt: Prompt, at: Sequence[int], lengths: Sequence[int], n_pr
 
 
 def _first(prompt: Prompt) -> int:
-    return min(prompt.at) if isinstance(prompt.at, tuple) else prompt.at
+    return min(places(prompt, 1))
 
 
 def _inside(prompt: Prompt, n_prefix: int) -> bool:
@@ -238,15 +266,14 @@ def splice_packed(
         ValueError: the prompt would drop a token that is not there, or the end-of-text token.
     """
     n_classes, n, drop = layout.n_classes, prompt.length, prompt.drop
-    at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * n_classes
-    at = tuple(position - n_prefix for position in at)
+    at = tuple(position - n_prefix for position in places(prompt, n_classes))
     check_places(prompt, at, layout.lengths, n_prefix)
     tokens = prompt.tokens.to(x.dtype)
     # shared tokens are expanded, not indexed: see behind_prefix
-    tokens = tokens.expand(x.shape[0], n_classes, -1, -1).flatten(1, 2)
+    tokens = tokens.expand(x.shape[0], n_classes, -1, -1).flatten(1, 2)  # (B, C * n, d)
     if prompt.keep:
         tokens = prompt.mixed(tokens, x.index_select(1, layout.rows_at(at, drop, n_prefix)))
-    source = torch.cat([x, tokens], dim=1)
-
+    source = torch.cat([x, tokens], dim=1)  # (B, P + total + C * n, d)
     index = layout.splice_index(at, n, drop, n_prefix, x.shape[1])
+    # (B, P + total + C * (n - drop), d)
     return source.index_select(1, index), tuple(length + n - drop for length in layout.lengths)

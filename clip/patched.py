@@ -9,6 +9,7 @@ modules of a process, as profilers set them, do not count.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,24 +25,28 @@ from .layers import (
 )
 
 #: parts of a tower and their classes, by the name of the attribute
-TEXT_PARTS = {
+TEXT_PARTS: dict[str, tuple[type, ...]] = {
     "token_embedding": (nn.Embedding,),
     "transformer": (Transformer,),
     "ln_final": (LayerNorm,),
 }
-IMAGE_PARTS = {
+IMAGE_PARTS: dict[str, tuple[type, ...]] = {
     "conv1": (nn.Conv2d,),
     "ln_pre": (LayerNorm,),
     "transformer": (Transformer,),
     "ln_post": (LayerNorm,),
 }
-BLOCK_PARTS = {
+BLOCK_PARTS: dict[str, tuple[type, ...]] = {
     "attn": (Attention,),
     "ln_1": (LayerNorm,),
     "mlp": (nn.Sequential,),
     "ln_2": (LayerNorm,),
 }
-MLP_PARTS = {"c_fc": (nn.Linear,), "gelu": (QuickGELU, nn.GELU), "c_proj": (nn.Linear,)}
+MLP_PARTS: dict[str, tuple[type, ...]] = {
+    "c_fc": (nn.Linear,),
+    "gelu": (QuickGELU, nn.GELU),
+    "c_proj": (nn.Linear,),
+}
 
 #: classes of modules that our encoders bypass or call with other shapes
 CLASSES = (
@@ -80,6 +85,14 @@ def changed_stack(transformer: nn.Module) -> bool:
     return changed(transformer, (Transformer,)) or changed(blocks, (nn.Sequential,))
 
 
+def patched_function() -> str | None:
+    """Name of the first function of our modules' classes that somebody replaced, or ``None``."""
+    for kind, name, function in FUNCTIONS:
+        if getattr(kind, name) is not function:
+            return f"{kind.__name__}.{name}"
+    return None
+
+
 def changed_part(
     tower: nn.Module, parts: Mapping[str, tuple[type, ...]], causal: bool
 ) -> str | None:
@@ -90,10 +103,10 @@ def changed_part(
         parts: ``TEXT_PARTS`` or ``IMAGE_PARTS``.
         causal: whether the blocks must have a causal mask, or none.
     """
-    for kind, name, function in FUNCTIONS:
-        if getattr(kind, name) is not function:
-            return f"{kind.__name__}.{name}"
-    modules = tower._modules
+    function = patched_function()
+    if function is not None:
+        return function
+    modules: dict[str, Any] = tower._modules
     for name, kinds in parts.items():
         if changed(modules.get(name), kinds):
             return name
@@ -113,7 +126,7 @@ def changed_part_of_block(block: nn.Module) -> str | None:
     """Name the first part of a block that is not as built, masks aside; ``None`` if all are."""
     if changed(block, (ResidualAttentionBlock,)) or "attention" in block.__dict__:
         return ""
-    parts = block._modules
+    parts: dict[str, Any] = block._modules
     for name, kinds in BLOCK_PARTS.items():
         if changed(parts.get(name), kinds):
             return f".{name}"
@@ -131,7 +144,7 @@ def changed_part_of_block(block: nn.Module) -> str | None:
     return None
 
 
-def _has_other_mask(block: nn.Module, causal: bool) -> bool:
+def _has_other_mask(block: ResidualAttentionBlock, causal: bool) -> bool:
     return not (_is_causal(block) if causal else block.attn_mask is None)
 
 

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .changes import BlockChange, Changes, LowRank, Norm, Prompt, splice
-from .packing import PackedText, check_context, check_places, check_text_prompt
-from .patched import changed_part_of_block, changed_stack
+from .layers import at_least_float32, layer_norm
+from .packing import PackedText, check_context, check_places, check_text_prompt, places
+from .patched import changed_part_of_block, changed_stack, patched_function
 
 if TYPE_CHECKING:
+    from .layers import ResidualAttentionBlock, Transformer
     from .model import CLIP, VisionTransformer
 
 
@@ -46,8 +48,7 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
         nonlocal end, lengths
         for prompt in prompts:
             check_text_prompt(prompt, len(lengths))
-            at = prompt.at if isinstance(prompt.at, tuple) else (prompt.at,) * len(lengths)
-            check_places(prompt, at, lengths, 0)
+            check_places(prompt, places(prompt, len(lengths)), lengths, 0)
             x, growth = _insert(x, prompt), prompt.growth
             end, lengths = end + growth, tuple(length + growth for length in lengths)
         check_context(max(lengths), clip.context_length)
@@ -84,14 +85,14 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     return _run_blocks(tower.transformer, x, changes, insert_prompts)[:, :n_rows]
 
 
-def _check_depth(changes: Changes, transformer: nn.Module) -> None:
+def _check_depth(changes: Changes, transformer: Transformer) -> None:
     # a replaced transformer may have no list of blocks
     if not changed_stack(transformer):
         changes.check_depth(len(transformer.resblocks))
 
 
 def _run_blocks(
-    transformer: nn.Module,
+    transformer: Transformer,
     x: Tensor,
     changes: Changes,
     insert_prompts: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
@@ -115,9 +116,10 @@ def _run_blocks(
         return transformer(x.transpose(0, 1)).transpose(0, 1)
     if changed_stack(transformer):
         raise ValueError(
-            "prompts in front of later blocks would pass by a transformer or a stack of blocks "
-            "(resblocks) that is hooked, wrapped or replaced as a whole: hook, wrap or replace "
-            "its blocks instead, or lower the prompt depth to 1"
+            "prompts in front of later blocks and changes inside of blocks would pass by a "
+            "transformer or a stack of blocks (resblocks) that is hooked, wrapped or replaced as a "
+            "whole: hook, wrap or replace its blocks instead, or leave out changes inside and "
+            "lower the prompt depth to 1"
         )
     for i, block in enumerate(transformer.resblocks):
         if i:
@@ -129,16 +131,16 @@ def _run_blocks(
     return x
 
 
-def _changed_block(block: nn.Module, x: Tensor, change: BlockChange) -> Tensor:
+def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange) -> Tensor:
     """Run a block that itself changes on ``x``, ``(N, length, d)``, written out step by step.
 
     Raises:
         ValueError: the block is hooked, wrapped or replaced, which the change would bypass.
     """
-    if changed_part_of_block(block) is not None:
+    if patched_function() or changed_part_of_block(block) is not None:
         raise ValueError(
-            "a change inside of a block would pass by what a hooked, wrapped or replaced block "
-            "does: leave the blocks as they are, or use prompts alone"
+            "a change inside of a block would pass by what a hooked, wrapped, replaced or patched "
+            "block does: leave the blocks as they are, or use prompts alone"
         )
     attn = block.attn
     normed = _norm(x, block.ln_1, change.ln_1)  # (N, length, d)
@@ -154,20 +156,18 @@ def _changed_block(block: nn.Module, x: Tensor, change: BlockChange) -> Tensor:
     attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(x.shape)  # (N, length, d)
     h = x + _linear(attended, attn.out_proj.weight, attn.out_proj.bias, change.out)
     y = h + block.mlp(_norm(h, block.ln_2, change.ln_2))
-    return y if change.branch is None else y + change.branch(normed.float()).to(y.dtype)
+    if change.branch is None:
+        return y
+    return y + change.branch(at_least_float32(normed)).to(y.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, term: LowRank | None) -> Tensor:
     y = F.linear(x, weight, bias)
-    return y if term is None else y + term(x)
+    return y if term is None else y + term(x).to(y.dtype)
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm, other: Norm | None) -> Tensor:
-    if other is None:
-        return norm(x)
-    weight, bias = other
-    y = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), norm.eps)
-    return y.to(x.dtype)
+    return norm(x) if other is None else layer_norm(x, *other, norm.eps)
 
 
 def _insert(x: Tensor, prompt: Prompt) -> Tensor:
@@ -177,10 +177,11 @@ def _insert(x: Tensor, prompt: Prompt) -> Tensor:
             f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of {x.shape[-1]}"
         )
     tokens = prompt.tokens.to(x.dtype).expand(len(x), -1, -1)
+    at = places(prompt, len(x))
     if isinstance(prompt.at, tuple):
-        rows = zip(x, tokens, prompt.at, strict=True)
+        rows = zip(x, tokens, at, strict=True)
         return torch.stack([_insert_at(*row, prompt) for row in rows])
-    return _insert_at(x, tokens, prompt.at, prompt)
+    return _insert_at(x, tokens, at[0], prompt)
 
 
 def _insert_at(x: Tensor, tokens: Tensor, at: int, prompt: Prompt) -> Tensor:

@@ -92,6 +92,12 @@ class ModifiedResNet(nn.Module):
         width: channels of the stem's output.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    parts_warned_of: list[str]  # CLIP's
+
     def __init__(
         self,
         layers: tuple[int, int, int, int],
@@ -125,15 +131,17 @@ class ModifiedResNet(nn.Module):
             side=input_resolution // 32, width=width * 32, heads=heads, output_dim=output_dim
         )
 
-    def forward(self, x: Tensor, prompts: None = None) -> Tensor:
+    def forward(self, x: Tensor, changes: None = None, n_rows: None = None) -> Tensor:
         """Encode images ``(N, 3, side, side)`` to ``(N, output_dim)``.
 
         Raises:
-            ValueError: ``prompts`` are given; a ResNet has no token sequence to put them in.
+            ValueError: prompts, other changes of blocks or rows of tokens are asked for; a ResNet
+                has no sequence of tokens.
         """
-        if prompts:
+        if changes or n_rows is not None:
             raise ValueError(
-                "image prompts need a vision transformer: choose a ViT as MODEL.BACKBONE.NAME"
+                "image prompts, other changes of blocks and rows of tokens need a vision "
+                "transformer: choose a ViT as MODEL.BACKBONE.NAME"
             )
         x = x.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))

@@ -76,10 +76,10 @@ def read_merges(path: str | Path) -> tuple[tuple[str, str], ...]:
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : N_MERGES + 1]  # line 0 is a version note
-    merges = tuple(tuple(line.split()) for line in lines)
-    if len(merges) != N_MERGES or any(len(pair) != 2 for pair in merges):
+    pairs = [tuple(line.split()) for line in lines]
+    if len(pairs) != N_MERGES or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"{path} is not CLIP's vocabulary: {N_MERGES} lines of two words expected")
-    return merges
+    return tuple((first, second) for first, second in pairs)
 
 
 def clean(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def convert_weights(
                 parameter.data = parameter.data.to(dtype)
 
 
-def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int, ...] | None]:
+def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read the constructor arguments of :class:`CLIP` off a state dict's shapes and extra entries.
 
     Raises:
@@ -68,6 +69,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, int | tuple[int,
     def extra(name: str, otherwise: int) -> int:
         return int(state_dict[name]) if name in state_dict else otherwise
 
+    vision_layers: int | tuple[int, ...]
     if "visual.proj" in state_dict:
         width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
         side = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)

@@ -31,7 +31,7 @@ class Digits(GeneratedDataset):
         # scikit-learn takes a second to import, and only the first use needs it
         from sklearn.datasets import load_digits
 
-        source, seen = load_digits(), Counter()
+        source, seen = load_digits(), Counter[int]()
         for pixels, label in zip(source.images, source.target.tolist(), strict=True):
             rank = seen[label]
             seen[label] += 1

@@ -25,6 +25,8 @@ from .shots import sample_shots
 from .whereabouts import explain_missing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
+#: (train, val, test); val None where the test list serves as validation
+Lists = tuple[list[Datum], list[Datum] | None, list[Datum]]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -73,12 +75,12 @@ class FewShotDataset(DatasetBase):
         self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        lists = {"train_x": train, "val": val, "test": test}
-        lists = {name: items for name, items in lists.items() if items is not None}
+        named = {"train_x": train, "val": val, "test": test}
+        lists = {name: items for name, items in named.items() if items is not None}
         selected = self.subsample_classes(*lists.values(), subsample=subsample)
         parts = dict(zip(lists, selected, strict=True))
-        if val is None:
-            parts["val"] = parts.get("test")
+        if val is None and "test" in parts:
+            parts["val"] = parts["test"]
         super().__init__(**parts)
 
     # --- what a data set supplies -------------------------------------------------------------
@@ -86,7 +88,7 @@ class FewShotDataset(DatasetBase):
     def prepare(self) -> None:
         """Make the files of a data set that needs no download, before folders are checked."""
 
-    def read_annotations(self) -> tuple[list[Datum], list[Datum] | None, list[Datum]]:
+    def read_annotations(self) -> Lists:
         """Read the raw annotation into (train, val, test).
 
         With val None the test list serves as validation, and no validation shots are drawn.
@@ -167,10 +169,11 @@ class FewShotDataset(DatasetBase):
         path = os.path.join(self.dataset_dir, self.split_file)
         if os.path.isfile(path):
             present = self.read_split(path, self.image_dir)
-            lists = self.generate_if_changed(path)
-            if lists is None:
+            anew = self.generate_if_changed(path)
+            if anew is None:
                 return present
-            earlier = f"{os.path.splitext(path)[0]}.earlier.json"
+            train, val, test = anew
+            earlier: str | None = f"{os.path.splitext(path)[0]}.earlier.json"
             print(
                 f"{self.name}: the images or annotations that {path} was generated from have "
                 f"changed, so it is generated anew; the former one is kept as {earlier}"
@@ -180,19 +183,21 @@ class FewShotDataset(DatasetBase):
                 f"{self.name}: {path} not found, so a split is generated; "
                 "results are comparable with published ones only on the published split"
             )
-            lists = self.read_annotations()
+            train, val, test = self.read_annotations()
             earlier = None
-        self.check_lists(lists[0], lists[2])
+        self.check_lists(train, test)
+        if val is None:  # which a split file cannot say
+            return train, val, test
         try:
             if earlier:
                 shutil.copyfile(path, earlier)
-            self.save_split(*lists, path, self.image_dir)
-            splits.write_origin(path, self.split_fingerprint(*lists))
+            self.save_split(train, val, test, path, self.image_dir)
+            splits.write_origin(path, self.split_fingerprint(train, val, test))
         except OSError as error:
             print(f"Split not saved ({error}); it is generated anew at each start")
-        return lists
+        return train, val, test
 
-    def generate_if_changed(self, path: str) -> tuple[list[Datum], ...] | None:
+    def generate_if_changed(self, path: str) -> Lists | None:
         """Generate a split anew if it was generated here from other files than are there now.
 
         Args:
@@ -279,7 +284,7 @@ class FewShotDataset(DatasetBase):
     # --- base and new classes -----------------------------------------------------------------
 
     @staticmethod
-    def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> Sequence[list[Datum]]:
+    def subsample_classes(*args: list[Datum], subsample: str = "all") -> Sequence[list[Datum]]:
         """Keep the first half (base, the larger when odd) or the rest (new) of the classes.
 
         Args:

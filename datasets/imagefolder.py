@@ -290,9 +290,9 @@ def split_by_fraction(
     n_test = min(max(round(len(ranked) * p_test), 1 if p_test else 0), len(ranked) - 1)
     n_val = min(round(len(ranked) * p_val), len(ranked) - 1 - n_test)
     cut = n_test + n_val
-    return tuple(sorted(piece) for piece in (ranked[cut:], ranked[n_test:cut], ranked[:n_test]))
+    return sorted(ranked[cut:]), sorted(ranked[n_test:cut]), sorted(ranked[:n_test])
 
 
-def _class_order(name: str) -> tuple[int, str]:
+def _class_order(name: str) -> tuple[float, str]:
     """Key that sorts numbers by value, and other names by letter behind them."""
     return (int(name) if name.isdecimal() else float("inf"), name)

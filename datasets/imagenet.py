@@ -42,7 +42,7 @@ class WnidDataset(FewShotDataset):
         Raises:
             ValueError: a line has no name, or a wnid has two.
         """
-        names = {}
+        names: dict[str, str] = {}
         for line in self.annotation_lines(CLASS_NAMES):
             wnid, name = line.fields("<wnid> <class name>", maxsplit=1)
             if names.setdefault(wnid, name) != name:
@@ -229,8 +229,8 @@ class ImageNet(WnidDataset):
         stored = {"classes_sha256": _fingerprint(classes), "folder_times": times}
         for part, items in zip(FOLDERS, lists, strict=True):
             stored[part] = []
-            for folder, members in itertools.groupby(items, lambda i: os.path.dirname(i.impath)):
-                members = list(members)
+            for folder, group in itertools.groupby(items, lambda i: os.path.dirname(i.impath)):
+                members = list(group)
                 relative = os.path.relpath(folder, self.image_dir).replace(os.sep, "/")
                 files = [os.path.basename(item.impath) for item in members]
                 stored[part].append([relative, members[0].label, members[0].classname, files])

@@ -119,8 +119,8 @@ def check_images(
         total += 1
         folder, name = os.path.split(item.impath)
         if folder not in listings:
-            found = os.listdir(folder) if os.path.isdir(folder) else ()
-            listings[folder] = frozenset(found)
+            names = os.listdir(folder) if os.path.isdir(folder) else ()
+            listings[folder] = frozenset(names)
         # isfile settles the rare case of a file system that ignores letter case
         if name not in listings[folder] and not os.path.isfile(item.impath):
             missing.append(item.impath)

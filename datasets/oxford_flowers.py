@@ -25,8 +25,9 @@ class OxfordFlowers(FewShotDataset):
 
     def read_annotations(self):
         annotation = self.annotation_file("imagelabels.mat")
-        labels = [whole_number(label) for label in read_mat(annotation, "labels").tolist()]
-        if None in labels:
+        read = [whole_number(label) for label in read_mat(annotation, "labels").tolist()]
+        labels = [label for label in read if label is not None]
+        if len(labels) < len(read):
             raise ValueError(f"{annotation}: its labels are no whole numbers: {FETCH_AGAIN}")
         names = self._read_names()
         items = []

@@ -83,7 +83,7 @@ def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
         path = root / DOWNLOADS / file.file
         try:
             obtain(file, root / DOWNLOADS, options)
-            if superseded:
+            if superseded and cls.split_file is not None:
                 split = folder / cls.split_file
                 shutil.copyfile(split, split.with_suffix(".generated.json"))
             lay_out(file, path, folder)

@@ -164,7 +164,7 @@ def fill_mask(
     """
     if fill == "solid":
         return mask
-    if fill == "outlined":
+    if fill == "outlined" and inner is not None:
         return ImageChops.subtract(mask, inner)
     y, x = np.mgrid[0:CANVAS, 0:CANVAS]
     phase = rng.uniform(0, CANVAS, 2)

@@ -153,10 +153,10 @@ class ShotsFile:
         all_ends = {end for ends in ends_of_rows for end in ends}
         prefix = os.path.join(self.dataset_dir, "")
         by_path = {}
-        for item in items:
-            path = relative_path(item.impath, prefix)
+        for present in items:
+            path = relative_path(present.impath, prefix)
             if path in all_ends:
-                by_path[path] = item
+                by_path[path] = present
         found = []
         for (path, label, _), ends in zip(rows, ends_of_rows, strict=True):
             item = next((by_path[end] for end in ends if end in by_path), None)

@@ -43,11 +43,12 @@ def read_split(filepath: str, path_prefix: str) -> Split:
     """
     print(f"Reading split from {filepath}")
     split = read_json(filepath, SPLIT_FILE)
-    lists = {}
+    lists: dict[str, list] = {}
     for part in PARTS:
-        lists[part] = split.get(part) if isinstance(split, dict) else None
-        if not isinstance(lists[part], list):
+        found = split.get(part) if isinstance(split, dict) else None
+        if not isinstance(found, list):
             raise wrong_file(filepath, SPLIT_FILE, f"it has no list {part!r}")
+        lists[part] = found
     names = ClassNames()
     for part, rows in lists.items():
         for number, row in enumerate(rows, start=1):
@@ -56,15 +57,15 @@ def read_split(filepath: str, path_prefix: str) -> Split:
                 raise wrong_file(filepath, SPLIT_FILE, f"{part} image {number} reads {row!r:.200}")
             names.add(row[1], str(row[2]), where)
     paths = iter(with_slashes([row[0] for rows in lists.values() for row in rows], [path_prefix]))
-    items = tuple(
+    train, val, test = (
         [
             make_item(os.path.join(path_prefix, next(paths)), label, str(name))
             for _, label, name in rows
         ]
         for rows in lists.values()
     )
-    check_images((item for part in items for item in part), filepath)
-    return items
+    check_images((*train, *val, *test), filepath)
+    return train, val, test
 
 
 def save_split(

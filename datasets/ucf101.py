@@ -43,7 +43,8 @@ class UCF101(FewShotDataset):
 
     def _read_labels(self):
         """Read lines ``<class id from 1> <action>``."""
-        labels, names = {}, ClassNames()
+        labels: dict[str, int] = {}
+        names = ClassNames()
         for line in self.annotation_lines("ucfTrainTestlist", "classInd.txt"):
             number, action = line.fields("<class id from 1> <action>")[:2]
             label = line.number(number) - 1

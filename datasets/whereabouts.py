@@ -116,7 +116,8 @@ def _nearest_folder(path: str, top: str) -> str:
 
 def _entries(folder: str) -> tuple[list[str], list[str]]:
     """List the sorted names of the folders and of the other entries, hidden ones left out."""
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith("."):

@@ -1,4 +1,4 @@
-"""Which runs may be averaged: those with the same settings and data; what sets the others apart."""
+"""Decide which runs may be averaged, by settings and data, and name what sets others apart."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MOST_NAMED = 3
 def description(result: RunResult, part: str = "", seed: object = "") -> dict[str, Any]:
     """Return what has to agree among runs that are averaged: name -> value.
 
-    Names that only some runs have are not compared: what is to differ between base and new classes,
-    or between seeds, is named after them.
+    Two runs are compared in the names that both have. What may differ between base and new
+    classes, or between seeds, therefore has the part or the seed in its name.
 
     Args:
-        result: of a run; of a log, only its configuration is known.
+        result: the result of a run; a log tells its configuration only.
         part: base or new, where a row has both.
-        seed: of the run.
+        seed: the seed of the run.
     """
     if result.record is None:
         zero_shot = result.facts.get("parameters") == "0"
@@ -53,7 +53,7 @@ def description(result: RunResult, part: str = "", seed: object = "") -> dict[st
     return found
 
 
-def of_any_data_set(result: RunResult) -> dict[str, Any]:
+def description_across_data_sets(result: RunResult) -> dict[str, Any]:
     """Return what has to agree among runs of several data sets that are averaged: name -> value."""
     given = {} if result.record is None else result.record["given"]
     file = None if result.record is None else result.record["arguments"]["dataset_config_file"]
@@ -80,7 +80,7 @@ def _of_settings(
 
 
 def _of_training(settings: Mapping[str, Any], images: str | None, seed: object) -> dict[str, Any]:
-    """What has to agree of the training of a run's weights, wherever that was."""
+    """Return what has to agree of the training that made a run's weights."""
     found = {f"training images (seed {seed})": images}
     for key, value in _of_settings(settings).items():
         found[key if key.startswith(TRAINING) else f"{key}{OF_TRAINING}"] = value
@@ -88,7 +88,7 @@ def _of_training(settings: Mapping[str, Any], images: str | None, seed: object) 
 
 
 def _logged(facts: Mapping[str, str]) -> dict[str, str]:
-    """The settings among what a log says: dotted keys with a value."""
+    """Return the settings among the facts of a log: dotted keys with a value."""
     return {
         key: value
         for key, value in facts.items()
@@ -101,7 +101,7 @@ def agreeing(
 ) -> tuple[list[Label], dict[str, list[Label]]]:
     """Return the runs that agree with one another, and what sets each of the others apart.
 
-    One that agrees with more others comes first, and keeps out those that do not agree with it.
+    Runs that agree with more others are kept first; a run that disagrees with them is not kept.
 
     Args:
         descriptions: run -> what has to agree, from :func:`description`.
@@ -138,7 +138,7 @@ def _differences(one: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value on a line; of a fingerprint its start."""
+    """Return a value as a line shows it; of a fingerprint, its start."""
     text = str(value)
     return text[:8] if len(text) == 64 and not set(text) - set("0123456789abcdef") else repr(value)
 
@@ -152,13 +152,13 @@ def leave_out(
 ) -> list[Label]:
     """Return the runs to average, and name those that are not.
 
-    Runs that have logs only are all kept: what is known of them was never compared.
+    Where no run has a record all are kept, since logs say too little to compare them.
 
     Args:
         results: run -> its result.
         described: run -> its :func:`description`.
         where: what they are runs of, for the message.
-        named: makes words of the runs that a message is about.
+        named: returns the text for the runs that a message is about.
         note: called with a line for every difference.
     """
     if all(result.record is None for result in results.values()):

@@ -1,4 +1,4 @@
-"""Whether the last start of a run finished, and what it is to a run that is asked for. No torch."""
+"""Tell whether a run finished, and how it relates to a requested one. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .logs import BadLog, Untested, newest_log, read_facts, read_log
 from .record import FILE, BadRecord, facts_of, read
 
 EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
-# What asks for more output of a run whose training is as asked for.
+# Keys that request more output of a run, but no other training.
 OUTPUTS = ("TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is asked for with.
+    """Settings of a requested run.
 
     Args:
-        files: of the data set and of the trainer, in this order.
+        files: config files of the data set and of the trainer, in this order.
         pairs: KEY VALUE pairs, one after the other.
     """
 
@@ -31,7 +31,7 @@ class Settings:
     pairs: Sequence[str] = ()
 
     def values(self) -> dict[str, Any]:
-        """Return key -> value of files and pairs; of several values of a key the last."""
+        """Return key -> value of files and pairs; the last value of a key wins."""
         values: dict[str, Any] = {}
         for path in self.files:
             values |= values_of_file(path)
@@ -44,10 +44,10 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a finished run is to one that is asked for.
+    """How a finished run relates to a requested one.
 
-    ``kind`` is ``same`` (do not run it again), ``other`` (it is another run) or ``more`` (run it:
-    more is asked for); ``reason`` says what differs, if anything that has to be said.
+    ``kind`` is ``same`` (do not run it again), ``other`` (the folder holds another run) or ``more``
+    (run it, since it asks for more); ``reason`` names the differences that a user should know.
     """
 
     kind: Literal["same", "other", "more"]
@@ -78,10 +78,10 @@ class LastStart:
         return newer and self.facts.get("model_dir", model_dir).endswith(model_dir)
 
     def compared_to(self, asked: Settings) -> Comparison:
-        """Return what this run, which finished, is to one that is asked for."""
+        """Return how this run, which finished, relates to a requested one."""
         now, given = asked.values(), _mapping(asked.pairs)
         defaults = dict(leaves(get_cfg_default()))
-        # what this run was given, and the one asked for is not, has its default there
+        # a setting that only this run was given has its default in the requested one
         before = _mapping(ast.literal_eval(self.facts.get("opts", "[]")))
         differences = {}
         for key in dict.fromkeys([*now, *before]):
@@ -107,15 +107,15 @@ class LastStart:
 
 
 def _listed(differences: dict[str, tuple[Any, Any]]) -> str:
-    """Keys with the value of the finished run and that of the one asked for."""
+    """List keys with the values of the finished run and of the requested one."""
     return ", ".join(f"{key} {old} (now {new})" for key, (old, new) in differences.items())
 
 
 def read_last_start(folder: Path, trains: bool) -> LastStart | None:
     """Return the last start of a run; None if it was never started.
 
-    It finished when it came to a result, in a training after its end, or to the end of a training
-    that has nothing to test on. Results of earlier starts may be of other weights.
+    It finished if it reached a result (of a training, one after the last epoch), or the end of a
+    training that has nothing to test on. Results of earlier starts may be of other weights.
 
     Args:
         folder: of the run.

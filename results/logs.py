@@ -14,7 +14,7 @@ from pathlib import Path
 
 TRAIN_END = re.compile(r"Finish(ed)? training")
 TEST_END = re.compile(r"=> result")
-# Ends a training whose result was not asked for, or that has no images for one.
+# Ends a training that is not tested, as asked for or since there are no test images.
 NOT_TESTED = "Not tested: "
 # Opens every start of a run.
 START = "** Arguments **"
@@ -34,7 +34,7 @@ class BadLog(Exception):
 
 
 class Untested(BadLog):
-    """A training that ended, and had nothing to test on or was not to."""
+    """A training that ended without a test, for lack of test images or as asked for."""
 
 
 def last_start(path: Path) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -135,7 +136,7 @@ class Panels:
         }
 
     def draw(
-        self, axes: Axes, key: Method, rows: list[Row], x: list[float], y: list[float], **errors
+        self, axes: Axes, key: Method, rows: list[Row], x: Sequence[float], y: list[float], **errors
     ) -> None:
         """Draw points of a method, hollow where they average fewer data sets."""
         style = self.style(key)
@@ -148,7 +149,7 @@ class Panels:
 
     def finish(self) -> Figure:
         """Return the figure with its legend."""
-        handles = {}
+        handles: dict[str, Any] = {}
         for axes in self.axes.values():
             handles |= {
                 text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)

@@ -1,8 +1,8 @@
-"""The record of a run, ``result.json`` beside its log: what it was and what it reached, as data.
+"""The record of a run, ``result.json`` beside its log: its settings and its results, as data.
 
-A run writes it when it ends, and removes that of an earlier run of the folder when it begins, so
-that a record counts as it is. A folder without one, of upstream code or of an older version, is
-read by its logs. docs/results.md explains the fields.
+A run writes it when it ends, and removes the record of an earlier run in its folder when it
+begins, so that every record is of a finished run. For a folder without one, of upstream code or of
+an older version, the logs are read. docs/results.md explains the fields.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class BadRecord(BadLog):
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has them: numbers out of arrays, lists for tuples, texts for others.
+    """Return a value in JSON's types: numbers for arrays of one, lists for tuples, else text.
 
     Numbers that are not finite become texts, since JSON has none.
     """
@@ -138,7 +138,7 @@ def write(folder: str | Path, content: Mapping[str, Any]) -> Path:
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics by the names of logs, with the mean of the classes' accuracies."""
+    """Return metrics under the names that logs use, with the mean accuracy of the classes."""
     metrics = {METRICS.get(name, name): value for name, value in result["metrics"].items()}
     accuracies = [entry["accuracy"] for entry in result["per_class"]]
     if accuracies:
@@ -181,10 +181,14 @@ def _damaged(path: Path, what: str) -> BadRecord:
 
 
 def _check(content: Any, kind: Any, name: str, path: Path) -> None:
-    """Raises: BadRecord: a value is not of the kind in ``FIELDS``; names the field."""
-    kinds = kind if isinstance(kind, tuple) else (kind,)
+    """Check a value against its kind in ``FIELDS``.
+
+    Raises:
+        BadRecord: it is of another kind; names the field.
+    """
+    kinds: tuple[Any, ...] = kind if isinstance(kind, tuple) else (kind,)
     for one in kinds:
-        expected = one if isinstance(one, type) else type(one)
+        expected: Any = one if isinstance(one, type) else type(one)
         if type(content) is not expected:
             continue
         if isinstance(one, dict):
@@ -204,10 +208,10 @@ def _check(content: Any, kind: Any, name: str, path: Path) -> None:
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted key -> value of the settings that make a run another one.
+    """Return dotted key -> value of the settings that tell one run from another.
 
-    Left out are those of how it is computed (``dassl.config.RUNTIME_KEYS``), the seed, and what
-    was not given of other methods' nodes. In texts ``{seed}`` stands for the seed.
+    Left out are ``dassl.config.RUNTIME_KEYS``, the seed, and defaults of other methods' nodes. In
+    texts ``{seed}`` stands for the seed.
     """
     trainer = record["config"].get("TRAINER", {})
     nodes = [name for name, node in trainer.items() if isinstance(node, dict)]
@@ -224,7 +228,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a test keeps of the run whose weights it tests."""
+    """Return what the record of a test says about the run whose weights it tests."""
     data = record["data"]
     return {
         "method": record["method"],
@@ -270,7 +274,7 @@ class RunResult:
     """Result of a finished run.
 
     ``value`` is a metric in percent, rounded to two decimals where ``source``, the file, is a log;
-    ``facts`` is as of :func:`facts_of`; ``record`` is None for a log.
+    ``facts`` are those of :func:`facts_of`; ``record`` is None for a log.
     """
 
     source: Path

@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
+from typing import Any
 
 from protocols import ELEVEN, VARIANTS
 
-from .agreement import description, leave_out, of_any_data_set
+from .agreement import description, description_across_data_sets, leave_out
 from .backbones import backbone_name
 from .record import RunResult
 from .runs import METRICS, TABLES, TITLES, Method, Runs, Scores, has_halves
@@ -116,7 +117,7 @@ def make_row(
     return row
 
 
-def listing(items: Iterable[object]) -> str:
+def listing(items: Iterable[Any]) -> str:
     """Return sorted items with commas."""
     return ", ".join(map(str, sorted(items)))
 
@@ -178,7 +179,7 @@ def lines_of(datasets: dict[str, dict[Method, Runs]]) -> dict[Method, Method]:
 
 
 def in_order(datasets: Iterable[str]) -> list[str]:
-    """Return data sets in the order of the papers' tables, then those that these lack."""
+    """Return data sets in the order of the papers' tables, then all others."""
     known = ELEVEN + VARIANTS
     return sorted(datasets, key=lambda d: (known.index(d) if d in known else len(known), d))
 
@@ -248,8 +249,8 @@ def with_same_settings(
 ) -> dict[str, Row]:
     """Return those rows of an average whose settings agree, naming the others.
 
-    What is of the data set, or set in its file, may differ; so may configurations of other names,
-    of which some methods have one per data set.
+    Settings of the data set, or set in its file, may differ; so may configurations of different
+    names, since some methods have one per data set.
 
     Args:
         rows: data set -> row.
@@ -260,12 +261,12 @@ def with_same_settings(
     for config in sorted({row.method.config for row in rows.values()}):
         mine = {d: row for d, row in rows.items() if row.method.config == config and row.read}
         first = {dataset: row.read[0] for dataset, row in mine.items()}
-        described = {d: of_any_data_set(result) for d, result in first.items()}
+        described = {d: description_across_data_sets(result) for d, result in first.items()}
         kept |= set(leave_out(first, described, where, lambda names: ", ".join(names), note))
     return {dataset: row for dataset, row in rows.items() if dataset in kept}
 
 
-def missing_seeds(protocol: str, rows: list[Row], note: Callable[[str], None]) -> None:
+def note_missing_seeds(protocol: str, rows: list[Row], note: Callable[[str], None]) -> None:
     """Name the seeds that other rows of a table have, and rows of runs with a record lack.
 
     Args:
@@ -314,7 +315,7 @@ def protocol_rows(
             rows.append(row)
             if runs.by_seed.keys() >= set(METRICS[protocol]):
                 whole[row.line][dataset] = row
-    missing_seeds(protocol, rows, note)
+    note_missing_seeds(protocol, rows, note)
     for source in sorted({line.source for line in whole}):
         chosen = {line: parts for line, parts in sorted(whole.items()) if line.source == source}
         datasets = {d for parts in chosen.values() for d in parts} - {source}
@@ -325,12 +326,13 @@ def protocol_rows(
             }
             if max(map(len, covers.values())) < 2:
                 continue
-            for line, mine in covers.items():
-                mine = with_same_settings(mine, f"{TITLES[protocol]}, {line}, {name}", note)
-                if len(mine) == 1:
-                    note(f"not averaged: {TITLES[protocol]}, {line} has {listing(mine)} only")
-                if len(mine) > 1:
-                    rows.append(average_row(protocol, name, expected, line, mine, ci95))
+            for line, found in covers.items():
+                where = f"{TITLES[protocol]}, {line}"
+                kept = with_same_settings(found, f"{where}, {name}", note)
+                if len(kept) == 1:
+                    note(f"not averaged: {where} has {listing(kept)} only")
+                if len(kept) > 1:
+                    rows.append(average_row(protocol, name, expected, line, kept, ci95))
     return rows
 
 

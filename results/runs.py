@@ -48,12 +48,12 @@ class Method:
 
 
 def has_halves(protocol: str) -> bool:
-    """Whether a table has accuracies of base and new classes, and H."""
+    """Return whether a table has accuracies of base and new classes, and H."""
     return METRICS[protocol] == ("base", "new")
 
 
 def shots_name(shots: float) -> int | str:
-    """Return a number of shots as scripts and folders have it: 16, or ``all``."""
+    """Return a number of shots as scripts and folders write it: 16, or ``all``."""
     return "all" if shots == math.inf else int(shots)
 
 
@@ -66,7 +66,7 @@ def shots_phrase(shots: float) -> str:
 class Runs:
     """The runs of a method on a data set.
 
-    ``by_seed`` is metric -> seed -> percent, and ``results`` -> what was read of that run;
+    ``by_seed`` is metric -> seed -> percent, ``results`` metric -> seed -> result of that run;
     ``facts`` has for every argument, config key and ``parameters`` (``record.facts_of``) the values
     that they show.
     """
@@ -125,8 +125,8 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             note(f"skipped: {reason}")
             continue
         value, facts = result.value, result.facts
-        shots, source = fields.get("shots", "0"), fields.get("source", "")
-        shots = math.inf if shots == "all" else int(shots)
+        number, source = fields.get("shots", "0"), fields.get("source", "")
+        shots = math.inf if number == "all" else int(number)
         if kind.classes == "all":
             zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from tabulate import tabulate
 
 from .rows import Row, in_order, listing
 from .runs import TITLES, has_halves, shots_name, shots_phrase
 
-# Characters that a table with a line per method may be wide; a wider one is turned, if that helps.
+# Largest width of a table with a line per method, in characters; a wider one is transposed if that
+# makes it narrower.
 MAX_WIDTH = 120
 
 
@@ -156,11 +158,11 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
             ]
             table = Table(title, ["trainer", "config", "seeds", *names], body, 2, gaps(chosen))
             if turn and table.width() > MAX_WIDTH:
-                table = min(turned(table), table, key=Table.width)
+                table = min(transposed(table), table, key=Table.width)
             yield table
 
 
-def turned(table: Table) -> Table:
+def transposed(table: Table) -> Table:
     """Return an accuracy table with a line per data set and a column per method."""
     trainers = [line[0] for line in table.lines]
     header = ["data set"]
@@ -196,14 +198,15 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
     return "\n".join(table.render(style) for table in tables)
 
 
-def records(rows: list[Row]) -> list[dict]:
+def records(rows: list[Row]) -> list[dict[str, Any]]:
     """Return the rows as flat mappings, numbers in percent.
 
-    They have four decimals, or all where the runs have records, whose rows have more columns.
+    They have four decimals. Where all runs have records they are not rounded, and there are more
+    columns.
     """
     result = []
     for row in rows:
-        record = {"protocol": row.protocol, "dataset": row.dataset}
+        record: dict[str, Any] = {"protocol": row.protocol, "dataset": row.dataset}
         if row.method.source:
             record["source"] = row.method.source
         record |= {"trainer": row.method.trainer, "config": row.method.config}
@@ -224,21 +227,22 @@ def records(rows: list[Row]) -> list[dict]:
                 std = row.std[metric]
                 record[f"{metric}_std"] = std if row.exact else round(std, 4)
         if row.exact:
-            record |= of_records(row)
+            record |= columns_of_records(row)
         result.append(record)
     return result
 
 
-def of_records(row: Row) -> dict:
-    """Return what is known of a row of runs with records: each seed's values, device and time."""
-    found = {
+def columns_of_records(row: Row) -> dict[str, Any]:
+    """Return what records add to a row: the value of each seed, device and time."""
+    found: dict[str, Any] = {
         f"{metric}_by_seed": " ".join(f"{seed}={value}" for seed, value in sorted(values.items()))
         for metric, values in row.by_seed.items()
     }
-    devices = {result.record["device"]["name"] for result in row.read}
+    read = [result.record for result in row.read if result.record is not None]
+    devices = {record["device"]["name"] for record in read}
     if devices:
         found["device"] = ", ".join(sorted(devices))
-    seconds = [result.record["seconds"]["training"] for result in row.read]
+    seconds = [record["seconds"]["training"] for record in read]
     if seconds := [number for number in seconds if number is not None]:
         found["training_seconds"] = fmean(seconds)
     return found

@@ -7,7 +7,7 @@ Without TABLE these are the paper's steps; others are named in configs/ablations
 result folders of its own; a run of several tables is done once, a finished one is skipped. SEED may
 be a list, 1,2,3: its seeds are trained together. Further KEY VALUE pairs go to every run.
 
-`python parse_test_res.py` shows the runs below one another, by the names of their folders;
+``python parse_test_res.py`` shows the runs below one another, by the names of their folders;
 docs/results.md says how they are compared with the paper's.
 
 From the environment: what scripts/run.sh reads. TAG, and KEY VALUE pairs that make another setting

@@ -3,8 +3,8 @@
     python scripts/all.py METHOD [DATASETS] [SEEDS] [KEY VALUE ...]
 
 Lists are words in quotes or with commas between them: "coop mmlop", digits,shapes, "1 2 3". Every
-run is one call of run.sh, which skips what is finished and lets what broke off go on. A run that
-fails is named at the end with its log, and the others go on.
+run is one call of run.sh, which skips finished runs and continues unfinished ones. A run that fails
+is named at the end with its log, and the others go on.
 
 From the environment, besides what run.sh reads:
   PROTOCOL  {protocols}
@@ -12,9 +12,8 @@ From the environment, besides what run.sh reads:
   JOBS      runs at once (default: 1)
   TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
 
-Without DATASETS these are, where DATA says where they are, the eleven of the benchmark (xd: those
-that are not the source; dg: ImageNet's variants), else the two that come with the repository (xd:
-from digits to shapes).
+If DATA is set, DATASETS defaults to the eleven of the benchmark (xd: those that are not the source;
+dg: ImageNet's variants), else to the two that come with the repository (xd: from digits to shapes).
 """
 
 from __future__ import annotations
@@ -62,15 +61,15 @@ def words(text: str) -> list[str]:
     return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
-def numbers(text: str, kind: str, besides: str = "") -> list[str]:
-    """Return the words of a list of whole numbers, or of the word ``besides``.
+def numbers(text: str, kind: str, or_word: str = "") -> list[str]:
+    """Return the words of a list of whole numbers, and of the word ``or_word``.
 
     Raises:
         ValueError: for other words.
     """
     for word in words(text):
-        if word != besides and not re.fullmatch("[0-9]+", word):
-            also = f" or {besides!r}" if besides else ""
+        if word != or_word and not re.fullmatch("[0-9]+", word):
+            also = f" or {or_word!r}" if or_word else ""
             raise ValueError(f"{kind} must be whole numbers{also}, not {word!r}")
     return words(text)
 
@@ -85,23 +84,23 @@ def plan(args: argparse.Namespace, env: dict[str, str]) -> list[Chain]:
     Raises:
         ValueError: for a protocol, method, data set or number that cannot be.
     """
-    from scripts.methods import DATASETS, find_method, known, stems
+    from scripts.methods import DATASETS, find_method, one_of, stems
 
     every = protocols.by_name()
-    protocol = every[known(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
+    protocol = every[one_of(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
     train = protocol.training
     there, datasets = stems(DATASETS), words(args.datasets)
     papers = bool(protocol.only or env.get("DATA"))
     if protocol.transfers and not (datasets or papers or env.get("SOURCE")):
         env["SOURCE"] = protocols.EMBEDDED[0]
-    source = known(env.get("SOURCE") or protocols.SOURCE, there, "SOURCE")
+    source = one_of(env.get("SOURCE") or protocols.SOURCE, there, "SOURCE")
     if not datasets:
         datasets = list(protocol.targets(source) if papers else protocols.EMBEDDED)
         datasets = [name for name in datasets if not (protocol.transfers and name == source)]
     for name in datasets:
-        known(name, protocol.datasets if protocol.only else there, "data set")
+        one_of(name, protocol.datasets if protocol.only else there, "data set")
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
-    if known(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
+    if one_of(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
         seeds = [",".join(seeds)]
     shots = [""]
     if "SHOTS" in train.arguments:
@@ -166,11 +165,11 @@ class Runner:
             self.bar.update(number)
 
     def summary(self) -> str:
-        """Return how many runs came to which end."""
+        """Return the number of runs by outcome, as text."""
         return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
 
     def show(self) -> None:
-        """Have the bar say what came to an end and what runs."""
+        """Show on the bar what has ended and what runs."""
         with self.lock:
             running = list(self.processes.values())
             shown = [self.summary()] if self.summary() else []
@@ -237,7 +236,7 @@ class Runner:
         """Make all calls, ``jobs`` at a time.
 
         Raises:
-            KeyboardInterrupt, SystemExit: to be stopped; the calls are, too.
+            KeyboardInterrupt, SystemExit: the user or the system stops it; so are the calls.
         """
         every = 1 if sys.stderr.isatty() else 30  # seconds
         with ThreadPoolExecutor(jobs) as pool:
@@ -314,7 +313,7 @@ def sweep(args: argparse.Namespace) -> int:
             f"below {logs.parent}; the same command goes on from there",
             file=sys.stderr,
         )
-        return stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+        return int(stop.code or 0) if isinstance(stop, SystemExit) else INTERRUPTED
     print(runner.summary(), flush=True)
     for message in runner.failures:
         print(f"error: {message}", file=sys.stderr)

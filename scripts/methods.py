@@ -13,7 +13,7 @@ A file ``configs/methods/<folder of scripts>.yaml`` has these keys::
         - {shots: 1, config: vit_b32_fewshot_ep50}
 
 A line fits where its protocol (``configs`` of an entry of ``protocols.py``), data set and shots are
-those asked for; one that it does not name may be any, and each may be a list. Where no line of a
+the requested ones; each may be a list, and one that is left out fits any. Where no line of a
 variant fits, the name of the variant is that of the file.
 """
 
@@ -35,11 +35,11 @@ TRAINERS = Path("configs", "trainers")
 DATASETS = Path("configs", "datasets")
 
 
-def known(name: str, names: Iterable[str], kind: str) -> str:
-    """Return a name that is one of those allowed.
+def one_of(name: str, names: Iterable[str], kind: str) -> str:
+    """Return a name after a check that it is one of several.
 
     Raises:
-        ValueError: when it is not, with those that are.
+        ValueError: it is not; lists those that are.
     """
     names = sorted(names)
     if name not in names:
@@ -62,7 +62,7 @@ class Rule:
     shots: frozenset[str] | None = None
 
     def fits(self, **asked: str) -> bool:
-        """Whether the conditions are met by ``protocol``, ``dataset`` and ``shots``."""
+        """Return whether ``protocol``, ``dataset`` and ``shots`` meet the conditions."""
         return all(
             getattr(self, name) is None or value in getattr(self, name)
             for name, value in asked.items()
@@ -138,7 +138,11 @@ class Method:
         return config, note
 
     def check_config(self, config: str) -> None:
-        """Raise: ValueError: there is no file of this name."""
+        """Check that there is a config of this name.
+
+        Raises:
+            ValueError: there is none.
+        """
         if not (ROOT / self.config_file(config)).is_file():
             names = stems(TRAINERS / self.trainer)
             raise ValueError(
@@ -157,7 +161,7 @@ def read_method(name: str) -> Method:
 
     Raises:
         FileNotFoundError: there is no file.
-        ValueError: it cannot be read, or names what there is not; with the file.
+        ValueError: it cannot be read, or names something unknown; names the file.
     """
     path = FOLDER / f"{name}.yaml"
     try:
@@ -172,13 +176,14 @@ def read_method(name: str) -> Method:
 
 def _method(name: str, table: Any) -> Method:
     _check_keys(table, "trainer", "configs", "trains", "tiny", "variants")
+    kind: type
     for key, kind in (("trainer", str), ("configs", list)):
         if not isinstance(table.get(key), kind):
             raise ValueError(f"{key} is missing, or no {'list' if kind is list else 'name'}")
     for key, kind, what in (("trains", bool, "yes or no"), ("variants", dict, "a mapping")):
         if key in table and not isinstance(table[key], kind):
             raise ValueError(f"{key} must be {what}, not {table[key]!r}")
-    known(table["trainer"], (p.name for p in (ROOT / TRAINERS).iterdir()), "trainer")
+    one_of(table["trainer"], (p.name for p in (ROOT / TRAINERS).iterdir()), "trainer")
     method = Method(
         **table
         | {"name": name, "configs": tuple(map(_rule, table["configs"]))}
@@ -206,9 +211,9 @@ def _rule(line: Any) -> Rule:
         values = line[key] if isinstance(line[key], list) else [line[key]]
         conditions[key] = frozenset(map(str, values))
     for protocol in conditions.get("protocol", ()):
-        known(protocol, {p.configs for p in PROTOCOLS}, "protocol")
+        one_of(protocol, {p.configs for p in PROTOCOLS}, "protocol")
     for dataset in conditions.get("dataset", ()):
-        known(dataset, stems(DATASETS), "data set")
+        one_of(dataset, stems(DATASETS), "data set")
     for shots in conditions.get("shots", ()):
         if shots != "all" and not shots.isdecimal():
             raise ValueError(f"shots must be whole numbers or all, not {shots}")
@@ -219,14 +224,14 @@ def _check_keys(table: Any, *keys: str) -> None:
     if not isinstance(table, dict):
         raise ValueError(f"a mapping was expected, not {table!r}")
     for key in table:
-        known(str(key), keys, "key")
+        one_of(str(key), keys, "key")
 
 
 def find_method(name: str) -> Method:
     """Return the method of a name: that of its folder in any case, or that of its trainer.
 
     Raises:
-        ValueError: there is none, or its file is not as it should be.
+        ValueError: there is none, or its file has an error.
     """
     names = method_names()
     if name in names:
@@ -238,4 +243,4 @@ def find_method(name: str) -> Method:
     ):
         if len(found) == 1:
             return found[0]
-    return read_method(known(name, names, "method"))
+    return read_method(one_of(name, names, "method"))

@@ -1,4 +1,4 @@
-"""What a call of a script comes to: the calls of ``train.py`` that it makes, with their folders."""
+"""Plan the calls of ``train.py`` that a call of a script makes, with their folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_LABEL = 200
 
 @dataclass(frozen=True)
 class Weights:
-    """What a test loads: a run folder, and the script that trained it; None if others did."""
+    """Weights that a test loads: their run folder, and the script that trained them, or None."""
 
     folder: str
     trained_by: Script | None
@@ -92,7 +92,7 @@ class Plan:
     notes: tuple[str, ...]
 
     def settings(self, dataset: str, pairs: Sequence[str]) -> Settings:
-        """Return what a run on a data set, with these pairs of the protocol, is asked for with."""
+        """Return the settings of a run on a data set, with these pairs of the protocol."""
         return _settings(_files(self.method, self.config, dataset), (*pairs, *self.pairs))
 
     def command(self, run: Run, seeds: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ def _settings(files: Sequence[str], pairs: Sequence[str] = ()) -> Settings:
 
 
 def own_settings(pairs: Sequence[str]) -> str:
-    """Return what KEY VALUE pairs add to a folder's name; empty if they make no other setting."""
+    """Return what KEY VALUE pairs add to a folder's name; empty if they set runtime keys only."""
     chosen = zip(pairs[::2], pairs[1::2], strict=False)
     name = "-".join(f"{key}={value}" for key, value in chosen if not is_runtime_key(key))
     return re.sub(r"[^A-Za-z0-9._=,+-]", "_", name)
@@ -249,7 +249,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         ValueError: for a method, protocol, word or variable that cannot be.
     """
     method, (protocol, script) = find_method(method_name), protocols.find_script(script_name)
-    # The shots of a script that takes them as an argument are not those of the environment.
+    # A script that takes the shots as an argument ignores those of the environment.
     default_shots = "all" if "SHOTS" in script.arguments else env.get("SHOTS") or "16"
     args = read_arguments(script, words, default_shots, script.usage(method.name))
     source = env.get("SOURCE") or protocols.SOURCE
@@ -272,7 +272,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         config = method.config_for(**asked)
     pairs = args.pairs
     files = _files(method, config, trained_on)
-    # The file's own number is no other setting.
+    # The number of epochs in the file does not make another setting.
     if args.epochs and int(args.epochs) != max_epoch(_settings(files)):
         pairs = (EPOCHS, args.epochs, *pairs)
     epoch = max_epoch(_settings(files, pairs))
@@ -287,15 +287,23 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         "subfolder": env.get("SUBFOLDER", ""),
     }
     output, published = env.get("OUTPUT") or "output", env.get("WEIGHTS", "")
-    runs = _runs(method, script, datasets, args.seeds, fields, output, published)
-    return Plan(
+    runs = _runs(
         method,
         script,
-        config,
-        pairs,
-        runs,
-        trained_on,
-        epoch,
+        datasets=datasets,
+        seeds=args.seeds,
+        fields=fields,
+        output=output,
+        published=published,
+    )
+    return Plan(
+        method=method,
+        script=script,
+        config=config,
+        pairs=pairs,
+        runs=runs,
+        trained_on=trained_on,
+        epoch=epoch,
         data=env.get("DATA") or "data",
         output=output,
         source=env.get("SOURCE", ""),
@@ -317,7 +325,7 @@ def _check_environment(method: Method, script: Script, env: Mapping[str, str]) -
 
 
 def _label(config: str, pairs: Sequence[str], tag: str | None) -> str:
-    """Name of the folder: other settings must not pass for the results of the shipped ones."""
+    """Return the name of the folder, which tells other settings from the shipped ones."""
     own = own_settings(pairs) if tag is None else tag
     label = f"{config}-{own}" if own else config
     if len(label) > MAX_LABEL:
@@ -356,12 +364,12 @@ def _runs(
             weights = Weights(f"{output}/{path}", trained_by, _pairs(place, fields["shots"]))
         path = folder.path(**fields, dataset=dataset, seed="{seed}")
         return Run(
-            dataset,
-            tuple(seed.split(",")),
-            f"{output}/{path}",
-            trains,
-            _pairs(folder, fields["shots"]),
-            weights,
+            dataset=dataset,
+            seeds=tuple(seed.split(",")),
+            folder=f"{output}/{path}",
+            trains=trains,
+            pairs=_pairs(folder, fields["shots"]),
+            weights=weights,
         )
 
     return tuple(
@@ -370,7 +378,7 @@ def _runs(
 
 
 def _pairs(folder: Folder, shots: str) -> tuple[str, ...]:
-    """The pairs that a protocol sets for the runs of a folder."""
+    """Return the pairs that a protocol sets for the runs of a folder."""
     pairs = []
     if folder.sets_shots:
         pairs += ["DATASET.NUM_SHOTS", "-1" if shots == "all" else shots]

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 # What is not of the standard library is imported inside the functions: --help is given without.
 
-#: what the lines of a call start with that only skips
+#: starts of the lines that a call prints when it only skips
 FINISHED, NOTE = "finished already: ", "note: "
 
 
@@ -115,7 +115,7 @@ def run_script(method: str, script: str, words: Sequence[str], env: Mapping[str,
 
 
 def is_done(plan: Plan, run: Run, seed: str, weights: Path | None) -> bool:
-    """Whether nothing is left to do for a seed of a run; says so.
+    """Return whether nothing is left to do for a seed of a run, and print it if so.
 
     Raises:
         ValueError: the folder has results of other settings or images.
@@ -153,7 +153,7 @@ def last_start_of(plan: Plan, folder: str, dataset: str, trains: bool) -> LastSt
 def compare(
     plan: Plan, folder: str, last: LastStart, dataset: str, pairs: Sequence[str]
 ) -> Comparison:
-    """Return what a finished run is to one of this plan, with these pairs of the protocol.
+    """Return how a finished run relates to one of this plan, with these pairs of the protocol.
 
     Raises:
         ValueError: it is another run.
@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("usage: run.sh METHOD PROTOCOL ARGUMENTS")
         env = absolute_folders({"PYTHON": sys.executable, **os.environ})
         os.chdir(ROOT)
-        return run_script(*words[:2], words[2:], env)
+        return run_script(words[0], words[1], words[2:], env)
 
     return run_command(run)
 

@@ -6,5 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh lowest
 .venv-lowest/bin/python -m ruff check .
+# No type check: types of packages differ by version, and test.sh checks against the newest.
 # One thread each: the models of the tests are too small for more.
 OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 "$@"

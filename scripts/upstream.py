@@ -11,7 +11,7 @@ Called by scripts/<folder>/<upstream's name>.sh, which are all alike.
   coop/eval.sh DATASET CFG                    test main.sh's 16-shot ImageNet models, seeds 1 2 3
   coop/zeroshot.sh, zsclip/zeroshot.sh DATASET CFG   zero-shot CLIP, all classes
 
-docs/protocols.md says in what these differ from upstream's.
+docs/protocols.md says how these differ from upstream's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MORE = "[KEY VALUE ...]"
 
 @dataclass(frozen=True)
 class Call:
-    """What an upstream script calls; {NAME} in a text stands for its argument of that name.
+    """The call of ours that an upstream script makes; {NAME} stands for its argument NAME.
 
     Args:
         arguments: their names, with ``[KEY VALUE ...]`` where pairs may follow; empty where words

@@ -59,7 +59,7 @@ class BoundedFolder:
         return content
 
     @contextmanager
-    def locked(self) -> Iterator[Callable[[str, int, Callable[[Path], None]], None]]:
+    def locked(self) -> Iterator[Callable[[str, int, Callable[[Path], object]], None]]:
         """Keep other processes from saving.
 
         Yields:
@@ -81,7 +81,7 @@ class BoundedFolder:
             _noted.add((self.path, subject))
             print(f"Note: {text}")
 
-    def _save(self, name: str, size: int, write: Callable[[Path], None]) -> None:
+    def _save(self, name: str, size: int, write: Callable[[Path], object]) -> None:
         self._make_room(name, size)
         with replacing(self.path / name) as temporary:
             write(temporary)

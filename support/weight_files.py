@@ -40,9 +40,11 @@ def state_dict_in(content: Any, tensor: type) -> Mapping[str, Any]:
 
     if not isinstance(content, Mapping):
         raise ValueError(f"no state dict, but a {type(content).__name__}")
-    for found in (*map(content.get, STATE_KEYS), content):
-        if holds_weights(found):
-            return found
+    for key in STATE_KEYS:
+        if holds_weights(content.get(key)):
+            return content[key]
+    if holds_weights(content):
+        return content
     raise ValueError(
         "no state dict (names to tensors), by itself or under one of the keys "
         f"{', '.join(STATE_KEYS)}; the file's keys are {_some(content) or 'none'}"
@@ -101,6 +103,7 @@ def _collect(file: BinaryIO, found: dict[str, None]) -> None:
     """Add the classes and functions that one pickle names, but for those of plain tensors."""
     memo: list[str] = []
     words = ["", ""]  # the last two strings
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "MEMOIZE":
             memo.append(words[-1])

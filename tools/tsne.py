@@ -14,7 +14,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from support.command_line import positive, run_command
 
@@ -139,7 +139,8 @@ def draw(items: Sequence[Datum], planes: dict[str, np.ndarray], path: str) -> No
         axis.set_title(title)
         axis.set(xticks=[], yticks=[])
     if len(names) <= NAMED_CLASSES:
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside right", markerscale=2)
+        style: dict[str, Any] = {"loc": "outside right", "markerscale": 2}
+        figure.legend(*axis.get_legend_handles_labels(), **style)
     write_png(figure, path)
 
 

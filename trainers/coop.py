@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.learner import PromptLearner
-from adaptation.starts import clip_widths, context_init, warn_ignored
+from adaptation.starts import clip_widths, start_context, warn_ignored
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
@@ -95,7 +95,7 @@ class CoOp(PromptTrainer):
                 warn_ignored("TRAINER.COOP.CSC", True, "CTX_INIT gives a shared context")
             if node.N_CTX != n_words:
                 warn_ignored("TRAINER.COOP.N_CTX", node.N_CTX, f"CTX_INIT has {n_words} words")
-            ctx, _ = context_init(clip, node.CTX_INIT, n_words)
+            ctx, _ = start_context(clip, node.CTX_INIT, n_words, "TRAINER.COOP.N_CTX")
         else:
             shape = (node.N_CTX, clip_widths(clip).text)
             ctx = torch.empty((len(classnames), *shape) if node.CSC else shape).normal_(std=0.02)

@@ -96,6 +96,8 @@ class PixelPromptLearner(PromptLearner):
         n_classes: number of target classes ``C``, for the mapping.
     """
 
+    pixel_std: Tensor
+    source: Tensor  # None without source classes, and no mapping then
     mapping: Tensor
 
     def __init__(
@@ -251,6 +253,7 @@ class LoRVP(PromptTrainer):
             encode: computes the image features of a batch.
         """
         learner = self.model.learner
+        assert isinstance(learner, PixelPromptLearner)
         loader = build_data_loader(
             self.cfg,
             data_source=self.dm.dataset.train_x,

@@ -74,6 +74,8 @@ class LowRankPromptLearner(PromptLearner):
         drift_correction: whether to correct text features for their common drift.
     """
 
+    words: Tensor | None
+
     def __init__(
         self,
         depth: int,

@@ -15,6 +15,7 @@ printed (there: drawn from Python's random stream).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from adaptation.learners import CoupledPromptLearner
 from adaptation.starts import check_depth, clip_widths, copies, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, Prompt
-from clip.model import CLIP
+from clip.model import CLIP, VisionTransformer
 from clip.tokens import tokenize
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -41,6 +42,8 @@ class MPLLearner(CoupledPromptLearner):
         n_remove: number of tokens removed in front of each deeper prompted block.
         twin_maps: whether all maps start as copies of one another.
     """
+
+    txt2img_proj: Any  # ModuleList of one ModuleList per added set
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class MPL(PromptTrainer):
         n_blocks = min(widths.text_layers, widths.vision_layers)
         check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
         # tokens of the image, then per deeper block: some removed from the end, some added
+        assert isinstance(clip.visual, VisionTransformer)  # see require_vit
         length = clip.visual.positional_embedding.shape[0] + node.N_CTX
         for layer in range(1, node.PROMPT_DEPTH):
             if node.N_RM_OP >= length:

@@ -36,6 +36,8 @@ class ZeroshotClassifier(nn.Module):
         memory: memory bound of a batch; larger batches are split.
     """
 
+    text_features: Tensor
+
     def __init__(
         self,
         encoders: Encoders,
@@ -117,7 +119,7 @@ class ZeroshotCLIP(TrainerX):
         print(f"Templates: {self.templates(self.cfg, given)}")
         self.model = self.build_classifier(self.cfg, clip, dataset.classnames, given)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # as SimpleTrainer's
         """Test at once, since there is nothing to train."""
         print(f"{self.cfg.TRAINER.NAME} has nothing to train")
         self.test()

@@ -93,7 +93,8 @@ class StepGraph:
     def _forget(self) -> None:
         #: whether the next step on inputs of the usual shape is a replay
         self.captured = False
-        self._n_warm, self._shapes = 0, None
+        self._n_warm = 0
+        self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None
         # release the graph before the memory that it works on
         self._replay: Callable[[], None] | None = None
         self._buffers: list[Tensor] = []
@@ -101,7 +102,7 @@ class StepGraph:
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Take one step; inputs and outputs are those of ``step``, outputs without gradients."""
-        with self.rates.held():
+        with self.rates.on_device():
             if self.captured and self._replaced():
                 self._forget()
             shapes = [(tensor.shape, tensor.dtype) for tensor in inputs]
@@ -114,9 +115,10 @@ class StepGraph:
                     values = self._values_of(inputs)
             else:
                 if not self.captured:
-                    self._record(inputs)
+                    self._record(self.capture, inputs)
                 for buffer, tensor in zip(self._buffers, inputs, strict=True):
                     buffer.copy_(tensor)
+                assert self._replay is not None  # recorded by now
                 self._replay()
                 # a copy, since the next replay overwrites them before the log reads them
                 values = self._values.clone()
@@ -128,11 +130,11 @@ class StepGraph:
         self._names = list(summary)
         return torch.stack([value.reshape(()) for value in summary.values()])
 
-    def _record(self, inputs: Iterable[Tensor]) -> None:
+    def _record(self, capture: CudaCapture, inputs: Iterable[Tensor]) -> None:
         self._buffers = [tensor.clone() for tensor in inputs]
         # have the capture allocate gradients in the graph's own memory, where replays write them
         self.rates.optimizer.zero_grad(set_to_none=True)
-        self._replay, self._values = self.capture.record(lambda: self._values_of(self._buffers))
+        self._replay, self._values = capture.record(lambda: self._values_of(self._buffers))
         self.captured, self._captured_places = True, self._places()
         self._constants = list(self.constants())
 

@@ -18,6 +18,10 @@ from dassl.utils import SettingError
 #: keys, values and result of attention with the pads of ``AttentionGroups``, the hidden layer
 KEPT_ROWS = 12
 
+#: rows per token that a block keeps in addition if it changes itself: ``ln_1 x`` and the result of
+#: attention for low-rank terms, the input of a branch and its hidden layers up to this width in all
+KEPT_INSIDE = 4
+
 #: rows per token that the computation of one block needs at a time, forward or backward
 WORKING_ROWS = 24
 
@@ -48,7 +52,7 @@ def text_bytes(
         else:
             n_added += prompt.growth
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
-    rows = n_tokens * (WORKING_ROWS + for_backward * KEPT_ROWS * len(blocks))
+    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(len(blocks), changes))
     lengths = tuple(length + n_added for length in plan.suffix_lengths)
     if attends_in_sequences(text.device, lengths, n_prefix):
         n_places = n_prefix + max(lengths)
@@ -73,9 +77,14 @@ def image_bytes(
         blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
         return (WORKING_MAPS + for_backward * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
-    n_tokens += sum(prompt.growth for prompt in Changes.of(changes).prompts())
-    rows = n_tokens * (WORKING_ROWS + for_backward * KEPT_ROWS * n_blocks)
+    changes = Changes.of(changes)
+    n_tokens += sum(prompt.growth for prompt in changes.prompts())
+    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(n_blocks, changes))
     return rows * tower.transformer.width * _item_size(clip)
+
+
+def _kept_rows(n_blocks: int, changes: Changes) -> int:
+    return KEPT_ROWS * n_blocks + KEPT_INSIDE * changes.inside
 
 
 def _item_size(clip: CLIP) -> int:

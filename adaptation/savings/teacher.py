@@ -61,7 +61,7 @@ def source_fingerprint() -> str:
     files = [Path(tools.__file__), Path(random_state.__file__), *(here / name for name in own)]
     files += sorted(here.glob("savings/*.py"))
     for package in (clip, dassl.data):
-        files += sorted(Path(package.__file__).parent.rglob("*.py"))
+        files += sorted(Path(package.__path__[0]).rglob("*.py"))
     return sha256_of_all(files)
 
 
@@ -111,8 +111,7 @@ class FeatureFiles:
         limit = self.folder.limit
         try:
             with self.folder.locked() as save_file:
-                present = self.load(kind, key) if merge else None
-                if present is not None:
+                if merge is not None and (present := self.load(kind, key)) is not None:
                     tensors = merge(present, tensors)
                 data = _serialised(key, tensors)
                 if len(data) <= limit:
@@ -220,8 +219,9 @@ class TeacherCache:
             return compute(image)
         places = [self._place(view, len(views), image.device) for view in views]
         rows = [bank.rows.get(name) for bank, name in places]
-        if all(row is not None for row in rows):
-            return torch.stack(rows)
+        known = [row for row in rows if row is not None]
+        if len(known) == len(rows):
+            return torch.stack(known)
         computed = compute(image)
         for row, (bank, name) in zip(computed, places, strict=True):
             room = (len(bank.rows) + 1) * (row.nbytes + NAME_BYTES) < self.files.folder.limit
@@ -258,7 +258,7 @@ class TeacherCache:
 
     def _key(self) -> dict[str, Any]:
         device = self.model.logit_scale.device
-        kind = [device.type, torch.get_float32_matmul_precision()]
+        kind: list[object] = [device.type, torch.get_float32_matmul_precision()]
         if device.type == "cuda":
             kind += [torch.cuda.get_device_name(device), torch.backends.cudnn.allow_tf32]
             kind += [torch.version.cuda, torch.backends.cudnn.version()]
@@ -278,7 +278,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

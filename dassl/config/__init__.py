@@ -25,14 +25,14 @@ __all__ = [
 
 
 def optional(cfg: Any, key: str) -> Any:
-    """Return the value of a key that a configuration made elsewhere need not have.
+    """Return the value of a key, or its default where a configuration lacks it.
 
     Args:
-        cfg: configuration tree, also one that does not come from :func:`get_cfg_default`.
-        key: dotted key, one of the default tree.
+        cfg: configuration tree; it need not come from :func:`get_cfg_default`.
+        key: dotted key of the default tree.
 
     Returns:
-        Its value in ``cfg``, or else its default.
+        Its value in ``cfg``, else its default.
     """
     try:
         return attrgetter(key)(cfg)

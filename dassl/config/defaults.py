@@ -1,7 +1,7 @@
-"""Default configuration tree: keys and values as in Dassl 0.6.3, and a few more.
+"""Default configuration tree: the keys and values of Dassl 0.6.3, and a few of our own.
 
-More are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE. They are
-read with ``dassl.config.optional``, since a configuration tree made elsewhere does not have them.
+Our own are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE. Read
+them with ``dassl.config.optional``, since a configuration tree made elsewhere lacks them.
 """
 
 from __future__ import annotations

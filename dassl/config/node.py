@@ -1,4 +1,4 @@
-"""A yacs node with helpful errors and without yacs's number traps."""
+"""A yacs node with clear errors, which converts numbers as users expect."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class CfgNode(YacsNode):
             node[key] = value
 
     def raise_key_rename_error(self, full_key: str) -> None:
-        """Raise: ConfigKeyError: naming what takes the place of a key that there was."""
+        """Raise a ``ConfigKeyError`` that names the successor of a renamed key."""
         instead = self.__dict__[YacsNode.RENAMED_KEYS][full_key]
         new_key, note = instead if isinstance(instead, tuple) else (instead, "")
         note = f" ({note})" if note else ""
@@ -117,7 +117,7 @@ class CfgNode(YacsNode):
 
 
 def keys_of_file(path: str) -> list[str]:
-    """Dotted keys that a YAML file sets, those of the file it builds on included.
+    """Return the dotted keys that a YAML file and the files it builds on set.
 
     Args:
         path: path of the file.
@@ -130,7 +130,7 @@ def keys_of_file(path: str) -> list[str]:
 
 
 def values_of_file(path: str) -> dict[str, Any]:
-    """Values that a YAML file gives to dotted keys, those of the file it builds on included.
+    """Return dotted key -> value, as a YAML file and the files it builds on set them.
 
     Args:
         path: path of the file.
@@ -143,16 +143,16 @@ def values_of_file(path: str) -> dict[str, Any]:
 
 
 def decoded(value: Any) -> Any:
-    """What a value of a file, of the command line or of a printed config stands for.
+    """Return what a value in a file, on the command line or in a printed config stands for.
 
-    Texts are read as Python literals where they are one; a tuple is given as a list.
+    A text that is a Python literal is read as one; a tuple becomes a list.
     """
     value = CfgNode._decode_cfg_value(copy.deepcopy(value))
     return [decoded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def declare_from_file(cfg: CfgNode, path: str) -> None:
-    """Add the keys of a YAML file to a configuration; one that is known gets another default.
+    """Add the keys of a YAML file to a configuration; a known key gets a new default.
 
     Args:
         cfg: unfrozen configuration, extended in place.

@@ -1,8 +1,8 @@
-"""Settings of how a run is computed and what it prints, not of what it trains and tests.
+"""Keys that decide how a run is computed and what it prints, not what it trains and tests.
 
-A run that differs in nothing else is a run of the same method in the same setting: it goes on from
-another's checkpoints (``adaptation.checkpoints``) and has the same folder and row of a table
-(``scripts/planning.py``). Their values stand in the log of each run.
+Runs that differ in these keys alone are runs of one method in one setting: they continue from each
+other's checkpoints (``adaptation.checkpoints``), and share their folder (``scripts/planning.py``)
+and their row of a table. The log of each run shows the values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RUNTIME_KEYS = (
     "OUTPUT_DIR",
     "RESUME",
     "DATASET.ROOT",
-    # device and speed: other roundings, or another stream of random numbers
+    # device and speed: they change roundings, or the stream of random numbers
     "USE_CUDA",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.CACHE",
@@ -32,7 +32,7 @@ RUNTIME_KEYS = (
     "TEST.NO_TEST",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",
-    # leave to train for longer than the run was begun with
+    # permission to train for more epochs than the run was started with
     "TRAIN.EXTEND",
 )
 

@@ -49,6 +49,7 @@ class DataManager:
 
         check_loaders(cfg.DATALOADER)
         dataset = build_dataset(cfg)
+        tfm_train: Callable | Sequence[Callable] | None
         if custom_tfm_train is None:
             tfm_train = build_transform(cfg, is_train=True)
         else:

@@ -47,7 +47,7 @@ class CacheBusyError(CacheError):
 
 
 def cache_folder() -> Path:
-    """Folder of the cache: the variable DASSL_CACHE, else ``~/.cache/dassl``."""
+    """Return the folder of the cache: $DASSL_CACHE, else ``~/.cache/dassl``."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/dassl").expanduser()
 
 
@@ -96,7 +96,7 @@ class PixelFile:
         shapes = []
         with open(path, "wb") as file:
             for array in arrays:
-                file.write(np.ascontiguousarray(array))
+                file.write(np.ascontiguousarray(array).data)
                 shapes.append(array.shape)
             file.write(np.array(shapes, "<i8").tobytes())
 
@@ -117,11 +117,11 @@ def open_cache(
     Args:
         paths: image files, at least one.
         load: reads one as a uint8 array of three dimensions; called by several threads.
-        form: what `load` makes of a file: DECODED, or a text of one's own for arrays of one size.
+        form: what ``load`` makes of a file: DECODED, or another text for arrays of one size.
         dataset: name for the file and for messages.
         limit: bytes that all files of the cache may take.
         threads: images read at the same time.
-        upright: whether `load` applies the EXIF orientation.
+        upright: whether ``load`` applies the EXIF orientation.
 
     Raises:
         CacheError: if the images do not fit or the folder cannot be used.
@@ -141,10 +141,9 @@ def open_cache(
         if found is not None:
             return found
         if form == DECODED:
-            sizes = (_decoded_bytes(path, dataset) for path in paths)
+            size = _total((_decoded_bytes(path, dataset) for path in paths), limit)
         else:
-            sizes = [load(paths[0]).nbytes * len(paths)]
-        size = _total(sizes, limit)
+            size = _total([load(paths[0]).nbytes * len(paths)], limit)
 
         def write(temporary: Path) -> None:
             _check_free_space(folder.path, size)
@@ -177,7 +176,7 @@ def _fingerprint(paths: Sequence[str], form: str, upright: bool) -> str:
 
 @functools.cache
 def source_fingerprint() -> str:
-    """SHA-256 of the source files that decide on the pixels of a file."""
+    """Return the SHA-256 of the source files that decide on the pixels of a file."""
     files = [Path(tools.__file__), *sorted((Path(__file__).parent / "transforms").glob("*.py"))]
     return sha256_of_all(files)
 
@@ -192,7 +191,7 @@ def _decoded_bytes(path: str, dataset: str) -> int:
 
 
 def _total(sizes: Iterable[int], limit: int) -> int:
-    """Sum of sizes; CacheError as soon as it exceeds the limit."""
+    """Return the sum of sizes; raise ``CacheError`` as soon as it exceeds the limit."""
     total = 0
     for size in sizes:
         total += size
@@ -219,7 +218,7 @@ def _load_all(
 
 
 def _unreadable(paths: Sequence[str], load: Callable[[str], np.ndarray]) -> list[str]:
-    """What is wrong with the images that cannot be read, so that one look mends all."""
+    """Return what is wrong with each unreadable image, so that all can be mended at once."""
     texts: list[str] = []
     for path in tqdm(paths, desc="looking for unreadable images", leave=False, disable=is_quiet()):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 class InterruptibleLoader(DataLoader):
     """Loader whose workers ignore Ctrl-C: they end with the process that they work for."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         if threading.current_thread() is not threading.main_thread():
             return super().__iter__()
         missed: list[int] = []
@@ -43,7 +43,9 @@ class InterruptibleLoader(DataLoader):
 class CachingLoader(InterruptibleLoader):
     """Loader of a :class:`DatasetWrapper` that opens the cache before workers start."""
 
-    def __iter__(self) -> Iterator[Any]:
+    dataset: DatasetWrapper
+
+    def __iter__(self) -> Any:
         self.dataset.open_cache()
         return super().__iter__()
 

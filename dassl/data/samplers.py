@@ -147,7 +147,7 @@ class RandomClassSampler(Sampler[int]):
 def build_sampler(
     sampler_type: str,
     cfg: Any = None,
-    data_source: Sequence[Any] | None = None,
+    data_source: Sequence[Any] = (),
     batch_size: int = 32,
     n_domain: int = 0,
     n_ins: int = 16,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path as osp
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,12 +29,11 @@ __all__ = ["TrainerBase"]
 class TrainerBase:
     """Base class of all trainers.
 
-    Subclasses register their models in ``build_model``-like code and fill in ``run_epoch`` and
-    the other abstract methods.
+    Subclasses register their models, and implement ``run_epoch`` and the other abstract methods.
     """
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, nn.Module | None] = OrderedDict()
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: Any = None
@@ -148,7 +148,7 @@ class TrainerBase:
         return state
 
     def load_trainer_state(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`trainer_state` returned."""
+        """Restore what :meth:`trainer_state` returned."""
         set_random_state(state["random"])
         scaler = getattr(self, "scaler", None)
         # A disabled scaler has an empty state, which an enabled one refuses.
@@ -166,11 +166,12 @@ class TrainerBase:
         """
         names = self.get_model_names()
         paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
-        if not names or None in paths:
+        found = [path for path in paths if path is not None]
+        if not names or len(found) < len(names):
             print_detail("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
-        for name, path in zip(names, paths, strict=True):
+        for name, path in zip(names, found, strict=True):
             print_detail(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
             start_epoch = restore(
@@ -205,7 +206,7 @@ class TrainerBase:
             shown = "none" if val_result is None else f"{val_result:.1f}"
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
-            self.run_notes.loaded(checkpoint)
+            self.run_notes.note_loaded(checkpoint)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -273,7 +274,7 @@ class TrainerBase:
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a TensorBoard scalar; does nothing before :meth:`init_writer`."""
+        """Write a TensorBoard scalar; do nothing before :meth:`init_writer`."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -313,7 +314,7 @@ class TrainerBase:
         raise NotImplementedError
 
     def test(self) -> Any:
-        """Evaluate."""
+        """Evaluate the model."""
         raise NotImplementedError
 
     def parse_batch_train(self, batch: Any) -> Any:
@@ -324,7 +325,7 @@ class TrainerBase:
         """Take from a test batch what inference needs, on the device."""
         raise NotImplementedError
 
-    def forward_backward(self, batch: Any) -> dict[str, float]:
+    def forward_backward(self, batch: Any) -> Mapping[str, float | torch.Tensor]:
         """Do one training step and return numbers to log."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Files of a user's own: trainers that they register, config keys that they declare."""
+"""Import the files of a user that register trainers, and declare their config keys."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ class OwnFile(NamedTuple):
     def declare(self, cfg: CfgNode) -> bool:
         """Call ``extend_cfg(cfg)`` of the file and of the classes that it registered, if any.
 
-        Those whose places they took declare their keys first, so that a copy finds them.
+        Classes that these replace declare their keys first, so that a copy of one finds them.
+
+        Returns:
+            Whether the file or one of its classes has the function.
         """
         for entry in self.registered:
-            getattr(entry.replaced, DECLARE, _nothing)(cfg)
+            getattr(entry.replaced, DECLARE, _declare_nothing)(cfg)
         owners = (self.module, *(entry.obj for entry in self.registered))
         declaring = [getattr(owner, DECLARE) for owner in owners if hasattr(owner, DECLARE)]
         for declare in declaring:
@@ -39,8 +42,8 @@ class OwnFile(NamedTuple):
         return bool(declaring)
 
 
-def _nothing(cfg: CfgNode) -> None:
-    """What an object without keys of its own declares."""
+def _declare_nothing(cfg: CfgNode) -> None:
+    """Declare nothing, in place of an ``extend_cfg`` that an object lacks."""
 
 
 _loaded: dict[Path, OwnFile] = {}
@@ -49,15 +52,15 @@ _loaded: dict[Path, OwnFile] = {}
 def load_own_file(path: str) -> OwnFile:
     """Import a Python file that registers trainers, data sets or the like; once per process.
 
-    The file may import others beside it, relatively (``from .templates import X``) or by name. What
-    it registers under a name that is taken takes its place, and a note says so.
+    The file may import others beside it, relatively (``from .templates import X``) or by name. An
+    object that it registers under a taken name replaces the former one, and a note says so.
 
     Args:
         path: the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no Python, an import that fails, or nothing registered.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not Python, fails to import, or registers nothing.
     """
     file = Path(path).resolve()
     if not file.is_file():
@@ -91,9 +94,9 @@ def load_own_file(path: str) -> OwnFile:
 
 
 def _package_of(folder: Path) -> str:
-    """Name of a package that stands for a folder, whose files can then import one another.
+    """Return the name of a package that stands for a folder, so that its files can import others.
 
-    Files can also be imported by name from it, after everything else of that name.
+    The folder also joins the end of Python's path, for imports by a file's own name.
     """
     name = f"own_files_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
@@ -105,17 +108,17 @@ def _package_of(folder: Path) -> str:
 
 
 def declare_keys(cfg: CfgNode, path: str) -> None:
-    """Declare config keys that a file has.
+    """Declare the config keys of a file.
 
     Args:
         cfg: unfrozen configuration, extended in place.
         path: a YAML file of keys with their defaults, or a Python file with a function
-            ``extend_cfg(cfg)``, such as a ``train.py`` of published code. Nothing else of it is
-            run, but imports of yacs and constants: what it imports need not be here.
+            ``extend_cfg(cfg)``, such as a ``train.py`` of published code. Besides this function
+            only constants and imports of yacs are run: its other imports need not be installed.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: of another kind, without the function, or one that needs more of its file.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is neither, lacks the function, or the function needs more of it.
     """
     file = Path(path)
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""What a trainer notes of its run, and all that it can say of it afterwards, as plain values."""
+"""Notes that a trainer keeps of its run, and the facts of an ended run as plain values."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ import torch
 __all__ = ["RunNotes", "run_facts"]
 
 
-def _nothing() -> None:
-    """What happens at the start and the end of a run that nobody reports on."""
+def _report_nothing() -> None:
+    """Do nothing at the start or the end of a run that nobody reports on."""
 
 
 @dataclass
 class RunNotes:
-    """What a trainer keeps of its run for whoever reports on it.
+    """Notes that a trainer keeps of its run, for reports.
 
-    Whoever builds a trainer may set ``on_start``, called when nothing can refuse the run any more
-    (before the first epoch, and before a test), and ``on_end``, which the one who runs it calls.
+    The builder of a trainer may set ``on_start``, which the trainer calls when nothing can refuse
+    the run any more (before the first epoch, and before a test), and ``on_end``, which the caller
+    of the run calls.
     """
 
-    on_start: Callable[[], None] = _nothing
-    on_end: Callable[[], None] = _nothing
+    on_start: Callable[[], None] = _report_nothing
+    on_end: Callable[[], None] = _report_nothing
     #: wall time of each epoch of this start, and of all of them with what came between
     epoch_seconds: list[float] = field(default_factory=list)
     training_seconds: float | None = None
@@ -44,7 +45,7 @@ class RunNotes:
     val_result: float | None = None
 
     def keep_results(self, evaluator: Any) -> None:
-        """Note what an evaluator returns, also to a ``test`` that hands on one number of it."""
+        """Note all that an evaluator returns, of which a ``test`` may pass on one number."""
         evaluate = getattr(evaluator, "evaluate", None)
         if evaluate is None:
             return
@@ -55,18 +56,18 @@ class RunNotes:
 
         evaluator.evaluate = evaluate_and_note
 
-    def loaded(self, checkpoint: Mapping[str, Any]) -> None:
-        """Note which epoch's weights a checkpoint has brought."""
+    def note_loaded(self, checkpoint: Mapping[str, Any]) -> None:
+        """Note the epoch and the validation result of a checkpoint that was loaded."""
         self.loaded_epoch = checkpoint["epoch"]
         self.val_result = checkpoint.get("val_result")
 
 
 def run_facts(trainer: Any) -> dict[str, Any]:
-    """Return what a trainer can say of its run when that has ended.
+    """Return the facts of a trainer's run that has ended.
 
     Args:
-        trainer: any, also one with a ``train``, ``test``, data manager or evaluator of its own, for
-            which what cannot be known is None.
+        trainer: any trainer. Facts that cannot be known are None, as for one with a ``train``,
+            ``test``, data manager or evaluator of its own.
 
     Returns:
         Mapping of plain values: ``shots``, ``images_per_class``, ``data``, ``model``, ``result``,
@@ -117,7 +118,7 @@ def _data(cfg: Any, dataset: Any) -> dict[str, Any]:
 
 
 def _images(items: Iterable[Any], root: str) -> dict[str, Any]:
-    """Number of images, and a fingerprint of their paths below the data root and their labels."""
+    """Return the number of images, and a fingerprint of their labels and relative paths."""
     prefix = os.path.join(root, "")
     rows = [f"{item.impath.removeprefix(prefix)}\t{item.label}" for item in items]
     if os.sep != "/":
@@ -131,7 +132,7 @@ def _sha256(lines: Iterable[str]) -> str:
 
 
 def _model(trainer: Any, tested: bool) -> dict[str, Any]:
-    """Epoch of the weights, and what chose it, as far as the trainer knows."""
+    """Return the epoch of the weights, and what chose it, as far as the trainer knows."""
     notes = trainer.run_notes
     epoch = notes.loaded_epoch
     trained_to_the_end = notes.training_seconds is not None
@@ -158,7 +159,7 @@ def _result(trainer: Any) -> dict[str, Any] | None:
 
 
 def _trained_parameters(trainer: Any) -> int:
-    """Number of scalars that the registered optimisers change."""
+    """Return the number of scalars that the registered optimisers change."""
     optimisers = [trainer._optims[name] for name in trainer.get_model_names()]
     groups = [group for optimiser in optimisers if optimiser for group in optimiser.param_groups]
     found = {id(p): p.numel() for group in groups for p in group["params"] if p.requires_grad}
@@ -172,7 +173,7 @@ def _device(trainer: Any) -> dict[str, str]:
 
 
 def _host_peak() -> int | None:
-    """Most memory that the process has held so far, in bytes; None where the system keeps none."""
+    """Return the process's peak memory in bytes; None where the system does not record it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -53,7 +53,7 @@ class SimpleNet(nn.Module):
             **kwargs,
         )
         fdim = self.backbone.out_features
-        self.head = None
+        self.head: Any = None
         if model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS:
             self.head = build_head(
                 model_cfg.HEAD.NAME,
@@ -93,9 +93,13 @@ class SimpleTrainer(TrainerBase):
         cfg: configuration.
     """
 
-    # set by build_data_loader; the epoch is first set before
-    train_loader_x: DataLoader | None = None
-    train_loader_u: DataLoader | None = None
+    # `build_data_loader` sets them; `epoch` is assigned before that
+    train_loader_x: Any = None
+    train_loader_u: Any = None
+    # set by build_model and, while an epoch runs, by run_epoch
+    model: Any
+    num_batches: int
+    batch_idx: int
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class SimpleTrainer(TrainerBase):
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
         for loader in (self.train_loader_x, self.train_loader_u):
-            dataset = getattr(loader, "dataset", None)
+            dataset: Any = getattr(loader, "dataset", None)
             if hasattr(dataset, "set_epoch"):  # what was written for upstream has none
                 dataset.set_epoch(epoch)
 
@@ -151,7 +155,7 @@ class SimpleTrainer(TrainerBase):
             setting: what needs them, named in the error.
 
         Raises:
-            SettingError: there are not.
+            SettingError: there are none, or some are test images.
         """
         name, dataset = self.cfg.DATASET.NAME, self.dm.dataset
         if self.val_loader is None:
@@ -167,7 +171,7 @@ class SimpleTrainer(TrainerBase):
         )
 
     def check_cfg(self, cfg: Any) -> None:
-        """Raise if the configuration does not fit the trainer; does nothing here."""
+        """Check that the configuration fits the trainer; this class accepts any."""
 
     def build_data_loader(self) -> None:
         """Create the data manager and take over its loaders and class names."""
@@ -199,20 +203,20 @@ class SimpleTrainer(TrainerBase):
             self.model = nn.DataParallel(self.model)
 
     def steps_per_epoch(self) -> int:
-        """Number of training steps of an epoch."""
+        """Return the number of training steps of an epoch."""
         return len(self.train_loader_x)
 
     def test_step(self) -> int:
-        """Step, on the axis of the training's scalars, at which a test is logged.
+        """Return the step at which a test is logged, on the axis of the training's scalars.
 
-        A test after an epoch is at the epoch's last step, the test of the final model one further:
-        a run that only tests again, since it was finished, replaces the latter alone.
+        A test after an epoch has the epoch's last step, the test of the final model the next one:
+        a finished run that only tests again replaces the latter alone.
         """
         if self.has_ended:
             return self.max_epoch * self.steps_per_epoch()
         return (self.epoch + 1) * self.steps_per_epoch() - 1
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # Dassl's: the config says which epochs
         """Train from ``start_epoch`` to ``max_epoch``."""
         super().train(self.start_epoch, self.max_epoch)
 
@@ -252,7 +256,7 @@ class SimpleTrainer(TrainerBase):
         elif self.loader_of(self.cfg.TEST.SPLIT) is None:
             self.run_notes.not_tested = "no test images"
         if self.run_notes.not_tested:
-            # results/logs.py knows by this line that no result is to come
+            # this line tells results/logs.py that no result follows
             print(f"Not tested: {self.run_notes.not_tested}")
         else:
             chosen_on = self.chosen_on
@@ -269,7 +273,7 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self) -> None:
-        """Validate (``FINAL_MODEL: best_val``; ``best_test``: test) and save when due."""
+        """Evaluate where the best epoch is kept (``TEST.FINAL_MODEL``), and save when due."""
         last_epoch = (self.epoch + 1) == self.max_epoch
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
@@ -294,7 +298,7 @@ class SimpleTrainer(TrainerBase):
         self.best_result = state["best_result"]
 
     def loader_of(self, split: str) -> DataLoader | None:
-        """The loader of "val" or "test"; None where there are no such images."""
+        """Return the loader of "val" or "test"; None where there are no such images."""
         return self.val_loader if split == "val" else self.test_loader
 
     @torch.no_grad()
@@ -326,8 +330,8 @@ class SimpleTrainer(TrainerBase):
         self.evaluator.reset()
         print_result(f"Evaluate on the *{split}* set")
         for batch in tqdm(data_loader, disable=is_quiet()):
-            input, label = self.parse_batch_test(batch)
-            output = self.model_inference(input)
+            inputs, label = self.parse_batch_test(batch)
+            output = self.model_inference(inputs)
             self.evaluator.process(output, label)
         results = self.evaluator.evaluate()
         self.run_notes.test_seconds = time.perf_counter() - start

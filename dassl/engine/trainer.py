@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ __all__ = ["EpochLog", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", 
 
 
 def __getattr__(name: str) -> Any:
-    """``SummaryWriter``, which published code imports from here: TensorBoard takes seconds."""
+    """Import ``SummaryWriter``, which published code takes from here, when it is asked for."""
     if name == "SummaryWriter":
+        # TensorBoard takes seconds to import
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter
@@ -51,7 +52,7 @@ class EpochLog:
     def data_loaded(self) -> None:
         self.data_time.update(time.time() - self.end)
 
-    def step_done(self, summary: dict[str, float | torch.Tensor]) -> None:
+    def step_done(self, summary: Mapping[str, float | torch.Tensor]) -> None:
         """Log a step.
 
         Args:
@@ -121,9 +122,7 @@ class TrainerX(SimpleTrainer):
                 log.data_loaded()
                 log.step_done(self.forward_backward(batch))
 
-    def parse_batch_train(
-        self, batch: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Return images, labels and domains on the device."""
         return tuple(
             batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain")
@@ -157,9 +156,10 @@ class TrainerXU(SimpleTrainer):
                 self.batch_idx = batch_idx
                 batch_x, batch_u = next(batches_x), next(batches_u)
                 log.data_loaded()
-                log.step_done(self.forward_backward(batch_x, batch_u))
+                # its subclasses take two batches
+                log.step_done(self.forward_backward(batch_x, batch_u))  # type: ignore[call-arg]
 
-    def parse_batch_train(
+    def parse_batch_train(  # type: ignore[override]  # Dassl's: takes two batches
         self, batch_x: dict[str, Any], batch_u: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return labelled images, their labels, and unlabelled images, on the device."""

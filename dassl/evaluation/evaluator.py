@@ -67,7 +67,7 @@ class Classification(EvaluatorBase):
             mo: logits ``(batch, n_cls)``.
             gt: labels ``(batch,)``.
         """
-        # read at once: every reading waits for the device
+        # one transfer, since each one waits for the device
         predictions, labels = torch.stack([mo.argmax(dim=1), gt]).tolist()
         matches = [int(p == label) for p, label in zip(predictions, labels, strict=True)]
         self._correct += sum(matches)
@@ -115,7 +115,7 @@ class Classification(EvaluatorBase):
         return results
 
     def counts(self) -> dict[str, Any]:
-        """Return what the results are made of, as plain values.
+        """Return the counts behind the results, as plain values.
 
         Returns:
             ``total`` and ``correct`` images, and ``per_class``: of every class that has images

@@ -22,7 +22,7 @@ def compute_accuracy(
     Returns:
         One tensor ``(1,)`` per k, in percent.
     """
-    if isinstance(output, (tuple, list)):
+    if not isinstance(output, torch.Tensor):
         output = output[0]
     ranked = output.topk(max(topk), dim=1).indices  # (batch, max k)
     correct = ranked == target.view(-1, 1)

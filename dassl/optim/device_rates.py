@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam, RMSprop
 
-#: What makes PyTorch's kernels read the learning rate from the device (as of 2.15). SGD does so in
-#: its fused form alone: the others pass the number that the rate was. RMSprop and RAdam have no
-#: fused form, and of their two others the one over lists of tensors does. Without `capturable` the
-#: number of steps is kept on the host.
+#: Settings with which PyTorch's kernels read the learning rate from the device (as of 2.15). SGD
+#: needs its fused form: the other forms pass the rate as a plain number. RMSprop and RAdam have no
+#: fused form; of their two forms, the one over lists of tensors reads it. Without `capturable` the
+#: number of steps stays on the host.
 SETTINGS: dict[type[Optimizer], dict[str, bool]] = {
     SGD: {"fused": True},
     Adam: {"fused": True, "capturable": True},
@@ -29,11 +29,11 @@ CAPTURABLE_ON = ("cuda",)
 class DeviceRates:
     """Learning rates of an optimiser as tensors, for the time of a step.
 
-    Outside of ``held`` the optimiser is as it was built: schedules set plain numbers in it, log
-    lines and checkpoints take plain numbers from it, and none of them waits for the device.
+    Outside of :meth:`on_device` the optimiser is as it was built: schedules set plain numbers in
+    it, log lines and checkpoints take plain numbers from it, and none waits for the device.
 
     Args:
-        optimizer: with one or more groups of parameters on one device.
+        optimizer: optimiser with one or more groups of parameters on one device.
 
     Raises:
         ValueError: an optimiser whose steps cannot be repeated by a CUDA graph.
@@ -59,8 +59,8 @@ class DeviceRates:
         self._numbers: list[float | None] = [None] * len(self.rates)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within the block the optimiser reads its rates, as they are now, from the device."""
+    def on_device(self) -> Iterator[None]:
+        """Let the optimiser read its present rates from the device within the block."""
         groups = self.optimizer.param_groups
         for index, (group, rate) in enumerate(zip(groups, self.rates, strict=True)):
             if group["lr"] != self._numbers[index]:
@@ -74,7 +74,7 @@ class DeviceRates:
             group.update(lr=rate, **self.settings)
         try:
             with warnings.catch_warnings():
-                # some steps are meant to run outside of a graph
+                # the first steps run outside of a graph
                 warnings.filterwarnings("ignore", message=".*capturable=True")
                 yield
         finally:
@@ -82,7 +82,7 @@ class DeviceRates:
                 group.update(values)
 
     def _move_step_counts(self) -> None:
-        """Bring the step counts to the device; a checkpoint's stay on the host when loaded."""
+        """Move the step counts to the device; those of a loaded checkpoint are on the host."""
         for parameter, state in self.optimizer.state.items():
             if "step" in state:
                 state["step"] = state["step"].to(parameter.device)

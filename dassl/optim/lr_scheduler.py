@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
@@ -40,11 +41,11 @@ class _BaseWarmupScheduler(LRScheduler):
         self.verbose = verbose
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group in the present warm-up epoch."""
         raise NotImplementedError
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
         return self.warmup_lr()
@@ -62,7 +63,7 @@ class _BaseWarmupScheduler(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return plain data only; ``successor`` is the state dict of the inner schedule."""
         state = super().state_dict()
-        del state["verbose"]  # of the process, not of the run
+        del state["verbose"]  # a setting of the process, not of the run
         return {**state, "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -87,7 +88,7 @@ class ConstantWarmupScheduler(_BaseWarmupScheduler):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         return [self.cons_lr for _ in self.base_lrs]
 
 
@@ -106,7 +107,7 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
@@ -138,7 +139,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
             )
         scheduler = MultiStepLR(optimizer, milestones=list(stepsize), gamma=optim_cfg.GAMMA)
     else:
-        scheduler = CosineAnnealingLR(optimizer, T_max=float(optim_cfg.MAX_EPOCH))
+        scheduler = CosineAnnealingLR(optimizer, T_max=optim_cfg.MAX_EPOCH)
 
     if optim_cfg.WARMUP_EPOCH <= 0:
         return scheduler

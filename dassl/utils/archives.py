@@ -1,4 +1,4 @@
-"""Unpacking archives that come from elsewhere."""
+"""Safe unpacking of archives from sources that are not trusted."""
 
 from __future__ import annotations
 

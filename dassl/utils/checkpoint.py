@@ -8,6 +8,7 @@ import pickle
 import shutil
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -275,7 +276,7 @@ class _Inert:
     state: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take the arguments of the real class."""
+        """Accept the arguments of the real class, and ignore them."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -290,7 +291,7 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
         # A defaultdict is filled with items after it was made, which needs a real dict.
         stand_ins = {"collections.defaultdict": _empty_dict}
-        inert = [(stand_ins.get(name, _Inert), name) for name in names]
+        inert: list[Any] = [(stand_ins.get(name, _Inert), name) for name in names]
         with torch.serialization.safe_globals(inert):
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
@@ -301,7 +302,7 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
 
 
 def _without_objects(value: Any) -> Any:
-    """Replace a stand-in by the plain state of its object, less the optimiser it refers to."""
+    """Replace each stand-in by the plain state of its object, without the object's optimiser."""
     if isinstance(value, _Inert):
         if not isinstance(value.state, dict):
             return None
@@ -327,5 +328,5 @@ def _free(folder: str) -> str:
         return "no such folder"
 
 
-def _strip_module(state_dict: dict[str, Any]) -> OrderedDict:
+def _strip_module(state_dict: Mapping[str, Any]) -> OrderedDict:
     return OrderedDict((k.removeprefix("module."), v) for k, v in state_dict.items())

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 __all__ = ["Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
 
@@ -27,8 +27,8 @@ class Logger:
     """Text stream that writes to the console and to a file.
 
     Every full line reaches the file at once, so a killed run leaves its log. Closing the logger
-    closes the file only; the console belongs to the process. A run outlives both: what is left
-    for a console that was closed, or a file that cannot be written, goes to the other one alone.
+    closes the file only; the console belongs to the process. A run outlives both: when
+    the console was closed, or the file cannot be written, text goes to the other one alone.
 
     Args:
         fpath: log file, opened for appending; None writes to the console only.
@@ -54,22 +54,22 @@ class Logger:
     def write_at(self, level: int, msg: str) -> None:
         """Write text that the console shows from a level on."""
         if level <= self.level:
-            with self._without_console():
+            with self._surviving_console():
                 self.console.write(msg)
         if self.file is not None:
-            with self._giving_up():
+            with self._surviving_file():
                 self.file.write(msg)
 
     def flush(self) -> None:
-        with self._without_console():
+        with self._surviving_console():
             self.console.flush()
         if self.file is not None:
-            with self._giving_up():
+            with self._surviving_file():
                 self.file.flush()
                 os.fsync(self.file.fileno())
 
     @contextmanager
-    def _without_console(self) -> Iterator[None]:
+    def _surviving_console(self) -> Iterator[None]:
         """Go on without a console that was closed, as in ``... | head``, if there is a file."""
         try:
             yield
@@ -83,12 +83,14 @@ class Logger:
             )
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """Go on without the file when it cannot be written: a run is worth more than its log."""
+    def _surviving_file(self) -> Iterator[None]:
+        """Go on without a file that cannot be written: a run is worth more than its log."""
         try:
             yield
         except OSError as error:
             file, self.file = self.file, None
+            if file is None:
+                raise
             print(f"Note: {file.name} ends here: {error.strerror}", file=sys.stderr)
             with suppress(OSError):  # closing writes what is left
                 file.close()
@@ -163,7 +165,7 @@ def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:
             f"cannot write {fpath} ({error.strerror}): choose another folder with --output-dir "
             "(OUTPUT_DIR)"
         ) from error
-    if not _locked(logger.file):
+    if logger.file is not None and not _locked(logger.file):
         logger.close()
         raise BlockingIOError(
             f"another process is writing {fpath}: wait for it, or choose another folder with "
@@ -173,7 +175,7 @@ def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:
 
 
 def _locked(file: TextIO) -> bool:
-    """Lock a file until it is closed, where the system can; return False if another has it."""
+    """Lock a file until it is closed, where the system can; return False if it is taken."""
     if fcntl is None:
         return True
     # the workers of a killed run have its files open until they notice, some seconds later

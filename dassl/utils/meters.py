@@ -27,7 +27,9 @@ class AverageMeter:
 
     def reset(self) -> None:
         """Forget all values."""
-        self._val = self._avg = self._sum = 0.0
+        self._val: float | torch.Tensor = 0.0
+        self._avg: float | torch.Tensor = 0.0
+        self._sum: float | torch.Tensor = 0.0
         self.count = 0
 
     @property
@@ -58,7 +60,7 @@ class AverageMeter:
             self._avg = self._sum / self.count
 
     def average(self) -> float | torch.Tensor:
-        """The average on the device of the values: a tensor if they were tensors."""
+        """Return the average: a tensor on the values' device if these were tensors."""
         return self._avg
 
 

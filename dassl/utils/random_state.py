@@ -19,7 +19,8 @@ def get_random_state() -> dict[str, Any]:
     The result holds numbers, tuples and tensors only, so a checkpoint with it can be read with
     ``weights_only=True``.
     """
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    _, keys, position, has_gauss, cached = state
     return {
         "python": random.getstate(),
         "numpy": (torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),

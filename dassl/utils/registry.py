@@ -17,7 +17,7 @@ from support.hints import nearest
 
 
 class Registered(NamedTuple):
-    """A registration: name of the registry, object, and what had its name before or None."""
+    """A registration: name of the registry, object, and the object that it replaced or None."""
 
     registry: str
     obj: Any
@@ -121,7 +121,7 @@ class Registry:
         return name in self._obj_map
 
     def import_files(self, package: str, path: Iterable[str]) -> None:
-        """Import every file of a package, so that what it holds registers itself.
+        """Import every file of a package, so that its objects register themselves.
 
         A file that fails, such as a half-written one, is named on standard error and left out.
 
@@ -136,13 +136,14 @@ class Registry:
             try:
                 importlib.import_module(name)
             except Exception as error:
-                file = Path(module.module_finder.path, f"{module.name}.py")
+                finder: Any = module.module_finder  # a FileFinder
+                file = Path(finder.path, f"{module.name}.py")
                 self._leave_out(name, file, error)
 
     def declare_keys(self, cfg: Any) -> None:
         """Add the config keys that registered objects declare.
 
-        Files whose ``extend_cfg`` fails are left out, as those that cannot be imported.
+        Files whose ``extend_cfg`` fails are left out, like those that cannot be imported.
 
         Args:
             cfg: unfrozen configuration, passed to the ``extend_cfg`` of each object that has one.
@@ -157,7 +158,7 @@ class Registry:
                 self._leave_out(obj.__module__, Path(inspect.getfile(obj)), error)
 
     def check(self, name: str, key: str = "") -> None:
-        """Check that a name is that of an object which can be used.
+        """Check that a name stands for an object that can be used.
 
         Args:
             name: name to look for.
@@ -198,7 +199,7 @@ class Registry:
 
 @contextmanager
 def replacing_names() -> Iterator[list[Registered]]:
-    """Let what is registered in this context take the place of what had its name, with a note.
+    """Let objects registered in this context replace those of the same name, with a note.
 
     Yields:
         A list that is filled as objects are registered. Of two of them with one name, the second is

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-#: EXIF orientation -> what brings it to 1
+#: EXIF orientation -> transposition that turns the image upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -131,8 +131,8 @@ class ImageError(ValueError):
     """An image file that cannot be used; the message names it.
 
     Args:
-        text: the message. A loader's worker process hands an error over as its traceback, of which
-            the message is the end; that alone is kept.
+        text: the message. A worker process of a loader passes an error on as a traceback that ends
+            with the message; only the message is kept.
     """
 
     def __init__(self, text: str) -> None:
@@ -189,7 +189,7 @@ def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Ima
             return to_rgb(turned_upright(image) if upright else image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError and struct.error for damaged files.
     except Exception as error:
-        raise ImageError(f'cannot read image "{path}"{owner}: {_why(path, error)}') from error
+        raise ImageError(f'cannot read image "{path}"{owner}: {_explain(path, error)}') from error
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
@@ -202,7 +202,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose writes the EXIF block anew, which fails where others of its values are
     # damaged; reading it may fail as well, with nearly anything, and the pixels are sound
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return image
     # Pillow turns a TIFF itself, and some of its versions leave the orientation as it was
@@ -211,7 +211,7 @@ def turned_upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an opened image to RGB, in the way of :func:`read_image`.
+    """Convert an opened image to RGB, as :func:`read_image` describes.
 
     Raises:
         ValueError: if its pixels are floating-point numbers or exceed 16 bits.
@@ -230,7 +230,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _why(path: str, error: Exception) -> str:
+def _explain(path: str, error: Exception) -> str:
     """Say what is wrong with an image file, and what to do about it."""
     if isinstance(error, PermissionError):
         return "permission denied"

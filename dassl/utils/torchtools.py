@@ -54,9 +54,7 @@ def open_specified_layers(model: nn.Module, open_layers: str | Iterable[str]) ->
         module.requires_grad_(name in names)
 
 
-def count_num_param(
-    model: nn.Module | None = None, params: nn.Module | Iterable | None = None
-) -> int:
+def count_num_param(model: nn.Module | None = None, params: Iterable | None = None) -> int:
     """Return the number of scalar parameters.
 
     Args:

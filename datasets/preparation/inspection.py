@@ -15,7 +15,7 @@ from ..whereabouts import explain_missing, similar_folders
 from .sources import CONFIGS, Source
 
 if TYPE_CHECKING:
-    from ..fewshot import FewShotDataset
+    from ..fewshot import FewShotDataset, Lists
 
 # Published counts are compared with this tolerance; one of them (ImageNet's) is rounded.
 TOLERANCE = 0.01
@@ -89,6 +89,7 @@ def read_lists(dataset: FewShotDataset) -> tuple[str, tuple]:
     Raises:
         OSError, ValueError: as the data set itself does when something is missing or wrong.
     """
+    lists: Lists
     if dataset.split_file is None:
         state, lists = READY, dataset.read_annotations()
     elif not os.path.isfile(split := os.path.join(dataset.dataset_dir, dataset.split_file)):
@@ -182,6 +183,8 @@ def _implausible(classes: int, images: Sequence[int | None], source: Source) -> 
     if classes != source.classes:
         wrong.append(f"{classes} classes instead of {source.classes}")
     for part, found, expected in zip(("train", "val", "test"), images, source.images, strict=True):
-        if expected is not None and abs(found - expected) > TOLERANCE * expected:
+        if expected is None or found is None:
+            continue
+        if abs(found - expected) > TOLERANCE * expected:
             wrong.append(f"{found:,} {part} images instead of {expected:,}")
     return ", ".join(wrong)

@@ -101,7 +101,7 @@ def choose(names: Iterable[str], sources: dict[str, Source]) -> list[str]:
         ValueError: an unknown name; suggests the nearest one.
     """
     known = sorted({*sources, *(path.stem for path in CONFIGS.glob("*.yaml"))})
-    chosen = []
+    chosen: list[str] = []
     for name in names:
         if name != "all" and name not in known:
             choices = [*known, "all"]

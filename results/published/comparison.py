@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import groupby
+from typing import Any
 
 from ..rows import Row, in_order
 from ..runs import shots_name
 from ..tables import Table, cell, chosen_on_test, print_records
-from .figures import PROTOCOLS, read_published
+from .figures import PROTOCOLS, Figure, read_published
 from .matching import Comparison, compare
 
 
@@ -28,14 +29,16 @@ def comparison_lines(comparisons: list[Comparison], sources: dict[str, int]) -> 
     """
     lines = []
     for _, group in groupby(comparisons, key=lambda c: (id(c.row), c.metric)):
-        same = defaultdict(list)
+        same: dict[float, list[tuple[Comparison, Figure]]] = defaultdict(list)
         for c in group:
-            same[c.figure.percent].append(c)
-        for first, *others in same.values():
+            if c.figure is not None:
+                same[c.figure.percent].append((c, c.figure))
+        for alike in same.values():
+            first, published = alike[0]
             numbers = []
-            for figure in (c.figure for c in (first, *others)):
+            for _, figure in alike:
                 details = [figure.source]
-                if figure.method != first.figure.method:
+                if figure.method != published.method:
                     details[0] += f", there {figure.method}"
                 if figure.epochs:
                     details.append(f"{figure.epochs} epochs")
@@ -45,7 +48,7 @@ def comparison_lines(comparisons: list[Comparison], sources: dict[str, int]) -> 
             row = first.row
             lines.append(
                 [row.line.trainer, row.line.config, str(shots_name(row.method.shots)), row.dataset]
-                + [first.figure.method, first.metric, cell(row, first.metric), first.figure.value]
+                + [published.method, first.metric, cell(row, first.metric), published.value]
                 + [f"{first.difference:+.2f}", in_deviations(first)]
                 + [" ".join(f"[{number}]" for number in numbers)]
             )
@@ -88,7 +91,8 @@ def comparison_records(comparisons: list[Comparison]) -> list[dict]:
     result = []
     for c in comparisons:
         method = c.row.method
-        record = {"protocol": c.protocol, "dataset": c.row.dataset, "trainer": method.trainer}
+        record: dict[str, Any] = {"protocol": c.protocol, "dataset": c.row.dataset}
+        record |= {"trainer": method.trainer}
         record |= {"config": method.config, "shots": shots_name(method.shots)}
         record |= {"seeds": len(c.row.seeds)}
         record |= {"backbone": c.row.backbone, "metric": c.metric}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from protocols import ELEVEN, SOURCE
 from results.runs import TABLES, TITLES
@@ -13,7 +14,7 @@ FOLDER = Path(__file__).parent
 AVERAGE = "average"
 # Protocols of published figures; an ablation is of base-to-new runs in several settings.
 PROTOCOLS = TITLES | {"ablation": "Ablation"}
-# What an average is over, where the figure does not say that it lacks some.
+# Data sets of an average, unless a figure names some that it lacks.
 AVERAGED = {key: protocol.targets(SOURCE) for key, protocol in TABLES.items()}
 AVERAGED["ablation"] = ELEVEN
 
@@ -56,7 +57,7 @@ class Figure:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The data sets that an average of this protocol is over, in order."""
+        """Data sets of an average of this protocol, in order."""
         return tuple(d for d in AVERAGED[self.protocol] if d not in self.without)
 
 
@@ -108,9 +109,9 @@ def parse(line: dict[str, str]) -> Figure:
     if unknown := [d for d in without if d not in known or line["dataset"] != AVERAGE]:
         raise ValueError(f"{', '.join(unknown)} cannot be missing from {line['dataset']}")
     pairs = [pair.partition("=") for pair in line["settings"].split(";") if pair]
-    parsed = {
+    parsed: dict[str, Any] = {
         "without": without,
         "shots": int(line["shots"]) if line["shots"] else None,
         "settings": tuple((key, value) for key, _, value in pairs),
     }
-    return Figure(**line | parsed)
+    return Figure(**{**line, **parsed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..rows import Row, average_row
 from ..runs import METRICS, shots_name
@@ -14,8 +15,8 @@ from .figures import AVERAGE, Figure
 BACKBONE, SHOTS, SOURCE, SETTING, DATASET, COMPLETE = range(6)
 
 
-def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
-    """Return why a row is not of the published method: what fails and how; empty if it is.
+def method_differences(row: Row, figure: Figure) -> list[tuple[int, str]]:
+    """Return why a row is not of the published method: what differs and how; empty if it is.
 
     Args:
         row: of the figure's trainer.
@@ -27,21 +28,21 @@ def unlike(row: Row, figure: Figure) -> list[tuple[int, str]]:
         reasons.append((BACKBONE, f"backbone {ours}, published {figure.backbone}"))
     if figure.shots not in (None, row.method.shots):
         plural = "" if row.method.shots == 1 else "s"
-        ours = shots_name(row.method.shots)
-        reasons.append((SHOTS, f"{ours} shot{plural}, published {figure.shots}"))
+        number = shots_name(row.method.shots)
+        reasons.append((SHOTS, f"{number} shot{plural}, published {figure.shots}"))
     if row.method.source not in ("", "imagenet"):
         reasons.append((SOURCE, f"trained on {row.method.source}, published imagenet"))
     for key, values in figure.settings:
-        ours = row.facts.get(key)
-        if ours is None or len(ours) > 1 or not ours <= set(values.split("|")):
-            shown = "not in the logs" if ours is None else ", ".join(sorted(ours)) or "empty"
+        found = row.facts.get(key)
+        if found is None or len(found) > 1 or not found <= set(values.split("|")):
+            shown = "not in the logs" if found is None else ", ".join(sorted(found)) or "empty"
             wanted = values.replace("|", " or ") or "empty"
             reasons.append((SETTING, f"{key} is {shown}, published {wanted}"))
     return reasons
 
 
-def elsewhere(row: Row, figure: Figure) -> list[tuple[int, str]]:
-    """Return why a row is not of a figure's data set or average, as ``unlike`` does."""
+def data_set_differences(row: Row, figure: Figure) -> list[tuple[int, str]]:
+    """Return why a row is not of a figure's data set or average, in the same form."""
     if not row.covered:
         if row.dataset == figure.dataset:
             return []
@@ -74,6 +75,8 @@ class Comparison:
     @property
     def difference(self) -> float:
         """Ours minus the published one, in points."""
+        if self.figure is None:
+            raise ValueError(f"no published figure: {self.reason}")
         return self.row.mean[self.metric] - self.figure.percent
 
     @property
@@ -83,7 +86,7 @@ class Comparison:
         return self.difference / spread if spread else None
 
 
-def of_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[Comparison]:
+def compare_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[Comparison]:
     """Return every metric of a row beside all published figures of the same thing.
 
     Args:
@@ -98,8 +101,8 @@ def of_row(row: Row, figures: dict[tuple[str, str, str], list[Figure]]) -> list[
         for figure in figures.get((row.method.trainer, row.protocol, metric), ()):
             method = figure.backbone, figure.shots, figure.settings
             if method not in checked:
-                checked[method] = unlike(row, figure)
-            tried.append((checked[method] + elsewhere(row, figure), figure))
+                checked[method] = method_differences(row, figure)
+            tried.append((checked[method] + data_set_differences(row, figure), figure))
         matches = [figure for reasons, figure in tried if not reasons]
         comparisons += [Comparison(row, metric, figure) for figure in matches]
         if not matches:
@@ -126,7 +129,7 @@ def partial_averages(rows: list[Row], figures: Iterable[Figure], ci95: bool) -> 
     """
     asked = {(f.trainer, f.runs, f.averaged): None for f in figures if f.trainer and f.without}
     for trainer, protocol, datasets in asked:
-        lines = defaultdict(dict)
+        lines: dict[Any, dict[str, Row]] = defaultdict(dict)
         for row in rows:
             if (row.method.trainer, row.protocol) != (trainer, protocol) or row.covered:
                 continue
@@ -150,8 +153,8 @@ def compare(rows: list[Row], figures: list[Figure], ci95: bool = False) -> list[
     index = defaultdict(list)
     for figure in figures:
         index[figure.trainer, figure.runs, figure.metric].append(figure)
-    comparisons = [c for row in rows for c in of_row(row, index)]
+    comparisons = [c for row in rows for c in compare_row(row, index)]
     for row in partial_averages(rows, figures, ci95):
         # These are there for the comparison only.
-        comparisons += [c for c in of_row(row, index) if c.figure or c.incomplete]
+        comparisons += [c for c in compare_row(row, index) if c.figure or c.incomplete]
     return comparisons

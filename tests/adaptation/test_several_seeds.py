@@ -114,10 +114,10 @@ def test_seeds_together_are_as_alone(build, method):
     images, texts = [], []
     encode_image, encode_text = one.clip.encode_image, one.clip.encode_text
 
-    def counted_image(image, prompts=None):
+    def counted_image(image, prompts=None, **options):
         if torch.is_grad_enabled() or len(image) == 8:
             images.append((len(image), bool(prompts)))
-        return encode_image(image, prompts)
+        return encode_image(image, prompts, **options)
 
     def counted_text(text, prompts=None):
         if text is one.text and prompts and torch.is_grad_enabled():
@@ -228,9 +228,9 @@ def test_known_views_are_not_encoded_again(build, tmp_path):
     clip, calls = again.runs[0].trainer.model.clip, []
     encode = clip.encode_image
 
-    def counted(image, prompts=None):
+    def counted(image, prompts=None, **options):
         calls.append(bool(prompts))
-        return encode(image, prompts)
+        return encode(image, prompts, **options)
 
     clip.encode_image = counted
     again.train()

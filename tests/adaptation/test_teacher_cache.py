@@ -52,10 +52,10 @@ def build(make_cfg, method, *pairs):
     clip, images, texts = trainer.model.clip, [], []
 
     def counted(encode, sizes):
-        def counting(what, prompts=None):
+        def counting(what, prompts=None, **options):
             if not prompts:
                 sizes.append(len(what))
-            return encode(what, prompts)
+            return encode(what, prompts, **options)
 
         return counting
 

@@ -15,7 +15,7 @@ from adaptation.templates import (
 )
 from adaptation.texts import encode_templates
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from tests.datasets.miniatures import BY_STEM
 
 TEXTS = ("a drawing of a {}, a kind of animal.", "{} on paper.")
@@ -132,6 +132,22 @@ def test_the_teacher(make_cfg, method, texts):
     # kept features may come from another size of parts, which rounds otherwise
     torch.testing.assert_close(model.frozen_text_features(), want, rtol=1e-5, atol=1e-6)
     assert TEXTS[0] not in model.learner.template
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ()])
+def test_a_method_chooses_the_texts_of_its_teacher(make_cfg, monkeypatch, texts):
+    """Here the data set's own, as KgCoOp does; DATASET.TEMPLATES has precedence."""
+
+    class OwnTeacher(TRAINER_REGISTRY.get("PromptSRC")):
+        @classmethod
+        def teacher_templates(cls, cfg):
+            return (dataset_template(cfg.DATASET.NAME),)
+
+    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "PromptSRC", OwnTeacher)
+    monkeypatch.setattr(DATASET_REGISTRY.get("TestImages"), "template", "{} texture.")
+    model = build(make_cfg, "PromptSRC", texts).model
+    want = encode_templates(model.encoders, model.classnames, texts or ("{} texture.",), unit=False)
+    torch.testing.assert_close(model.frozen_text_features(), want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_checkpoint_holds_the_texts(make_cfg, data_root):

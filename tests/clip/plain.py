@@ -70,8 +70,10 @@ def encode_text(model: CLIP, ids: Tensor, changes: LayerChanges | None = None) -
     return torch.stack(features)
 
 
-def encode_image(model: CLIP, images: Tensor, changes: LayerChanges | None = None) -> Tensor:
-    """``(N, embed_dim)`` of a ViT; prompts shared or per image."""
+def encode_image(
+    model: CLIP, images: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
+) -> Tensor:
+    """``(N, embed_dim)`` of a ViT, or ``(N, n_rows, width)``; prompts shared or per image."""
     tower, features, changes = model.visual, [], Changes.of(changes)
     patch = tower.conv1.kernel_size[0]
     for n, image in enumerate(images):
@@ -88,5 +90,6 @@ def encode_image(model: CLIP, images: Tensor, changes: LayerChanges | None = Non
             if i == 0:
                 x = norm(tower.ln_pre, x)
             x = block(layer, x, causal=False, change=changes[i])
-        features.append(norm(tower.ln_post, x)[0] @ tower.proj)
+        rows = norm(tower.ln_post, x)
+        features.append(rows[0] @ tower.proj if n_rows is None else rows[:n_rows])
     return torch.stack(features)

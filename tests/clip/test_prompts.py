@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,55 +17,16 @@ from clip.layers import ResidualAttentionBlock, fused_mlp
 from clip.model import CLIP, VisionTransformer
 from clip.packing import PackedText
 from tests.clip import plain
-
-VOCABULARY, CONTEXT, LAYERS, WIDTH, VISION_WIDTH = 60, 24, 4, 64, 128
-START, END = VOCABULARY - 2, VOCABULARY - 1
-
-
-@pytest.fixture(scope="module", params=[("cpu",), ()], ids=["groups", "sequences"])
-def model(request) -> Iterator[CLIP]:
-    """Small random CLIP in float64 with biases and gains that are not trivial.
-
-    Its text encoder attends as on a CPU, and as on other devices.
-    """
-    generator = torch.Generator().manual_seed(0)
-    model = CLIP(32, 32, LAYERS, VISION_WIDTH, 8, CONTEXT, VOCABULARY, WIDTH, 1, LAYERS).double()
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data += 0.1 * noise
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed_attention, "GROUPS_ON", request.param)
-        yield model.requires_grad_(False).eval()
-
-
-def token_ids(rows: list[list[int]]) -> Tensor:
-    ids = torch.zeros(len(rows), CONTEXT, dtype=torch.long)
-    for c, row in enumerate(rows):
-        ids[c, : len(row) + 2] = torch.tensor([START, *row, END])
-    return ids
-
-
-def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for shape in shapes
-    ]
-
-
-def assert_same(fast: Tensor, slow: Tensor, prompts: list[Tensor]) -> None:
-    """Equal features, and equal gradients of every prompt under a random linear functional."""
-    assert fast.shape == slow.shape
-    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    weights = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1)).double()
-    fast_grads = torch.autograd.grad((fast * weights).sum(), prompts)
-    slow_grads = torch.autograd.grad((slow * weights).sum(), prompts)
-    for a, b in zip(fast_grads, slow_grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
-
-
-names = st.lists(
-    st.lists(st.integers(1, VOCABULARY - 3), min_size=0, max_size=7), min_size=1, max_size=6
+from tests.clip.small import (
+    CONTEXT,
+    LAYERS,
+    VISION_WIDTH,
+    VOCABULARY,
+    WIDTH,
+    assert_same,
+    names,
+    tensors,
+    token_ids,
 )
 
 
@@ -432,6 +391,8 @@ def test_impossible_image_prompts(model, plain):
         model.encode_image(image, {1: Prompt(torch.zeros(1, VISION_WIDTH), drop=17)}, plain)
     with pytest.raises(ValueError, match="2 sequences"):
         model.encode_image(image, {0: Prompt(torch.zeros(3, 1, VISION_WIDTH))}, plain)
+    with pytest.raises(ValueError, match="for text only"):
+        model.encode_image(image, {0: Prompt(torch.zeros(1, VISION_WIDTH), at=(1, 2))}, plain)
 
 
 def test_impossible_prompts_themselves():

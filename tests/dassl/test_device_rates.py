@@ -52,7 +52,7 @@ def epochs(node, plain: bool, n: int = 7, steps: int = 2):
             if held is None:
                 one_step(parameters, optimizer)
             else:
-                with held.held():
+                with held.on_device():
                     one_step(parameters, optimizer)
         schedule.step()
     return parameters, optimizer, schedule, used
@@ -103,7 +103,7 @@ def test_a_captured_step_reads_the_rate_of_the_time(capturable_on_cpu, name):
     assert held.settings.get("capturable", False) == (name != "sgd")
     for epoch in range(7):
         for _ in range(2):
-            with held.held():
+            with held.on_device():
                 if epoch == 0:
                     one_step(parameters, optimizer)
                     continue
@@ -142,7 +142,7 @@ def test_a_checkpoint_is_plain_and_fits_runs_with_and_without(tmp_path, name, he
             if held_first:
                 one_step(parameters, optimizer)
             else:
-                with held.held():
+                with held.on_device():
                     one_step(parameters, optimizer)
         schedule.step()
     assert close(parameters, straight)
@@ -152,7 +152,7 @@ def test_an_error_in_a_step_leaves_the_optimiser_as_it_was():
     _, optimizer, _ = start(settings("adam"))
     before = copy.deepcopy(optimizer.state_dict()["param_groups"])
     held = DeviceRates(optimizer)
-    with pytest.raises(RuntimeError, match="stop"), held.held():
+    with pytest.raises(RuntimeError, match="stop"), held.on_device():
         assert all(isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups)
         raise RuntimeError("stop")
     assert optimizer.state_dict()["param_groups"] == before

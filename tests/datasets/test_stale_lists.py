@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 
+from datasets.oxford_pets import OxfordPets
 from tests.datasets.miniatures import BY_STEM, WNIDS, class_folders, write_image, write_lines
 from tests.datasets.test_fewshot import elsewhere, lists, rows, shots, write_upstream_pickle
 
@@ -256,6 +257,17 @@ def test_split_whose_annotation_was_removed(tree, build):
     expected = lists(build("oxford_pets"))
     shutil.rmtree(folder / "annotations")
     assert lists(build("oxford_pets")) == expected
+
+
+def test_annotations_without_validation_images(tree, build, monkeypatch):
+    tree("oxford_pets")
+    read = OxfordPets.read_annotations
+    monkeypatch.setattr(
+        OxfordPets, "read_annotations", lambda self: (read(self)[0], None, read(self)[2])
+    )
+    for _ in range(2):  # there is no split file to read the second time
+        dataset = build("oxford_pets")
+        assert dataset.test and rows(dataset.val) == rows(dataset.test)
 
 
 @pytest.mark.parametrize("how", ["edited", "published"])

@@ -14,6 +14,7 @@ from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity_files import PARITY_DIR, Recorded, recorded_clip, relative_error
+from tools.to_upstream import LAYOUTS
 
 
 def steps() -> list[str]:
@@ -36,13 +37,13 @@ def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> di
         "prompt_learner.token_suffix": torch.zeros(n_classes, 72, width),
     }
     state = names | params
-    if method in ("CoOp", "CoCoOp"):  # these save their prompt learner only
+    if not LAYOUTS[method].whole:
         return {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     clip = recorded_clip()
     for key, value in clip.items():
         if key.startswith("visual."):
             state["image_encoder." + key.removeprefix("visual.")] = value
-            if method == "PromptSRC":
+            if LAYOUTS[method].teacher:
                 frozen = "prompt_learner.ZS_image_encoder."
                 state[frozen + key.removeprefix("visual.")] = value
         elif key == "logit_scale":
@@ -105,7 +106,7 @@ def test_step(build, name, tmp_path):
     trainer.batch_idx, trainer.num_batches = 0, 2
     summary = trainer.forward_backward({"img": images, "label": labels})
     assert relative_error(summary["loss"], recorded["loss"]) < LOSS
-    plain_names = method in ("CoOp", "CoCoOp")
+    plain_names = not LAYOUTS[method].whole
     grads = {
         key.removeprefix("prompt_learner.") if plain_names else key: value
         for key, value in recorded.named("grad").items()

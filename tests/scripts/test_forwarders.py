@@ -30,7 +30,9 @@ def test_every_method_has_every_protocol():
         for script in scripts().values()
         if script.does
     }
-    assert wanted == OURS
+    missing, other = ([str(p.relative_to(ROOT)) for p in x] for x in (wanted - OURS, OURS - wanted))
+    assert not missing, f"copy scripts/lorvp/fewshot.sh to {' '.join(sorted(missing))}"
+    assert not other, f"of no method or protocol: {' '.join(sorted(other))}"
 
 
 def test_every_script_of_upstream_is_known():

@@ -11,6 +11,7 @@ import pytest
 
 import protocols
 from protocols import EMBEDDED, EVALUATION, PROTOCOLS, PUBLISHED, TEST_NEW, TRAINING, ZEROSHOT
+from tests.recipes import read_recipes
 
 ROOT = Path(__file__).parents[2]
 RUN = {"dataset": "dtd", "trainer": "ZeroshotCLIP", "config": "vit_b16-a_2shots", "seed": "7"}
@@ -63,40 +64,9 @@ def test_data_sets_have_files():
     assert {*EMBEDDED, *(d for protocol in PROTOCOLS for d in protocol.datasets)} <= there
 
 
-ENTRY = """
-    Protocol(
-        name="new2base",
-        key="new2base",
-        title="New-to-base",
-        datasets=ELEVEN,
-        configs="base2new",
-        metrics=("base", "new"),
-        scripts=(
-            Script(
-                "new2base_train",
-                "DATASET SEED [MAX_EPOCH]",
-                "train on new, test on new",
-                (Folder("turned/train/{dataset}/{trainer}/{config}_{shots}shots/seed{seed}", "new",
-                        metric="new", trains=True),),
-            ),
-            Script(
-                "new2base_test",
-                "DATASET SEED [MAX_EPOCH]",
-                "test that model on base",
-                (Folder("turned/test/{dataset}/{trainer}/{config}_{shots}shots/seed{seed}", "base",
-                        metric="base"),),
-                trained_by="new2base_train",
-            ),
-        ),
-    ),
-"""
-
-
 def test_one_entry_makes_a_protocol(clone):
-    """Its commands, with the configs of base-to-new; a sweep; a table."""
-    file = clone.folder / "protocols.py"
-    before, after = file.read_text().split("PROTOCOLS = (\n")
-    file.write_text(f"{before}PROTOCOLS = ({ENTRY}{after}")
+    """That of CONTRIBUTING.md: its commands, with the configs of base-to-new; a sweep; a table."""
+    read_recipes()["protocol"].write(clone.folder)
     for name in ("train", "test"):
         scripts = clone.folder / "scripts" / "mmlop"
         shutil.copy(scripts / f"base2new_{name}.sh", scripts / f"new2base_{name}.sh")

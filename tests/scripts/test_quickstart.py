@@ -63,6 +63,7 @@ def test_test_scripts_lint_then_test(clone, script):
     assert clone.calls() == [
         "-m pip --version",
         "-m ruff check .",
+        *(["-m mypy"] if script == "test.sh" else []),
         "-m pytest -n 2 -k one",
     ]
 

@@ -120,7 +120,7 @@ def test_step_can_be_captured(make_cfg, monkeypatch, method, chunk):
     monkeypatch.setattr(trainer.model, "_texts_at_once", lambda *_, **__: chunk)
     trainer.set_model_mode("train")
     image, label = trainer.parse_batch_train(batch_of(trainer))
-    with trainer.graph.rates.held():
+    with trainer.graph.rates.on_device():
         trainer.train_on(image, label)
         with capture_breakers() as found:
             trainer.train_on(image, label)

@@ -6,6 +6,7 @@ import os.path as osp
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dassl.utils import check_availability, mkdir_if_missing, print_detail, unpack_archive
 
@@ -185,7 +186,7 @@ class DatasetBase:
 
     def generate_fewshot_dataset(
         self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
-    ) -> list[Datum] | list[list[Datum]]:
+    ) -> Any:
         """Draw ``num_shots`` images per class with Python's random generator.
 
         The stream of draws equals upstream's: classes in the order of first appearance, one

@@ -145,8 +145,8 @@ class RandomMagnitudeAugment(nn.Module):
     def _cover(self, img: Image.Image) -> Image.Image:
         width, height = img.size
         side = int(torch.rand(1).item() * 0.5 * min(width, height))
-        x = torch.randint(width, (1,)).item() - side // 2
-        y = torch.randint(height, (1,)).item() - side // 2
+        x = int(torch.randint(width, (1,))) - side // 2
+        y = int(torch.randint(height, (1,))) - side // 2
         img = img.copy()
         img.paste((127, 127, 127), (x, y, x + side, y + side))
         return img

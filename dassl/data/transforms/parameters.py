@@ -23,14 +23,14 @@ KNOWN = ("torchvision.transforms.", "dassl.data.transforms.")
 
 
 def transform_parameters(tfm: Any) -> str | None:
-    """Classes and parameters of a transform and of its steps, as JSON.
+    """Return the classes and parameters of a transform and of its steps, as JSON.
 
     Args:
         tfm: any callable.
 
     Returns:
-        None if it holds something else than steps of torchvision and of this package, of which
-        nobody knows what they follow from.
+        None if it holds steps that are neither torchvision's nor this package's, since it is not
+        known what their results depend on.
     """
     try:
         return json.dumps(tfm, default=_parameters, sort_keys=True)
@@ -39,7 +39,7 @@ def transform_parameters(tfm: Any) -> str | None:
 
 
 def draws_nothing(tfm: Any) -> bool:
-    """Whether a transform is known to give the same image each time."""
+    """Return whether a transform is known to give the same image each time."""
     if type(tfm) not in (T.Compose, PixelCompose):
         return False
     return {type(step) for step in tfm.transforms} <= FIXED

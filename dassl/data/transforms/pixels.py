@@ -97,7 +97,7 @@ class ScaleShift(nn.Module):
         self._there = self.scale.to(device), self.shift.to(device)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 tensor ``(C, H, W)`` to normalised float32 tensor."""
+        """Return the normalised float32 tensor of a uint8 tensor ``(C, H, W)``."""
         if not pixels.is_cpu:
             scale, shift = self._there
             return torch.addcmul(shift, pixels.float(), scale)
@@ -107,7 +107,7 @@ class ScaleShift(nn.Module):
 
 
 def _per_channel(normalize: T.Normalize) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation as float32 ``(C, 1, 1)``, as ``T.Normalize`` rounds them."""
+    """Return mean and deviation as float32 ``(C, 1, 1)``, as ``T.Normalize`` rounds them."""
     if 0 in normalize.std:
         raise ValueError(f"INPUT.PIXEL_STD {list(normalize.std)} holds a 0")
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (normalize.mean, normalize.std))
@@ -123,7 +123,7 @@ def split_fixed(tfm: Any, fast: bool = False) -> tuple[T.Compose, T.Compose] | N
 
     Returns:
         The first part, from PIL image to PIL image of one size, and the rest, from uint8 tensor
-        ``(3, H, W)`` to what `tfm` gives, to the bit. None if `tfm` is not made like that.
+        ``(3, H, W)`` to what ``tfm`` gives, to the bit. None if ``tfm`` is not made like that.
     """
     if type(tfm) is not T.Compose:
         return None

@@ -158,7 +158,7 @@ def build_plain_transform(cfg: Any) -> Callable:
 
 
 def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) -> list[Step]:
-    """Training steps; with `pixels` on uint8 tensors there, drawing the same random numbers."""
+    """Return the training steps; with ``pixels`` they take uint8 tensors and draw the same."""
     size, mode = tuple(cfg.SIZE), _interpolation(cfg)
     side = f"{size[0]}x{size[1]}"
     kind = v2 if pixels else T
@@ -194,7 +194,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
         steps.append((f"resize to {side}", kind.Resize(size, interpolation=mode)))
     add(
         "random_translation",
-        lambda: ("random translation", Random2DTranslation(*size, interpolation=mode)),
+        lambda: ("random translation", Random2DTranslation(size[0], size[1], interpolation=mode)),
     )
     add(
         "random_crop",
@@ -224,7 +224,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
             T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
         ),
     )
-    fused = pixels and "normalize" in choices
+    fused = pixels is not None and "normalize" in choices
     if not fused:
         to_tensor = UnitRange() if pixels else T.ToTensor()
         steps.append(("to torch tensor of range [0, 1]", to_tensor))
@@ -237,7 +237,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
     )
     if "normalize" in choices:
         text, step = _normalize(cfg)
-        if fused:
+        if pixels is not None:
             text, step = f"to torch tensor, {text}", ScaleShift(step, pixels)
         steps.append((text, step))
     add(

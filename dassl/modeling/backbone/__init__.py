@@ -1,4 +1,4 @@
-"""Feature extractors; importing one of the modules registers what it holds."""
+"""Feature extractors; importing a module registers its extractors."""
 
 from __future__ import annotations
 

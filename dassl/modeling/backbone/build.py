@@ -20,7 +20,7 @@ class Backbone(nn.Module):
         return self.__dict__.get("_out_features")
 
 
-def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> Any:
     """Build a registered backbone.
 
     Raises:
@@ -33,7 +33,7 @@ def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
 
 
 def start_convolutions(net: nn.Module) -> None:
-    """Draw the convolutions of a network as He et al. do (arXiv 1502.01852)."""
+    """Initialise the convolutions of a network as He et al. do (arXiv 1502.01852)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

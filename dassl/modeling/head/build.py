@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from dassl.utils import Registry, check_availability, print_detail
 
 HEAD_REGISTRY = Registry("HEAD")
 
 
-def build_head(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+def build_head(name: str, verbose: bool = True, **kwargs: Any) -> Any:
     """Build a registered head.
 
     Raises:

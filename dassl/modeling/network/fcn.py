@@ -17,7 +17,7 @@ from .build import NETWORK_REGISTRY
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> list[nn.Module]:
-    same = {"padding": size // 2, "padding_mode": "reflect"} if size > 1 else {}
+    same: dict[str, Any] = {"padding": size // 2, "padding_mode": "reflect"} if size > 1 else {}
     return [nn.Conv2d(inputs, outputs, size, **same), nn.InstanceNorm2d(outputs)]
 
 

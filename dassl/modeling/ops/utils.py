@@ -1,4 +1,4 @@
-"""What trainers with unlabelled images need: labels, orders, ramps, averaged weights."""
+"""Helpers for trainers with unlabelled images: labels, orders, ramps, averaged weights."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def create_onehot(label: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def sigmoid_rampup(current: float, rampup_length: float) -> float:
-    """Rise from ``exp(-5)`` to 1 as ``exp(-5 (1 - t)^2)`` (Laine and Aila, arXiv 1610.02242).
+    """Return ``exp(-5 (1 - t)^2)``, which rises to 1 (Laine and Aila, arXiv 1610.02242).
 
     Args:
-        current: steps done; ``t`` is its share of the length, 0 to 1.
+        current: steps done; ``t`` is their share of the length, 0 to 1.
         rampup_length: steps until 1 is reached, more than 0.
 
     Raises:
@@ -55,7 +55,7 @@ def sigmoid_rampup(current: float, rampup_length: float) -> float:
 
 
 def linear_rampup(current: float, rampup_length: float) -> float:
-    """Rise from 0 to 1 in proportion to the steps done; arguments as ``sigmoid_rampup``."""
+    """Return the share of steps done, 0 to 1; arguments as for ``sigmoid_rampup``."""
     if rampup_length <= 0:
         raise ValueError(f"the length of a ramp must be more than 0, not {rampup_length}")
     return min(max(current / rampup_length, 0.0), 1.0)
