@@ -1,8 +1,9 @@
-"""What the methods in ``trainers/`` are made of: everything but a method's own learner and loss.
+"""The code that the methods in ``trainers/`` share: all but a method's own learner and loss.
 
-``learner`` is the contract of what a method trains, ``trainer`` the training of it. ``starts`` and
-``learners`` hold what several methods build their prompts from, ``losses`` the terms that several
-add up. ``classifier`` joins a frozen CLIP and a learner; ``texts`` encodes class names and
-``templates`` lists hand-written words. ``checkpoints``, ``predictor`` and ``seeds`` are what comes
-with every method. ``savings`` holds what only saves time or memory.
+* ``learner``: the contract of a learner, which is what a method trains; ``trainer``: its training;
+* ``starts``, ``learners``, ``losses``: start values, prompts and loss terms of several methods;
+* ``classifier``: a frozen CLIP joined with a learner; ``texts``, ``templates``: its texts;
+* ``checkpoints``, ``predictor``, ``seeds``, ``recording``: saving, predicting, several seeds in one
+  process, the record of a run;
+* ``savings``: optional parts that only save time or memory.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of learners: where they lie, whether they fit, and the config they bring along."""
+"""Checkpoints of learners: finding them, checking that they fit, reading the config in them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .learner import PromptLearner
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
 
-#: how far below a folder runs are looked for that could have been meant
+#: depth to which a folder is searched for runs, to name them in an error
 LEVELS = 3
 
 
 def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
-    """Path of a model in a run folder.
+    """Return the path of a model in a run folder.
 
     Args:
         directory: run folder.
         name: folder of the model in it.
         epoch: number of the epoch; ``None`` for the model that the run was tested with: the best
-            one where it was chosen on validation images, else the last one.
+            one if it was chosen on validation images, else the last one.
 
     Raises:
-        FileNotFoundError: no such file; says what there is.
+        FileNotFoundError: no such file; the text says what there is.
     """
     folder = osp.join(directory, name)
     if epoch is None:
@@ -56,14 +56,14 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
 
 
 def find_checkpoint(run: str, epoch: int | None = None) -> str:
-    """Path of the model that a run folder holds, whatever its method.
+    """Return the path of the only model in a run folder, whatever its method.
 
     Args:
         run: run folder.
         epoch: as for :func:`checkpoint_path`.
 
     Raises:
-        FileNotFoundError: no such folder or no such model; says what there is.
+        FileNotFoundError: no such folder or no such model; the text says what there is.
         ValueError: the run holds several models.
     """
     names = _model_folders(run)
@@ -75,7 +75,7 @@ def find_checkpoint(run: str, epoch: int | None = None) -> str:
 
 
 def _instead_of_a_run(folder: str) -> str:
-    """What to say of a folder that holds no model of a run."""
+    """Explain that a folder holds no model of a run, and what to do."""
     if not osp.isdir(folder):
         return f"the run folder {folder} does not exist. Train first, or correct --model-dir"
     if _models(folder):
@@ -101,19 +101,19 @@ def _model_folders(run: str) -> list[str]:
 def _models(folder: str) -> list[str]:
     if not osp.isdir(folder):
         return []
-    return sorted(f for f in os.listdir(folder) if f.startswith((NUMBERED, BEST)))
+    return sorted(name for name in os.listdir(folder) if name.startswith((NUMBERED, BEST)))
 
 
 def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
-    """The config of the run that wrote a checkpoint, over the defaults of this version.
+    """Return the config of the run that wrote a checkpoint, over the defaults of this version.
 
     Args:
         checkpoint: as ``load_checkpoint`` reads it.
         path: its file, named in errors.
 
     Raises:
-        ValueError: written by other code, a newer version or a method that is not registered, or
-            with a key that is not known here.
+        ValueError: the checkpoint is of other code, a newer version or a method that is not
+            registered, or its config has an unknown key.
     """
     if "meta" not in checkpoint:
         raise ValueError(
@@ -130,11 +130,11 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     cfg = get_cfg_default()
     extend_cfg(cfg)
     stored = stored_settings(checkpoint["meta"])
-    # data sets declare keys of their own, which need not be known to predict
+    # keys that a data set declares; prediction does not need the data set
     for key, value in CfgNode(stored["DATASET"]).items():
         cfg.DATASET.setdefault(key, value)
     own = ("NAME", config_node(method))
-    # how the run was computed, not what
+    # settings of how the run was computed, which a prediction chooses anew
     for key in ("FAST_ENCODERS", "MEMORY_GB", "OPENAI_DRAWS"):
         stored["MODEL"].pop(key, None)
     stored["OPTIM"].pop("TEXT_CHUNK", None)
@@ -147,7 +147,7 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
 
 
 def stored_settings(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in a checkpoint, its method's settings brought to this version's keys."""
+    """Read the config in a checkpoint, with its method's settings under this version's keys."""
     stored = yaml.safe_load(meta["config"])
     trainer = TRAINER_REGISTRY.get(meta["method"])
     trainer.update_settings(stored["TRAINER"][trainer.node])
@@ -163,12 +163,17 @@ def _check_layout(meta: Mapping[str, Any], path: str) -> None:
 
 
 def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
-    """Check that a checkpoint comes from the method and the backbone of a config.
+    """Check that a checkpoint has the method, backbone and bound settings of a config.
 
-    So must the settings that tell what its tensors mean.
+    Bound settings (``PromptTrainer.bound_settings``) decide what the learned tensors mean.
+
+    Args:
+        meta: stored in the checkpoint; empty for one of the published code.
+        cfg: config of the run that is to load it.
+        path: file of the checkpoint, named in errors.
 
     Raises:
-        ValueError: it does not.
+        ValueError: one of them differs.
     """
     for key, mine, flag in (
         ("method", cfg.TRAINER.NAME, "--trainer"),
@@ -195,23 +200,23 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
 def check_continues(
     meta: Mapping[str, Any], cfg: CfgNode, classnames: Sequence[str], path: str
 ) -> bool:
-    """Check that a config goes on with the run that wrote a checkpoint.
+    """Check that a run can be resumed from a checkpoint.
 
-    All settings must agree but those of how it is computed and what it prints
+    All settings must agree except those of how a run is computed and what it prints
     (``dassl.config.RUNTIME_KEYS``). With ``TRAIN.EXTEND``, ``OPTIM.MAX_EPOCH`` may be larger.
 
     Args:
         meta: stored in the checkpoint.
-        cfg: of the run that is to go on, as it would be stored.
+        cfg: config of the resumed run, as it would be stored.
         classnames: its classes.
         path: file of the checkpoint, named in errors.
 
     Returns:
-        Whether the run is to train for longer than it was begun with.
+        whether the run becomes longer than it was when it began.
 
     Raises:
-        ValueError: it was begun with other settings or classes, or is to be made longer although
-            its method takes the number of epochs into account.
+        ValueError: the settings or classes differ, or the run would become longer although its
+            method depends on the number of epochs.
     """
     stored = dict(leaves(stored_settings(meta)))
     mine = dict(leaves(yaml.safe_load(cfg.dump())))
@@ -220,9 +225,9 @@ def check_continues(
     differences = {
         key: f"{key} {stored[key]} (now {value})"
         for key, value in mine.items()
-        # an older version may not have had the key
+        # an older version may lack the key
         if key in stored and stored[key] != value and not is_runtime_key(key)
-        # nodes of other methods are not read
+        # settings of other methods have no effect
         if not key.startswith("TRAINER.") or key.startswith(read)
     }
     epochs = "OPTIM.MAX_EPOCH"
@@ -250,14 +255,14 @@ def check_continues(
     return bool(extended)
 
 
-def fitting_weights(
+def checked_weights(
     checkpoint: Mapping[str, Any], learner: PromptLearner, classnames: Sequence[str], path: str
 ) -> dict[str, Tensor]:
-    """Weights of a checkpoint, after a check that a learner can take them.
+    """Return the weights of a checkpoint after checking that they fit a learner.
 
     Args:
         checkpoint: as ``load_checkpoint`` reads it; also one of the published code.
-        learner: that is to take them.
+        learner: the learner to load them into.
         classnames: the classes of that learner.
         path: file of the checkpoint, named in errors.
 
@@ -298,10 +303,10 @@ def fitting_weights(
 
 
 def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a checkpoint of the published code trained.
+    """Select the trained tensors in a checkpoint of the published code.
 
-    Left out are the weights of the frozen CLIP that it holds as well, and the embedded class names,
-    which belong to the classes of that run.
+    It also holds weights of the frozen CLIP, and embedded class names, which belong to the classes
+    of that run.
     """
 
     def frozen(key: str) -> bool:

@@ -13,30 +13,34 @@ def extend_cfg(cfg: CfgNode) -> None:
 
 
 def declare_shared_keys(cfg: CfgNode) -> None:
-    """Add the keys with their defaults."""
+    """Add the keys that all methods share, with their defaults."""
     #: largest norm of the gradient over all trained parameters; 0 leaves gradients as they are
     cfg.OPTIM.CLIP_GRAD_NORM = 0.0
     #: False computes as public code does: every text at full context length, anew for every batch
     cfg.MODEL.FAST_ENCODERS = True
-    #: what a step or a test batch may hold beside the weights, in 10^9 bytes, so that texts and
-    #: test images are encoded in parts; 0 is no bound (docs/performance.md)
+    #: memory for a step or a test batch in addition to the weights, in 10^9 bytes; texts and test
+    #: images are encoded in parts to keep it; 0 is no bound (docs/performance.md)
     cfg.MODEL.MEMORY_GB = 0.0
     cfg.register_renamed_key("OPTIM.TEXT_CHUNK", "MODEL.MEMORY_GB", "bytes, not texts")
     #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
     cfg.OPTIM.CUDA_GRAPH = False
-    #: what features of the frozen CLIP may take on disk, in 10^6 bytes, so that they are computed
-    #: once where they come again; 0 computes them each time (docs/performance.md)
+    #: disk space for features of the frozen CLIP, in 10^6 bytes, so that repeated ones are computed
+    #: once; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000
-    #: a run may go on with a larger OPTIM.MAX_EPOCH than it was begun with; its further epochs have
-    #: the learning rates that they have in a run of that length
+    #: let a run go on with a larger OPTIM.MAX_EPOCH than it began with; the added epochs have the
+    #: learning rates that they have in a run of that length
     cfg.TRAIN.EXTEND = False
-    #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that what follows
-    #: has upstream's at the same seed (docs/own_trainer.md)
+    #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that later draws
+    #: equal upstream's at the same seed (docs/own_trainer.md)
     cfg.MODEL.OPENAI_DRAWS = False
 
 
 def check_shared_keys(cfg: CfgNode) -> None:
-    """Raises: ValueError: a key has a value that cannot be."""
+    """Check the values of the keys that all methods share.
+
+    Raises:
+        ValueError: a value is out of range, or two keys exclude each other.
+    """
     if cfg.MODEL.MEMORY_GB < 0:
         raise ValueError(
             f"MODEL.MEMORY_GB is {cfg.MODEL.MEMORY_GB}: use 0 (no bound) or what a step may "

@@ -1,4 +1,4 @@
-"""The contract of a learner: what a method trains, and how logits come out of it."""
+"""The contract of a learner: the part that a method trains, and how it classifies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def _no_teacher() -> Prediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one forward pass gives; features have unit norm, everything is float32.
+    """Result of one forward pass, all float32.
 
-    ``image_features`` are ``(B, embed_dim)``, ``text_features`` ``(C, embed_dim)``, or
-    ``(B, C, embed_dim)`` where they depend on the image, and ``logits`` ``(B, C)``, scaled.
-    ``frozen()`` gives what the frozen CLIP, the teacher, says of the same images, without
-    gradients; it is computed once, when it is first asked for. A method whose loss needs more than
-    this gives an object of a subclass with further fields.
+    A method whose loss needs more than this returns a subclass with further fields.
+
+    Attributes:
+        image_features: ``(B, embed_dim)``, unit norm.
+        text_features: ``(C, embed_dim)``, or ``(B, C, embed_dim)`` where they depend on the image;
+            unit norm.
+        logits: ``(B, C)``, scaled.
+        frozen: call it for the prediction of the frozen CLIP, the teacher, on the same images,
+            without gradients; computed once, on the first call.
     """
 
     image_features: Tensor
@@ -67,10 +71,10 @@ class Steps(Protocol):
         """
 
     def text_features(self) -> Tensor:
-        """Give what ``text_features`` of the learner gives; kept while nothing is trained."""
+        """Return the learner's ``text_features``; computed once while nothing is trained."""
 
     def frozen_text_features(self) -> Tensor:
-        """Give the frozen CLIP's text features over the teacher's templates.
+        """Return the frozen CLIP's text features over the teacher's templates.
 
         Returns:
             ``(C, embed_dim)``, unit norm, without gradients; computed once per class list.
@@ -81,23 +85,24 @@ class Steps(Protocol):
 
 
 class PromptLearner(nn.Module):
-    """What a method trains. Everything else (insertion, freezing, precision) is done for it.
+    """Base class of the part that a method trains.
 
     A subclass holds the trainable tensors, kept in float32, and overrides the methods below that
-    it needs. All its parameters are trained; its state dict is the checkpoint. Most methods say by
-    ``text_changes`` and ``image_changes`` what changes in the encoders; one whose features or
-    logits come about in another way overrides ``text_features``, ``image_features`` or ``forward``.
+    it needs; insertion, freezing and precision are done for it. All its parameters are trained; its
+    state dict is the checkpoint. Most methods return from ``text_changes`` and ``image_changes``
+    what changes in the encoders. A method that computes features or logits in another way overrides
+    ``text_features``, ``image_features`` or ``forward``.
     """
 
     #: frozen words around the class name; learned tokens are inserted, not written here
     template: str = DEFAULT_TEMPLATE
-    #: whether text features depend on the image; a ``forward`` of the learner's own makes them so
+    #: whether text features depend on the image, by a ``forward`` of the learner's own
     image_conditioned: bool = False
-    #: whether what is learned belongs to the classes of the training run and fits no others
+    #: whether the learned tensors belong to the training run's classes and fit no others
     class_specific: bool = False
 
     def text_changes(self) -> LayerChanges | None:
-        """Return what changes in the text encoder; ``None`` leaves the template alone."""
+        """Return what changes in the text encoder; ``None`` encodes the template as it is."""
         return None
 
     def image_changes(self) -> LayerChanges | None:
@@ -127,22 +132,26 @@ class PromptLearner(nn.Module):
         """Return factors of low-rank prompts that have a row for each prompt token.
 
         Returns:
-            name, as people are to read it -> ``(depth, n_ctx, rank)``, block 0 first; empty where
-            the prompts are no such products.
+            display name -> ``(depth, n_ctx, rank)``, block 0 first; empty if the prompts are no
+            such products.
         """
         return {}
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the own state dict of tensors that the published code trained.
+        """Translate tensors that the published code trained to this learner's state dict.
 
         Args:
-            weights: by their names there, frozen CLIP weights and embedded class names left out.
+            weights: by the published code's names, without frozen CLIP weights and embedded class
+                names.
 
         Returns:
-            tensors by the names of this learner; what is not understood keeps its name.
+            tensors by the names of this learner; unknown ones keep their names.
         """
         return dict(weights)
 
     def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what ``from_upstream`` takes, from the state dict of a learner of this kind."""
+        """Translate a state dict of this learner to the published code's names.
+
+        It is the inverse of ``from_upstream``.
+        """
         return dict(weights)

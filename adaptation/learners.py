@@ -1,4 +1,4 @@
-"""Independent deep prompts of both encoders: one free tensor per prompted block."""
+"""Learners that several methods share: deep prompts, independent or coupled between encoders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 
 from .learner import PromptLearner
-from .starts import check_depth, clip_widths, context_init, normal, require_vit
+from .starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
 from .templates import DEFAULT_TEMPLATE
 
 
 class DeepPromptLearner(PromptLearner):
-    """Free prompts at the inputs of the first blocks of either encoder, or of both.
+    """Independent prompts at the inputs of the first blocks of either encoder, or of both.
 
     Args:
         text: ``(depth, n, d_text)`` start values, or ``None`` for no text prompts.
@@ -40,8 +40,8 @@ class DeepPromptLearner(PromptLearner):
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weights = dict(weights)
         found = {
-            "text": _take(weights, "prompt_learner.ctx", "text_encoder"),
-            "vision": _take(weights, "image_encoder.VPT", "image_encoder"),
+            "text": _pop_prompts(weights, "prompt_learner.ctx", "text_encoder"),
+            "vision": _pop_prompts(weights, "image_encoder.VPT", "image_encoder"),
         }
         return weights | {name: value for name, value in found.items() if value is not None}
 
@@ -59,8 +59,8 @@ class DeepPromptLearner(PromptLearner):
         return found
 
 
-def _take(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
-    """Remove the prompts of one encoder from ``weights``; upstream has a tensor for each block."""
+def _pop_prompts(weights: dict[str, Tensor], first: str, tower: str) -> Tensor | None:
+    """Take the prompts of one encoder out of upstream's ``weights`` and stack them by block."""
     deep = re.compile(rf"{tower}\.transformer\.resblocks\.(\d+)\.VPT_shallow")
     blocks = sorted((int(m[1]), key) for key in weights if (m := deep.fullmatch(key)))
     keys = [first, *(key for _, key in blocks)]
@@ -77,14 +77,14 @@ def build_deep_prompts(
     vision: tuple[int, int] | None,
     ctx_init: str = "",
 ) -> DeepPromptLearner:
-    """Learner with given numbers of tokens and depths.
+    """Build a learner of independent deep prompts.
 
     Args:
         clip: the frozen model.
-        method, node: its name and config node, for error messages.
-        text: ``(n_ctx, depth)`` of the text encoder, ``None`` for hand-written text.
-        vision: ``(n_ctx, depth)`` of the image encoder, ``None`` for no image prompts.
-        ctx_init: words that the first text prompt starts from, when they are long enough.
+        method, node: name and config node of the method, for error messages.
+        text: ``(n_ctx, depth)`` of the text encoder; ``None`` for hand-written text.
+        vision: ``(n_ctx, depth)`` of the image encoder; ``None`` for no image prompts.
+        ctx_init: words that the first text prompt starts from, if there are enough of them.
 
     Raises:
         ValueError: a depth or number of tokens out of range, or a backbone without a ViT.
@@ -95,13 +95,13 @@ def build_deep_prompts(
     if text is not None:
         n_ctx, depth = _checked(text, widths.text_layers, node, "_TEXT")
         start, template = context_init(clip, ctx_init, n_ctx)
-        text_start = normal(depth, n_ctx, widths.text).data
+        text_start = normal_parameter(depth, n_ctx, widths.text).data  # (depth, n_ctx, d_text)
         if start is not None:
             text_start[0] = start
     if vision is not None:
         require_vit(widths, method)
         n_ctx, depth = _checked(vision, widths.vision_layers, node, "_VISION")
-        vision_start = normal(depth, n_ctx, widths.vision).data
+        vision_start = normal_parameter(depth, n_ctx, widths.vision).data
     return DeepPromptLearner(text_start, vision_start, template)
 
 
@@ -114,12 +114,12 @@ def _checked(size: Sequence[int], n_layers: int, node: str, suffix: str) -> tupl
 
 
 class CoupledPromptLearner(PromptLearner):
-    """Deep text prompts and the map from the input prompt to the first image prompt.
+    """Deep text prompts, and a linear map of the input prompt to the first image prompt.
 
     Args:
         ctx: ``(n, d_text)`` start of the input prompt.
         depth: prompted blocks, input layer included.
-        vision_width: of the image encoder.
+        vision_width: width of the image encoder.
         template: frozen words around the class name.
     """
 

@@ -9,7 +9,7 @@ from .learner import Prediction
 
 
 def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
-    """Mean absolute difference of two sets of unit-norm features, over all their entries.
+    """Compute the mean absolute difference of two sets of unit-norm features, over all entries.
 
     PromptSRC (arXiv 2307.06948), eq. 3; the mean over entries is its code's reduction.
     """
@@ -17,11 +17,11 @@ def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
 
 
 def logit_consistency(logits: Tensor, frozen_logits: Tensor, symmetric: bool = False) -> Tensor:
-    """Kullback-Leibler divergence of the frozen and the prompted model's class distributions.
+    """Compute the Kullback-Leibler divergence of the frozen and the prompted class distributions.
 
-    ``(1 / (B C)) sum_bc q log(q / p)`` with ``q`` the frozen and ``p`` the prompted distribution:
-    divided by images x classes, not by images, as in PromptSRC's code (its paper, eq. 5, sums over
-    the classes).
+    ``(1 / (B C)) sum_bc q log(q / p)`` with ``q`` the frozen and ``p`` the prompted distribution.
+    It is divided by images x classes, not by images, as in PromptSRC's code (its paper, eq. 5, sums
+    over the classes).
 
     Args:
         logits, frozen_logits: ``(B, C)``, scaled.
@@ -42,13 +42,16 @@ def consistency_terms(
     logits: float,
     symmetric: bool = False,
 ) -> dict[str, Tensor]:
-    """What keeps a prompted CLIP near the frozen one: PromptSRC's three terms, weighted.
+    """Compute PromptSRC's three loss terms that keep a prompted CLIP near the frozen one.
 
     Args:
         prediction: of the prompted model.
         frozen: of the frozen one, on the same images.
         text, image, logits: weights of the terms.
         symmetric: whether the divergence of the class distributions is taken in both directions.
+
+    Returns:
+        weighted terms by name: ``text``, ``image``, ``logits``.
     """
     divergence = logit_consistency(prediction.logits, frozen.logits, symmetric)
     return {

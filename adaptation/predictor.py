@@ -1,4 +1,4 @@
-"""Prediction with a finished run: pictures in, class names with probabilities out."""
+"""Prediction with a trained run or zero-shot CLIP: class names of pictures, and probabilities."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
-from .checkpoints import find_checkpoint, fitting_weights, stored_cfg
+from .checkpoints import checked_weights, find_checkpoint, stored_cfg
 from .config import extend_cfg
 from .trainer import PromptTrainer, check_backbone, load_clip
 
-#: settings that a zero-shot prediction shares with all runs, among them the image statistics of
-#: OpenAI's CLIP; weights of open_clip may state others
+#: settings of a zero-shot prediction, which are those of all runs; they hold the image statistics
+#: of OpenAI's CLIP, and weights of open_clip may state others
 BASE_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
 
 Picture = str | Path | Image.Image
@@ -36,10 +36,10 @@ class Label(NamedTuple):
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device of that name; CUDA where there is one, else the CPU, when no name is given.
+    """Return the device of this name, by default CUDA if there is one, else the CPU.
 
     Raises:
-        ValueError: no such device on this machine.
+        ValueError: this machine has no such device.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,17 +51,17 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 class Predictor:
-    """A classifier with the transform of its images; :meth:`load` makes one from a run folder.
+    """Classifier with the transform of its images; :meth:`load` makes one from a run folder.
 
         predictor = Predictor.load("output/run")
         for labels in predictor.predict(["cat.jpg", "dog.jpg"]):
             print(labels[0].name, labels[0].probability)
 
     Args:
-        model: normalised images ``(B, 3, side, side)`` to logits ``(B, C)``, on its device.
+        model: maps normalised images ``(B, 3, side, side)`` to logits ``(B, C)``.
         cfg: config of the run; its test transform is used.
         classnames: the ``C`` classes.
-        device: of the model.
+        device: device that the model is on.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class Predictor:
         device: str | None = None,
         backbone: str | None = None,
     ) -> Predictor:
-        """Read a run folder; neither its data set nor its config files are needed.
+        """Load a trained run; neither its data set nor its config files are needed.
 
         Args:
             run: output folder of a training run.
-            classnames: classes to choose from; those of the run when not given.
-            epoch: number of the epoch; the model that the run was tested with when not given.
-            device: e.g. ``cpu`` or ``cuda:1``; CUDA when available, else the CPU, by default.
+            classnames: classes to choose from; by default those of the run.
+            epoch: number of the epoch; by default the model that the run was tested with.
+            device: e.g. ``cpu`` or ``cuda:1``; by default CUDA when available, else the CPU.
             backbone: the run's CLIP under another name or path, e.g. a local file.
 
         Raises:
             FileNotFoundError: no such run, model or backbone file.
-            ValueError: a damaged checkpoint, one of another code, classes that a class-specific
-                learner was not trained with, or a device that is not there.
+            ValueError: a checkpoint that is damaged or of other code, classes that a class-specific
+                learner was not trained with, or a device that this machine lacks.
         """
         path, chosen = find_checkpoint(str(run), epoch), choose_device(device)
         checkpoint = load_checkpoint(path)
@@ -107,7 +107,7 @@ class Predictor:
         trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
         clip, templates = load_clip(cfg).to(chosen), cfg.DATASET.get("TEMPLATES", ())
         model = trainer.build_classifier(cfg, clip, names, templates)
-        model.learner.load_state_dict(fitting_weights(checkpoint, model.learner, names, path))
+        model.learner.load_state_dict(checked_weights(checkpoint, model.learner, names, path))
         return cls(model, cfg, names, chosen)
 
     @classmethod
@@ -118,7 +118,7 @@ class Predictor:
         trainer: str = "ZeroshotCLIP",
         device: str | None = None,
     ) -> Predictor:
-        """CLIP with hand-written templates, without any run.
+        """Load CLIP with hand-written templates, without any run.
 
         Args:
             backbone: name of a CLIP, or a checkpoint file.
@@ -148,15 +148,15 @@ class Predictor:
         return cls(model, cfg, classnames, chosen)
 
     def read(self, image: Picture, upright: bool = True) -> Tensor:
-        """An image, transformed: ``(3, side, side)``.
+        """Read and transform an image: ``(3, side, side)``.
 
         Args:
             image: path, or PIL image.
-            upright: turn a photo as its EXIF orientation says.
+            upright: whether to turn a photo as its EXIF orientation says.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not an image; names the file.
+            ValueError: not an image; the text names the file.
         """
         if isinstance(image, Image.Image):
             return self.transform(to_rgb(turned_upright(image) if upright else image))
@@ -164,7 +164,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, batch: Tensor) -> Tensor:
-        """Softmax of the logits.
+        """Compute the probabilities of the classes, the softmax of the logits.
 
         Args:
             batch: transformed images ``(B, 3, side, side)``.
@@ -175,26 +175,26 @@ class Predictor:
         return self.model(batch.to(self.device)).float().softmax(dim=-1).cpu()
 
     def label(self, batch: Tensor, top_k: int = 5) -> list[list[Label]]:
-        """The most probable classes of transformed images, the most probable one first.
+        """Return the most probable classes of transformed images, the most probable one first.
 
         Args:
             batch: ``(B, 3, side, side)``.
-            top_k: classes per image; all, when there are fewer.
+            top_k: classes per image; all if there are fewer.
         """
         top = self.probabilities(batch).topk(min(top_k, len(self.classnames)))
         return [
-            [Label(self.classnames[c], p) for c, p in zip(classes, values, strict=True)]
-            for classes, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            [Label(self.classnames[index], value) for index, value in zip(*pair, strict=True)]
+            for pair in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
 
     def predict(
         self, images: Iterable[Picture], top_k: int = 5, batch_size: int = 100
     ) -> list[list[Label]]:
-        """The most probable classes of pictures, the most probable one first.
+        """Return the most probable classes of pictures, the most probable one first.
 
         Args:
             images: paths, or PIL images; read batch by batch.
-            top_k: classes per image; all, when there are fewer.
+            top_k: classes per image; all if there are fewer.
             batch_size: images that go through the model together.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Writing the record of a run of ``train.py`` when it ends; what is in it is put together here."""
+"""The record of a run of ``train.py``: its content, and when it is written."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .version import __version__
 def keep_record(
     trainer: TrainerBase, cfg: CfgNode, arguments: Mapping[str, Any], given: Mapping[str, str]
 ) -> None:
-    """Have a run write its record when it has ended, and no older one count once it has begun.
+    """Have a run delete any older record when it starts, and write its own when it ends.
 
     Args:
-        trainer: about to train or test; with ``--eval-only``, its weights loaded.
+        trainer: about to train or test; with ``--eval-only``, its weights are loaded.
         cfg: the config that it was built from.
         arguments: name -> value of all arguments of the command line.
         given: config key -> the file or the option that set it.
@@ -58,7 +58,7 @@ def keep_record(
         }
         try:
             record.write(cfg.OUTPUT_DIR, content)
-        except (OSError, record.BadRecord) as error:  # the result stands in the log
+        except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
 
     trainer.run_notes.on_start = partial(record.forget, cfg.OUTPUT_DIR)
@@ -66,12 +66,12 @@ def keep_record(
 
 
 def _now() -> str:
-    """The time as ISO 8601 has it, with the time zone's offset."""
+    """Return the time in ISO 8601, with the offset of the time zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _read_by_method(cfg: CfgNode) -> CfgNode:
-    """Return a config without the settings of other methods, where the method names its own."""
+    """Return a config without other methods' settings, if the method declares its node."""
     cfg = cfg.clone()
     cfg.defrost()
     method = cfg.TRAINER.NAME

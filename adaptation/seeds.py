@@ -1,9 +1,9 @@
-"""Several seeds of one method in one process, with one pass of the frozen CLIP for all of them.
+"""Training of several seeds of one method in one process, with one pass of the frozen CLIP.
 
-Every seed keeps a trainer of its own, built and run as if it were alone in the process: its
+Every seed has a trainer of its own, built and run as if it were alone in the process: with its own
 images, learner, optimiser, schedule, random state, log and checkpoints. Only the forward and the
 backward pass are shared (``predict_together``). A seed's result is therefore that of its single
-run, to rounding; its checkpoints can be resumed and tested by single runs and the other way round.
+run, to rounding, and single runs can resume and test its checkpoints, and the other way round.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
     """Check that seeds of a trainer can share their training steps.
 
     Args:
-        trainer: its class.
+        trainer: class of the trainer.
         cfg: the config of one of the seeds.
 
     Raises:
-        ValueError: it has another loop or step than the one that is shared, or is to capture it.
+        ValueError: the trainer has its own training loop or step, or ``OPTIM.CUDA_GRAPH`` is set.
     """
     names = ("train", "run_epoch", "forward_backward", "train_on", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
-    own = [n for n, method in shared.items() if getattr(trainer, n, method) is not method]
+    own = [name for name, method in shared.items() if getattr(trainer, name, method) is not method]
     if own:
         raise ValueError(
             f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
@@ -52,8 +52,8 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         )
 
 
-class _Labelled:
-    """Console that starts every line with a label."""
+class _LabelledConsole:
+    """Text stream that starts every line with a label."""
 
     def __init__(self, console: TextIO, label: str) -> None:
         self.console, self.label, self.at_start = console, label, True
@@ -69,7 +69,7 @@ class _Labelled:
 
 
 class Batch(NamedTuple):
-    """What a step of one seed takes: images, labels, and a loader's names of the views."""
+    """Batch of one seed on the device: images, labels, and the loader's names of the views."""
 
     image: Tensor
     label: Tensor
@@ -77,29 +77,29 @@ class Batch(NamedTuple):
 
 
 class SeedRun:
-    """The run of one seed: its trainer, and what that takes for its own while it is at work.
+    """A seed's trainer with its own standard output and random state.
 
     Args:
-        seed: number of the run, named in front of its lines on the console and in its errors.
-        build: makes the trainer; may set the random state and copy standard output to a log.
+        seed: seed of the run, shown in front of its lines on the console and in its errors.
+        build: builds the trainer; may set the random state and copy standard output to a log.
     """
 
     def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
         self.seed = seed
-        self.output: Any = _Labelled(sys.stdout, f"[seed {seed}] ")
+        self.output: Any = _LabelledConsole(sys.stdout, f"[seed {seed}] ")
         self.random = get_random_state()
-        with self.at_work():
+        with self.own_state():
             # a PromptTrainer where it trains; others can be tested
             self.trainer: Any = build()
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Standard output is the run's, and errors name its seed."""
+    def own_output(self) -> Iterator[None]:
+        """Use the seed's standard output in this context, and name the seed in errors."""
         outside, sys.stdout = sys.stdout, self.output
         try:
             yield
         except Exception as error:
-            # what a KeyError holds is a key, as a rule
+            # the argument of a KeyError is usually a key, not a text
             if not isinstance(error, KeyError) and isinstance(next(iter(error.args), 0), str):
                 error.args = (f"seed {self.seed}: {error.args[0]}", *error.args[1:])
             raise
@@ -107,9 +107,9 @@ class SeedRun:
             self.output, sys.stdout = sys.stdout, outside
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """As ``named``, and the random generators are the run's."""
-        with self.named():
+    def own_state(self) -> Iterator[None]:
+        """Use the seed's standard output and random state in this context."""
+        with self.own_output():
             set_random_state(self.random)
             try:
                 yield
@@ -117,7 +117,8 @@ class SeedRun:
                 self.random = get_random_state()
 
     def begin_epoch(self, epoch: int) -> None:
-        with self.at_work():
+        """Prepare the trainer and its loader for an epoch."""
+        with self.own_state():
             self.trainer.epoch = epoch
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
@@ -126,8 +127,8 @@ class SeedRun:
             self.batches = enumerate(self.trainer.train_loader_x)
 
     def next_batch(self) -> Batch | None:
-        """Images and labels on the device, and names of the views; ``None`` after the last."""
-        with self.at_work():
+        """Return the next batch, on the device; ``None`` after the last."""
+        with self.own_state():
             index, batch = next(self.batches, (None, None))
             if batch is None:
                 return None
@@ -137,16 +138,17 @@ class SeedRun:
             return Batch(image, label, batch.get("view"))
 
     def flush(self) -> None:
-        with self.named():
+        """Write the pending scalars of the epoch's log."""
+        with self.own_output():
             self.log.flush()
 
 
 class SeveralSeeds:
-    """Trains or tests several seeds of one method with one frozen CLIP.
+    """Several seeds of one method, trained or tested with one frozen CLIP.
 
     Args:
-        builds: for every seed what makes its trainer, all with the same settings but for the seed
-            and the folders.
+        builds: seed -> function that builds its trainer. The settings of all are the same except
+            for the seed and the folders.
     """
 
     def __init__(self, builds: Mapping[int, Callable[[], SimpleTrainer]]) -> None:
@@ -161,51 +163,51 @@ class SeveralSeeds:
         """Test the seeds one after the other.
 
         Returns:
-            The first result of every seed's evaluator (accuracy in percent).
+            the first result of every seed's evaluator (accuracy in percent).
         """
         results = []
         for run in self.runs:
-            with run.at_work():
+            with run.own_state():
                 results.append(run.trainer.test())
                 run.trainer.run_notes.on_end()
         return results
 
     def train(self) -> None:
-        """Train all seeds to their last epoch, each from where its output folder ends.
+        """Train all seeds to their last epoch, each from the last checkpoint in its folder.
 
         Raises:
-            ValueError: the trainer cannot share its steps, or is to capture them.
+            ValueError: see ``check_trains_together``.
             FloatingPointError: a loss is not finite; the text names the seed.
             RuntimeError: a training step draws random numbers.
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
         for run in self.runs:
-            with run.at_work():
+            with run.own_state():
                 run.trainer.before_train()
         for run in self.runs:
             run.trainer.run_notes.on_start()
         start = time.perf_counter()
         first = min(run.trainer.start_epoch for run in self.runs)
         for epoch in range(first, self.runs[0].trainer.max_epoch):
-            # a seed whose checkpoint is further on waits until the others have come as far
+            # a seed that has already trained this epoch waits for the others
             runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
             epoch_start = time.perf_counter()
             run_epoch(runs, epoch)
             epoch_seconds = time.perf_counter() - epoch_start
             for run in runs:
                 run.trainer.run_notes.epoch_seconds.append(epoch_seconds)
-                with run.at_work():
+                with run.own_state():
                     run.trainer.after_epoch()
         training_seconds = time.perf_counter() - start
         for run in self.runs:
             run.trainer.run_notes.training_seconds = training_seconds
-            with run.at_work():
+            with run.own_state():
                 run.trainer.after_train()
                 run.trainer.run_notes.on_end()
 
 
 def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
-    """Train seeds for one epoch; one that has fewer batches is done earlier.
+    """Train seeds for one epoch; a seed with fewer batches ends earlier.
 
     Raises:
         FloatingPointError: a loss is not finite; the text names the seed.
@@ -220,13 +222,17 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
             batches = [(run, batch) for run, batch in due if batch is not None]
             if not batches:
                 return
-            with _drawing_nothing(runs[0]) if step == 0 else nullcontext():
+            with _forbid_random_draws(runs[0]) if step == 0 else nullcontext():
                 joint_step(batches)
 
 
 @contextmanager
-def _drawing_nothing(run: SeedRun) -> Iterator[None]:
-    """Raises: RuntimeError: PyTorch's random generators were used, which are no seed's own here."""
+def _forbid_random_draws(run: SeedRun) -> Iterator[None]:
+    """Check that nothing in this context uses PyTorch's random generators, which seeds share.
+
+    Raises:
+        RuntimeError: they were used.
+    """
 
     def states() -> list[Tensor]:
         state = get_random_state()
@@ -242,7 +248,7 @@ def _drawing_nothing(run: SeedRun) -> Iterator[None]:
 
 
 def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
-    """One optimiser step of every seed on its batch."""
+    """Take one optimiser step of every seed on its batch."""
     predictions = predict_together(
         [run.trainer.model for run, _ in batches],
         [batch.image for _, batch in batches],
@@ -250,15 +256,15 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
     )
     losses, summaries = [], []
     for (run, batch), prediction in zip(batches, predictions, strict=True):
-        with run.named():
+        with run.own_output():
             loss, summary = run.trainer.summarised_loss(prediction, batch.label)
         run.trainer.optim.zero_grad()
         losses.append(run.trainer.scaled(loss))
         summaries.append(summary)
-    # no learner is part of another's loss, so that the gradients of the sum are those of each
+    # a learner takes part only in its own loss, so its gradients are those of a single run
     torch.autograd.backward(losses)
     for (run, _), summary in zip(batches, summaries, strict=True):
-        with run.named():
+        with run.own_output():
             run.trainer.update()
             run.trainer.end_step()
             run.log.step_done(summary)

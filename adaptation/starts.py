@@ -1,4 +1,4 @@
-"""What learners are built from: sizes of a CLIP, checks of settings, start values of prompts."""
+"""Parts to build learners from: sizes of a CLIP, checks of settings, start values of prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip.tokens import tokenize
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:
-    """Say that a config value has no effect."""
+    """Warn that a config value has no effect."""
     warnings.warn(f"{key} = {value!r} is ignored: {reason}", stacklevel=3)
 
 
@@ -28,13 +28,13 @@ class Widths(NamedTuple):
 
 
 def clip_widths(clip: CLIP) -> Widths:
-    """Widths and numbers of blocks of both encoders."""
+    """Return widths and numbers of blocks of both encoders."""
     vision = clip.visual.transformer if isinstance(clip.visual, VisionTransformer) else None
     return Widths(
-        clip.transformer.width,
-        clip.transformer.layers,
-        vision.width if vision else 0,
-        vision.layers if vision else 0,
+        text=clip.transformer.width,
+        text_layers=clip.transformer.layers,
+        vision=vision.width if vision else 0,
+        vision_layers=vision.layers if vision else 0,
     )
 
 
@@ -42,14 +42,18 @@ def check_depth(depth: int, n_layers: int, key: str, lowest: int = 1) -> None:
     """Check a prompt depth against the number of blocks.
 
     Raises:
-        ValueError: fewer than ``lowest`` or more blocks than there are; names ``key``.
+        ValueError: the depth is below ``lowest`` or above ``n_layers``; the text names ``key``.
     """
     if not lowest <= depth <= n_layers:
         raise ValueError(f"{key} is {depth}: this backbone takes {lowest} to {n_layers}")
 
 
 def require_vit(widths: Widths, method: str) -> None:
-    """Raises: ValueError: the image tower has no token sequence to put prompts in."""
+    """Check that the image encoder is a vision transformer, which can take prompts.
+
+    Raises:
+        ValueError: it is not; the text names ``method``.
+    """
     if not widths.vision_layers:
         raise ValueError(
             f"{method} puts prompts into the image tower and needs a vision transformer: "
@@ -58,10 +62,10 @@ def require_vit(widths: Widths, method: str) -> None:
 
 
 def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str]:
-    """Start values for a context, and the template of what stays frozen behind it.
+    """Return start values for a context, and the template with the words that stay frozen.
 
-    The first ``n_ctx`` tokens of ``words`` are learned and the rest stays hand-written, as the
-    MaPLe line of code has it: with two tokens, "a photo of a" leaves "of a {}.".
+    The first ``n_ctx`` tokens of ``words`` are learned and the rest stays hand-written, as in
+    MaPLe's code and its successors: with two tokens, "a photo of a" leaves "of a {}.".
 
     Args:
         clip: the frozen model.
@@ -69,8 +73,11 @@ def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str
         n_ctx: number of learned tokens.
 
     Returns:
-        ``(n_ctx, d_text)`` token embeddings, or ``None`` when the words do not cover the context
-        and a random start is due; and the template.
+        ``(n_ctx, d_text)`` token embeddings, or ``None`` if there are too few words and the start
+        has to be random; and the template.
+
+    Raises:
+        ValueError: a word is not one token.
     """
     split = words.replace("_", " ").split()
     token_ids = tokenize(" ".join(split))[0]
@@ -90,21 +97,28 @@ def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str
     return start.float().clone(), " ".join([*split[n_ctx:], "{}."])
 
 
-def normal(*shape: int, std: float = 0.02) -> nn.Parameter:
-    """Parameter with entries from N(0, std^2)."""
+def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:
+    """Make a parameter of this shape with entries from N(0, std^2)."""
     return nn.Parameter(torch.empty(*shape).normal_(std=std))
 
 
 def copies(module: nn.Module, n: int) -> nn.ModuleList:
-    """``n`` modules that start equal."""
+    """Make ``n`` copies of a module."""
     return nn.ModuleList(copy.deepcopy(module) for _ in range(n))
 
 
 def start_context(clip: CLIP, words: str, n_ctx: int, key: str) -> tuple[Tensor, str]:
-    """Start of the input prompt ``(n_ctx, d_text)``, from words or at random, and the template.
+    """Return start values for the input prompt, from words or at random, and the template.
+
+    Args:
+        clip, words, n_ctx: as for ``context_init``.
+        key: config key of ``n_ctx``, for errors.
+
+    Returns:
+        ``(n_ctx, d_text)`` start values, and the template.
 
     Raises:
-        ValueError: fewer than one token; names ``key``.
+        ValueError: ``n_ctx`` is less than 1, or a word is not one token.
     """
     if n_ctx < 1:
         raise ValueError(f"{key} is {n_ctx}: use 1 or more")

@@ -1,4 +1,4 @@
-"""Hand-written text templates: those of ImageNet's ensembles, and the one of a data set.
+"""Hand-written text templates: those of ImageNet's ensembles and of the data sets.
 
 Source: the prompt-engineering notebook and prompt list of OpenAI's CLIP repository (MIT),
 in the order of CoOp's and PromptSRC's code. Their grammar ("a origami") is original.
@@ -144,19 +144,19 @@ def ensemble_templates(name: str) -> tuple[str, ...]:
 
 
 def _dataset_class(name: str) -> Any:
-    if name:  # without a data set, as when labels are predicted, the import is spared
+    if name:  # prediction has no data set and needs no import
         import datasets  # noqa: F401  registers them
 
     return DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else None
 
 
 def given_templates(entries: Iterable[str], folder: str) -> tuple[str, ...]:
-    """The templates that a configuration gives (DATASET.TEMPLATES).
+    """Return the templates of a configuration (DATASET.TEMPLATES).
 
     Args:
-        entries: texts with one ``{}``, or names of files of such texts: YAML files hold a list, all
-            others one text per line (empty lines and ``#`` comments are left out).
-        folder: what file names are relative to.
+        entries: texts with one ``{}``, or names of files of such texts: YAML files hold a list,
+            others one text per line (empty lines and ``#`` comments do not count).
+        folder: folder that file names are relative to.
 
     Raises:
         ValueError: a text without exactly one ``{}``, or a file that cannot be read.

@@ -1,4 +1,4 @@
-"""Class names in hand-written words, as token ids and as features of the frozen CLIP."""
+"""Class names in hand-written templates, as token ids and as features of the frozen CLIP."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dassl.utils import is_quiet
 def class_prompts(
     clip: CLIP, classnames: Sequence[str], template: str, n_inserted: int = 0
 ) -> PackedText:
-    """Token ids of ``template`` filled with every class name, underscores read as spaces.
+    """Tokenise ``template`` filled with every class name, underscores read as spaces.
 
     Args:
-        clip: gives the context length and the device.
+        clip: model whose context length and device are used.
         classnames: at least one.
         template: text with one ``{}``.
-        n_inserted: learned tokens that a learner inserts.
+        n_inserted: number of tokens that a learner will insert.
 
     Raises:
         ValueError: no class, or a class name too long for the context.
@@ -63,24 +63,24 @@ def encode_templates(
     unit: bool,
     size: int = MAX_SEQUENCES,
 ) -> Tensor:
-    """Text features averaged over templates.
+    """Compute text features averaged over templates.
 
     Args:
         encoders: of the frozen model.
         classnames: ``C`` names.
         templates: texts with one ``{}``.
-        unit: bring every feature to unit norm before the average (CLIP's zero-shot ensemble) or
-            average the raw ones (PromptSRC's teacher).
-        size: texts encoded at once.
+        unit: whether to bring every feature to unit norm before the average (CLIP's zero-shot
+            ensemble), or to average the raw ones (PromptSRC's teacher).
+        size: number of texts to encode at once.
 
     Returns:
         ``(C, embed_dim)`` float32, unit norm.
     """
     total: Tensor = torch.zeros(())
-    # for a thousand classes and 60 templates this takes a while
+    # a progress bar, since a thousand classes and 60 templates take a while
     hidden = len(templates) == 1 or is_quiet()
     for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
         text = class_prompts(encoders.clip, classnames, template)
-        features = encode_text_in_chunks(encoders, text, size=size).float()
+        features = encode_text_in_chunks(encoders, text, size=size).float()  # (C, embed_dim)
         total = total + (F.normalize(features, dim=-1) if unit else features)
     return F.normalize(total / len(templates), dim=-1)

@@ -1,4 +1,4 @@
-"""One pass of a shared CLIP for several learners of one method, each with images of its own."""
+"""Joint forward pass of several learners of one method through the CLIP that they share."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .learner import Prediction
 Call = tuple["Tensor | None", Changes, "int | None"]
 
 
-class _Unanswered(BaseException):
-    """A learner's forward has come to a call of an encoder that has no answer yet."""
+class _PendingCall(BaseException):
+    """Stops a learner's forward at a call of an encoder that has no answer yet."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
 
-class _Turn:
-    """The steps of one learner's forward, with the answers to its first calls of an encoder.
+class _AnsweredSteps:
+    """Steps of one learner's forward, with given answers to its first calls of an encoder.
 
-    The call after those ends the forward, to be answered together with the other learners'.
+    The next call raises ``_PendingCall``, so that it is answered with the other learners' calls.
     """
 
     def __init__(self, model: PromptedCLIP, answers: Sequence[Tensor]) -> None:
@@ -48,7 +48,7 @@ class _Turn:
     def _answer(self, call: Call) -> Tensor:
         answer = next(self.answers, None)
         if answer is None:
-            raise _Unanswered(call)
+            raise _PendingCall(call)
         return answer
 
 
@@ -57,21 +57,21 @@ def predict_together(
     images: Sequence[Tensor],
     views: Sequence[Sequence[str] | None],
 ) -> list[Prediction]:
-    """Predictions of several learners of one method, each on images of its own.
+    """Classify one batch for each of several learners of one method.
 
-    Every learner's ``forward`` runs up to its first call of an encoder, the CLIP that the models
-    share (``share_frozen``) answers all these calls in one, and every ``forward`` runs anew with
-    the answer, until none has a further call. Forwards draw no random numbers, and all but the
-    encoders costs little. The frozen CLIP sees the images of all, too, if a loss asks for it
-    (``Prediction.frozen``).
+    Every learner's ``forward`` runs up to its first call of an encoder. The CLIP that the models
+    share (``share_frozen``) answers all these calls in one, and every ``forward`` starts again with
+    the answer, until none has a further call. Starting again is cheap and safe: all but the
+    encoders costs little, and forwards draw no random numbers. If a loss asks for the frozen CLIP's
+    predictions (``Prediction.frozen``), these are computed jointly, too.
 
     Args:
-        models: with learners that differ in nothing but their values.
-        images: for every model ``(B_i, 3, side, side)``, normalised.
-        views: for every model a loader's names of the images' views, or ``None``.
+        models: models whose learners differ only in their values.
+        images: ``(B_i, 3, side, side)``, normalised, for every model.
+        views: a loader's names of the images' views, or ``None``, for every model.
 
     Returns:
-        for every model what its ``predict`` gives, to rounding.
+        for every model the prediction of its ``predict``, to rounding.
 
     Raises:
         ValueError: the calls of the learners cannot be joined.
@@ -92,20 +92,20 @@ def predict_together(
         predictions, calls = [], []
         for model, image, answered in zip(models, images, answers, strict=True):
             try:
-                predictions.append(model.learner(_Turn(model, answered), image))
-            except _Unanswered as unanswered:
-                calls.append(unanswered.call)
+                predictions.append(model.learner(_AnsweredSteps(model, answered), image))
+            except _PendingCall as pending:
+                calls.append(pending.call)
         if not calls:
             return [
-                model.with_teacher(prediction, functools.partial(frozen_of, i))
-                for i, (model, prediction) in enumerate(zip(models, predictions, strict=True))
+                model.with_teacher(prediction, functools.partial(frozen_of, index))
+                for index, (model, prediction) in enumerate(zip(models, predictions, strict=True))
             ]
         for answered, answer in zip(answers, _encode(first, calls), strict=True):
             answered.append(answer)
 
 
 def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
-    """The answers to one call of every learner."""
+    """Answer one call of every learner."""
     images, changes, n_rows = zip(*calls, strict=True)
     if any(change.inside for change in changes):
         raise ValueError(
@@ -121,7 +121,7 @@ def _encode(model: PromptedCLIP, calls: Sequence[Call]) -> Sequence[Tensor]:
     if not joined:
         return [model.encode_text()] * len(calls)
     features = model.encode_text(joined).split(sizes)
-    return [
-        each if change.batch_size else each.squeeze(0)
-        for each, change in zip(features, changes, strict=True)
+    return [  # (B, C, embed_dim) of per-sample prompts, else (C, embed_dim)
+        part if change.batch_size else part.squeeze(0)
+        for part, change in zip(features, changes, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What every prompt method shares: build, freeze, precision, step, save, load."""
+"""The trainer that all prompt methods share: build, freeze, precision, step, save, load."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .checkpoints import (
     CHECKPOINT_VERSION,
     check_continues,
     check_origin,
+    checked_weights,
     checkpoint_path,
-    fitting_weights,
 )
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
@@ -43,7 +43,7 @@ def check_backbone(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: neither a known name nor a file; the nearest name is suggested.
-        FileNotFoundError: looks like a file that does not exist.
+        FileNotFoundError: the name is a path, and no file is there.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if not name:
@@ -52,11 +52,11 @@ def check_backbone(cfg: CfgNode) -> None:
 
 
 def load_clip(cfg: CfgNode) -> CLIP:
-    """The CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, as ``build_model`` stores it.
+    """Load the CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, as ``build_model`` stores it.
 
     Raises:
         ValueError: unknown name, or ``INPUT.SIZE``, ``INPUT.PIXEL_MEAN`` or ``INPUT.PIXEL_STD``
-            differs from what the backbone says of its images.
+            differs from what the backbone states.
     """
     name = cfg.MODEL.BACKBONE.NAME
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):
@@ -80,7 +80,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
 
 
 class PromptTrainer(TrainerX):
-    """Trains one :class:`PromptLearner` on a frozen CLIP.
+    """Trainer of one :class:`PromptLearner` on a frozen CLIP.
 
     A method sets ``node``, declares its config defaults in ``extend_cfg``, builds its learner in
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
@@ -91,30 +91,30 @@ class PromptTrainer(TrainerX):
     node: str
     #: folder of the learner's checkpoints in a run folder
     model_name = "prompt_learner"
-    #: settings of the method under whose other values learned tensors mean something else
+    #: the method's settings that decide what learned tensors mean, to which checkpoints are bound
     bound_settings: tuple[str, ...] = ()
-    #: whether a run may go on beyond its last epoch (TRAIN.EXTEND); not where something besides the
-    #: learning rate depends on the number of epochs
+    #: whether a run may go on beyond its last epoch (TRAIN.EXTEND); set it to False where more than
+    #: the learning rate depends on the number of epochs
     extends = True
-    #: whether published code of the method starts from OpenAI's CLIP as it is, and draws nothing
-    #: else in another order than ``build_learner``
+    #: whether the method's published code builds OpenAI's CLIP unchanged and then draws its start
+    #: values in the order of ``build_learner``
     draws_as_published = False
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
-        """Declare config defaults; a method overrides this with its own node."""
+        """Declare the config defaults of the method, in its own node."""
 
     @classmethod
     def update_settings(cls, settings: dict[str, Any]) -> None:
-        """Turn a checkpoint's settings of the method into this version's, in place.
+        """Bring the method's settings in a checkpoint to this version, in place.
 
         Args:
-            settings: what the method's config node held when the checkpoint was written.
+            settings: the method's config node as stored in the checkpoint.
         """
 
     @property
     def node_cfg(self) -> CfgNode:
-        """The method's own part of the config."""
+        """Config node of the method."""
         return self.cfg.TRAINER[self.node]
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
@@ -142,12 +142,12 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
-        """A fresh learner of the method.
+        """Build an untrained learner of the method.
 
         Args:
             cfg: the whole config.
-            clip: the model it is for, frozen and in float32.
-            classnames: the classes that it starts with.
+            clip: model that the learner is for, frozen and in float32.
+            classnames: classes that the learner starts with.
         """
         raise NotImplementedError
 
@@ -174,25 +174,25 @@ class PromptTrainer(TrainerX):
         classnames: Sequence[str],
         templates: Sequence[str] = (),
     ) -> PromptedCLIP:
-        """CLIP with a fresh learner, on CLIP's device; needs no data set.
+        """Build a CLIP with an untrained learner, on CLIP's device; no data set is needed.
 
         Args:
             cfg: the whole config.
-            clip: frozen here.
+            clip: model to freeze and use.
             classnames: the classes to tell apart.
-            templates: texts in place of ``teacher_templates`` and of an unprompted text encoder's.
+            templates: templates in place of ``teacher_templates`` and of an unprompted text
+                encoder's own.
         """
         clip = clip.requires_grad_(False).float()
         learner = cls.build_learner(cfg, clip, classnames).to(clip.logit_scale.device)
         if templates and learner.text_changes() is None:
             learner.template = templates[0]
-        teacher = templates or cls.teacher_templates(cfg)
         return PromptedCLIP(
             clip,
             learner,
             classnames,
-            cfg.TRAINER[cls.node].PREC,
-            teacher,
+            precision=cfg.TRAINER[cls.node].PREC,
+            teacher_templates=templates or cls.teacher_templates(cfg),
             fast=cfg.MODEL.FAST_ENCODERS,
             memory_gb=cfg.MODEL.MEMORY_GB,
             cache_mb=cfg.MODEL.TEACHER_CACHE_MB,
@@ -229,10 +229,12 @@ class PromptTrainer(TrainerX):
 
         capture = CudaCapture(self.device) if on_gpu else None
         constants = self.model.class_constants
-        return StepGraph(self.train_on, self.optim, state, constants, capture)
+        return StepGraph(
+            self.train_on, self.optim, state=state, constants=constants, capture=capture
+        )
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its terms for the log.
+        """Compute the loss of a batch, and its terms for the log.
 
         Args:
             prediction: prompted features and logits.
@@ -245,9 +247,9 @@ class PromptTrainer(TrainerX):
         if self.graph is None:
             summary = self.train_on(image, label, batch.get("view"))
         else:
-            # without names of the views, which features would be looked up by on the host
+            # without names of views: a graph cannot look features up on the host
             summary = self.graph(image, label)
-            # replays change parameters without PyTorch's counting it
+            # replays change parameters without increasing PyTorch's version counters
             self.model.forget_text()
         self.end_step()
         return summary
@@ -255,12 +257,15 @@ class PromptTrainer(TrainerX):
     def train_on(
         self, image: Tensor, label: Tensor, views: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """One step on a batch that is on the device; returns what is logged, without gradients.
+        """Take one step on a batch that is on the device.
 
         Args:
             image: ``(B, 3, side, side)``.
             label: ``(B,)`` class indices.
             views: a loader's names of the images' views.
+
+        Returns:
+            values for the log, without gradients.
         """
         prediction = self.model.predict(image, views)
         loss, summary = self.summarised_loss(prediction, label)
@@ -270,26 +275,26 @@ class PromptTrainer(TrainerX):
     def summarised_loss(
         self, prediction: Prediction, label: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and what is logged of the step, without gradients."""
-        # loss and terms are read, and the loss checked, when the engine prints a line
+        """Compute the loss of a batch, and values for the log, without gradients."""
+        # left on the device: the engine reads them, and checks the loss, when it prints a line
         loss, terms = self.loss(prediction, label)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
         return loss, {name: value.detach() for name, value in summary.items()}
 
     def step(self, loss: Tensor) -> None:
-        """Backward pass and update."""
+        """Run the backward pass and the update."""
         self.optim.zero_grad()
         self.scaled(loss).backward()
         self.update()
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """What the backward pass starts from."""
+        """Scale the loss for the backward pass, where the precision needs it."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def update(self) -> None:
-        """What follows the backward pass: gradient clipping when asked for, optimiser step.
+        """Clip gradients if ``OPTIM.CLIP_GRAD_NORM`` is set, and take the optimiser step.
 
-        ``end_step`` follows, which a ``forward_backward`` of one's own has to call.
+        A ``forward_backward`` of your own has to call ``end_step`` after this.
         """
         if self.cfg.OPTIM.CLIP_GRAD_NORM > 0:
             if self.scaler is not None:
@@ -313,10 +318,10 @@ class PromptTrainer(TrainerX):
         self.model.teacher_cache.save()
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Images and labels on the device.
+        """Move images and labels of a batch to the device.
 
-        A method that changes the images here must take ``view`` out of the batch: the frozen
-        features known by that name belong to the images as they were.
+        A method that changes the images here must remove ``view`` from the batch: the frozen
+        features kept under that name belong to the unchanged images.
         """
         image, label = batch["img"], batch["label"]
         return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
@@ -324,7 +329,7 @@ class PromptTrainer(TrainerX):
     def checkpoint_state(
         self, name: str, epoch: int, val_result: float | None = None
     ) -> dict[str, Any]:
-        """The learner (not CLIP) with what is needed to load it elsewhere, as plain values."""
+        """Return the learner (not CLIP) and plain values that are needed to load it elsewhere."""
         meta = {
             "version": CHECKPOINT_VERSION,
             "library": __version__,
@@ -339,7 +344,7 @@ class PromptTrainer(TrainerX):
     def _stored_cfg(self) -> CfgNode:
         cfg = self.cfg.clone()
         cfg.defrost()
-        # the texts themselves: files may not be where the checkpoint is used
+        # the texts themselves, since template files may be missing where the checkpoint is used
         cfg.DATASET.TEMPLATES = self.given_templates
         return cfg
 
@@ -350,7 +355,7 @@ class PromptTrainer(TrainerX):
             path = latest_checkpoint(osp.join(directory, name))
             if path is not None:
                 checkpoint = load_checkpoint(path)
-                self._fitting_weights(checkpoint, name, path)
+                self._checked_weights(checkpoint, name, path)
                 if "meta" not in checkpoint:
                     raise ValueError(
                         f"{path} was not written by this toolbox and cannot be resumed: "
@@ -359,18 +364,18 @@ class PromptTrainer(TrainerX):
                 classes = self.model.classnames
                 extended = check_continues(checkpoint["meta"], self._stored_cfg(), classes, path)
         if extended:
-            self._scheds[self.model_name] = None  # the stored one ends with the run as begun
+            self._scheds[self.model_name] = None  # the stored schedule is of the shorter run
         epoch = super().resume_model_if_exist(directory)
         if extended:
             self._extend(epoch)
         return epoch
 
     def _extend(self, epoch: int) -> None:
-        """Take the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this one on."""
+        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
         for group in self.optim.param_groups:
             group["lr"] = group["initial_lr"]
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
-        with warnings.catch_warnings():  # of a schedule that is stepped before the optimiser
+        with warnings.catch_warnings():  # PyTorch warns of a schedule stepped before its optimiser
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(epoch):
                 self.sched.step()
@@ -378,12 +383,12 @@ class PromptTrainer(TrainerX):
         print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load a learner trained before, also one trained on other classes.
+        """Load a trained learner, also one trained on other classes.
 
         Args:
             directory: run folder; empty loads nothing.
-            epoch: number of the epoch; ``None`` for the best model or, where the run chose none,
-                the last one.
+            epoch: number of the epoch; ``None`` for the best model if the run chose one, else the
+                last one.
 
         Raises:
             FileNotFoundError: no such checkpoint.
@@ -395,13 +400,13 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            self._models[name].load_state_dict(self._fitting_weights(checkpoint, name, path))
+            self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 
-    def _fitting_weights(
+    def _checked_weights(
         self, checkpoint: dict[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return fitting_weights(checkpoint, learner, self.model.classnames, path)
+        return checked_weights(checkpoint, learner, self.model.classnames, path)

@@ -1,3 +1,3 @@
-"""Version of the toolbox, stored in every checkpoint."""
+"""Version of the toolbox, which every checkpoint and record stores."""
 
 __version__ = "0.2.0"

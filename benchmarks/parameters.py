@@ -27,7 +27,18 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
 def vit_b16() -> CLIP:
     """Build a ViT-B/16 without values, but for the token table, which learners copy words from."""
     with torch.device("meta"):
-        clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+        clip = CLIP(
+            embed_dim=512,
+            image_resolution=224,
+            vision_layers=12,
+            vision_width=768,
+            vision_patch_size=16,
+            context_length=77,
+            vocab_size=49408,
+            transformer_width=512,
+            transformer_heads=8,
+            transformer_layers=12,
+        )
     clip.token_embedding.to_empty(device="cpu")
     return clip
 

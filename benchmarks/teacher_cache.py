@@ -37,7 +37,18 @@ BATCH, CLASSES = 4, 50
 
 def random_vit_b16() -> CLIP:
     """Build a CLIP ViT-B/16 with small random weights."""
-    clip = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+    clip = CLIP(
+        embed_dim=512,
+        image_resolution=224,
+        vision_layers=12,
+        vision_width=768,
+        vision_patch_size=16,
+        context_length=77,
+        vocab_size=49408,
+        transformer_width=512,
+        transformer_heads=8,
+        transformer_layers=12,
+    )
     for parameter in clip.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -8,7 +8,7 @@ __all__ = ["available_models", "build_model", "load", "load_state_dict", "tokeni
 
 
 def __getattr__(name: str) -> object:
-    """Names of `clip.clip`, on first use: `python -m clip.convert --help` waits for no torch."""
+    """Import ``clip.clip`` on first use, so that ``python -m clip.convert --help`` starts fast."""
     if name == "clip":
         return import_module(".clip", __name__)
     if name in __all__:

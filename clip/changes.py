@@ -1,12 +1,12 @@
-"""What one call of an encoder changes in its transformer blocks, as data.
+"""Changes of an encoder's transformer blocks, as data: prompts, low-rank terms, layer norms.
 
-A call takes a mapping from block number (0 is the input layer) to what changes there: one
-:class:`Prompt`, a sequence of them, applied in order, or a whole :class:`BlockChange`. Encoders
-read it as :class:`Changes`, which :meth:`Changes.of` makes of a mapping, once.
+A call of an encoder takes a mapping from block number (0 is the input layer) to what changes there:
+one :class:`Prompt`, a sequence of them, applied in order, or a whole :class:`BlockChange`.
+:meth:`Changes.of` turns such a mapping into the :class:`Changes` that encoders work with.
 
 A prompt inserts its tokens at a position and drops some of the tokens that stand there: ``drop=0``
-adds to the sequence, ``drop=n`` replaces what an earlier prompt of ``n`` tokens left, anything else
-lets the sequence grow or shrink.
+adds to the sequence, ``drop=n`` replaces an earlier prompt of ``n`` tokens, anything else lets the
+sequence grow or shrink.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ class Prompt:
     """Tokens that enter a sequence in front of one transformer block.
 
     Args:
-        tokens: what is inserted, ``d`` being the width of the encoder:
-            ``(n, d)`` is shared by every sequence of the call;
-            ``(S, n, d)`` holds one set per sequence, i.e. per image, or per class for text;
+        tokens: inserted tokens, ``d`` being the width of the encoder:
+            ``(n, d)`` is shared by all sequences of the call;
+            ``(S, n, d)`` holds one set per sequence: per image, or per class for text;
             ``(B, 1, n, d)`` and ``(B, C, n, d)``, text only, hold one set per sample of a batch,
             so that all ``C`` classes are encoded ``B`` times.
-        at: index of the first inserted token. ``None`` is the end of the sequence. Text also takes
+        at: index of the first inserted token; ``None`` is the end of the sequence. Text also takes
             one index per class, for positions that depend on the length of the class name.
-        drop: how many existing tokens are removed: those from ``at`` on, or the last ones when
+        drop: number of existing tokens to remove: those from ``at`` on, or the last ones when
             ``at`` is ``None``.
         keep: share of the removed tokens in the inserted ones, which become
-            ``(1 - keep) tokens + keep removed``; as many have to be removed as inserted.
+            ``(1 - keep) tokens + keep removed``. As many must be removed as inserted.
 
     Raises:
-        ValueError: tokens of another shape, or a ``drop`` or ``keep`` that cannot be.
+        ValueError: ``tokens`` have the wrong number of dimensions, ``drop`` is negative, or
+            ``keep`` is given while ``drop`` differs from the number of inserted tokens.
     """
 
     tokens: Tensor
@@ -67,11 +68,11 @@ class Prompt:
 
     @property
     def growth(self) -> int:
-        """By how many tokens the sequence becomes longer."""
+        """Number of tokens by which the sequence becomes longer; may be negative."""
         return self.length - self.drop
 
     def mixed(self, tokens: Tensor, removed: Tensor) -> Tensor:
-        """Return what is inserted in place of ``removed``; both ``(..., n, d)``."""
+        """Mix ``removed`` tokens into the inserted ones by ``keep``; all ``(..., n, d)``."""
         return torch.lerp(tokens, removed, self.keep) if self.keep else tokens
 
 
@@ -100,15 +101,15 @@ Norm = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class BlockChange:
-    """What changes in a transformer block, ``h = x + attn(ln_1 x)``, ``y = h + mlp(ln_2 h)``.
+    """Changes of one transformer block ``h = x + attn(ln_1 x)``, ``y = h + mlp(ln_2 h)``.
 
     Args:
         prompts: tokens that enter in front of the block.
-        query, key, value: terms of the maps that ``ln_1 x`` goes through, of width ``d``.
-        out: term of the map that the result of attention goes through.
-        ln_1, ln_2: weight and bias in place of those of the block's layer norms.
-        branch: from ``ln_1 x`` to what is added to the block's result, ``(..., d)`` both; applied
-            to any selection of positions, which it gets in float32 at least.
+        query, key, value: low-rank terms of attention's input projections, ``d`` to ``d``.
+        out: low-rank term of attention's output projection, ``d`` to ``d``.
+        ln_1, ln_2: weight and bias that replace those of the block's layer norms.
+        branch: parallel branch: maps ``ln_1 x``, ``(..., d)`` in float32 at least, to what is added
+            to ``y``. The last block may call it on some positions only.
     """
 
     prompts: tuple[Prompt, ...] = ()
@@ -122,17 +123,17 @@ class BlockChange:
 
     @property
     def inside(self) -> bool:
-        """Whether anything else than its sequence changes for the block."""
+        """Whether the block itself changes, not only the sequence that it reads."""
         parts = (self.query, self.key, self.value, self.out, self.ln_1, self.ln_2, self.branch)
         return any(part is not None for part in parts)
 
 
-#: the block as it is
+#: leaves a block as it is
 UNCHANGED = BlockChange()
 
 
 class Changes:
-    """What one call of an encoder changes, by block.
+    """Changes of an encoder in one call, by block.
 
     Args:
         blocks: block number -> change.
@@ -143,7 +144,7 @@ class Changes:
 
     @classmethod
     def of(cls, changes: LayerChanges | None) -> Changes:
-        """Return what a mapping says; what is read already stays itself."""
+        """Make ``Changes`` of a mapping; return ``Changes`` as they are."""
         if isinstance(changes, Changes):
             return changes
         return cls({number: _block_change(entry) for number, entry in (changes or {}).items()})
@@ -154,11 +155,15 @@ class Changes:
     def __getitem__(self, number: int) -> BlockChange:
         return self.blocks.get(number, UNCHANGED)
 
-    #: Python would otherwise ask for one block after the other, without an end
+    #: otherwise Python would iterate by ``__getitem__``, which never ends
     __iter__ = None
 
     def check_depth(self, n_blocks: int) -> None:
-        """Raises: ValueError: there are changes for blocks that an encoder does not have."""
+        """Check that every changed block exists in an encoder of ``n_blocks`` blocks.
+
+        Raises:
+            ValueError: one does not.
+        """
         for number in self.blocks:
             if not 0 <= number < n_blocks:
                 raise ValueError(
@@ -167,13 +172,13 @@ class Changes:
                 )
 
     def prompts(self) -> Iterator[Prompt]:
-        """All prompts, in the order in which they are applied."""
+        """Yield all prompts in the order in which they are applied."""
         for number in sorted(self.blocks):
             yield from self.blocks[number].prompts
 
     @property
     def inside(self) -> int:
-        """How many blocks change in anything else than their sequence."""
+        """Number of blocks that change themselves, not only the sequence that they read."""
         return sum(change.inside for change in self.blocks.values())
 
     @property
@@ -183,10 +188,10 @@ class Changes:
 
     @property
     def batch_size(self) -> int | None:
-        """For how many samples text prompts hold a set each; ``None`` if none of them does.
+        """Number of samples ``B`` of per-sample text prompts; ``None`` without such prompts.
 
         Raises:
-            ValueError: they hold them for batches of different size.
+            ValueError: prompts are of batches of different size.
         """
         sizes = {len(prompt.tokens) for prompt in self.prompts() if prompt.tokens.dim() == 4}
         if len(sizes) > 1:
@@ -194,7 +199,7 @@ class Changes:
         return sizes.pop() if sizes else None
 
     def with_prompts(self, change: Callable[[Prompt], Prompt]) -> Changes:
-        """Return the same with every prompt changed."""
+        """Return a copy whose prompts have gone through ``change``."""
         return Changes(
             {
                 number: replace(block, prompts=tuple(map(change, block.prompts)))
@@ -203,7 +208,7 @@ class Changes:
         )
 
     def of_classes(self, start: int, stop: int) -> Changes:
-        """Return the changes of a text encoder for the classes ``start`` to ``stop`` only."""
+        """Select the changes of a text encoder for the classes from ``start`` up to ``stop``."""
 
         def part(prompt: Prompt) -> Prompt:
             tokens, at = prompt.tokens, prompt.at
@@ -215,7 +220,7 @@ class Changes:
         return self.with_prompts(part)
 
     def of_sample(self, sample: int) -> Changes:
-        """Return the changes of a text encoder for one sample of a batch."""
+        """Select the changes of a text encoder for one sample of a batch."""
 
         def part(prompt: Prompt) -> Prompt:
             of_one = prompt.tokens.dim() == 4
@@ -224,7 +229,7 @@ class Changes:
         return self.with_prompts(part)
 
 
-#: what an encoder takes
+#: changes as an encoder takes them: read already, or a mapping by block number
 LayerChanges = Changes | Mapping[int, Prompt | Sequence[Prompt] | BlockChange]
 
 
@@ -235,7 +240,7 @@ def _block_change(entry: Prompt | Sequence[Prompt] | BlockChange) -> BlockChange
 
 
 def deep_prompts(layers: Sequence[Tensor], at: int | None = None) -> Changes:
-    """Prompts for consecutive blocks: the first one is inserted, each later one replaces it.
+    """Make prompts of consecutive blocks: the first is inserted, each later one replaces it.
 
     Args:
         layers: one ``(n, d)`` tensor per prompted block, block 0 first.
@@ -251,26 +256,28 @@ def deep_prompts(layers: Sequence[Tensor], at: int | None = None) -> Changes:
 
 
 def join_changes(changes: Sequence[Changes], sizes: Sequence[int], dims: int) -> Changes:
-    """Changes of several calls of an encoder as those of one call over the sequences of all.
+    """Join the changes of several calls of an encoder into those of one call.
 
     Args:
-        changes: of every call, alike in all but the values of the prompts' tokens.
-        sizes: sequences of every call: images, or for text samples of the whole class list.
+        changes: of every call; they may differ only in the values of the prompts' tokens.
+        sizes: batch size of every call: images, or for text samples of the whole class list.
         dims: dimensions of the joined tokens: 3 for images, 4 for text.
 
     Returns:
-        one set of tokens per image, ``(sum(sizes), n, d)``, or per sample of the class list,
-        ``(sum(sizes), 1, n, d)`` or ``(sum(sizes), C, n, d)``.
+        prompts with one set of tokens per image, ``(sum(sizes), n, d)``, or per sample of the
+        class list, ``(sum(sizes), 1, n, d)`` or ``(sum(sizes), C, n, d)``.
 
     Raises:
-        ValueError: the calls differ in where prompts stand or in how long they are, or change the
-            blocks themselves.
+        ValueError: prompts of the calls differ in place or length, or a call changes the blocks
+            themselves.
     """
     if any(change.inside for change in changes):
         raise ValueError("changes inside of blocks cannot share a call: only prompts can")
     outlines = [
         {
-            number: [(p.length, p.at, p.drop, p.keep) for p in block.prompts]
+            number: [
+                (prompt.length, prompt.at, prompt.drop, prompt.keep) for prompt in block.prompts
+            ]
             for number, block in change.blocks.items()
         }
         for change in changes
@@ -305,8 +312,8 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         ``(S, length + n - drop, d)``.
 
     Raises:
-        ValueError: fewer tokens than are to be dropped, sizes that do not fit, or a prompt in
-            front of the first token, which both encoders read as what it is.
+        ValueError: there are fewer tokens than are to be dropped, sizes do not fit, or the prompt
+            would stand in front of the first token (class token or start of text).
     """
     tokens = prompt.tokens
     if tokens.shape[-1] != x.shape[-1]:
@@ -323,7 +330,7 @@ def splice(x: Tensor, prompt: Prompt) -> Tensor:
         raise ValueError(
             f"cannot drop {prompt.drop} tokens at position {at} of a sequence of {length} tokens"
         )
-    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
-    # the gradients of a split are put together at once, those of slices one after the other
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)  # (S, n, d)
+    # split and not slices: its backward pass writes one gradient instead of adding up three
     before, removed, behind = x.split((at, prompt.drop, length - at - prompt.drop), dim=1)
     return torch.cat([before, prompt.mixed(tokens, removed), behind], dim=1)

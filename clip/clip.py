@@ -17,8 +17,7 @@ from .weights import build_model, convert_weights
 if TYPE_CHECKING:
     from PIL import Image
 
-#: besides these, trainers written for OpenAI's package use its `_MODELS`, `_download`,
-#: `_tokenizer` and `_transform`
+#: trainers written for OpenAI's package also use the private ones
 __all__ = [
     "_MODELS",
     "_download",
@@ -41,19 +40,19 @@ def load(
     """Load a CLIP model and the preprocessing of its images.
 
     Args:
-        name: one of `available_models()`, weights of open_clip, or the path of a checkpoint file.
-        device: where to put the model; CUDA when available, else the CPU, by default.
-        jit: only False; the argument is there for callers of OpenAI's function.
-        download_root: cache folder; by default the environment variable CLIP_CACHE or
-            ~/.cache/clip.
+        name: one of ``available_models()``, weights of open_clip, or the path of a checkpoint file.
+        device: where to put the model; by default CUDA when available, else the CPU.
+        jit: must be False; there for callers of OpenAI's function.
+        download_root: cache folder; by default the environment variable ``CLIP_CACHE`` or
+            ``~/.cache/clip``.
 
     Returns:
-        The model in evaluation mode, half precision as OpenAI's, but float32 on the CPU; and a
-        function from a PIL image to a normalised tensor (3, resolution, resolution).
+        the model in evaluation mode, in half precision as OpenAI's but float32 on the CPU; and a
+        function from a PIL image to a normalised tensor ``(3, resolution, resolution)``.
 
     Raises:
-        NotImplementedError: jit is True.
-        FileNotFoundError, RuntimeError, ValueError: see `load_state_dict`.
+        NotImplementedError: ``jit`` is True.
+        FileNotFoundError, RuntimeError, ValueError: see ``load_state_dict``.
     """
     if jit:
         raise NotImplementedError(

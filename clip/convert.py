@@ -2,7 +2,7 @@
 
 Reads whatever ``clip.load_state_dict`` reads and writes a plain state dict with OpenAI's keys, as
 ``.pt`` (``torch.save``) or ``.safetensors``. Weights of open_clip get entries that say what their
-shapes do not (``clip.model.TRAITS``), so that the path of the new file alone is enough.
+shapes do not (``clip.model.EXTRA_ENTRIES``), so that the path of the new file alone is enough.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def cast(state_dict: Mapping[str, Tensor], model: CLIP, dtype: str) -> dict[str, Tensor]:
-    """The state dict with its weights stored as ``dtype`` (one of ``DTYPES``) says.
+    """Store the weights of a state dict in another type.
 
     Args:
         state_dict: weights as they were read.
-        model: what ``build_model`` makes of them; in half precision afterwards if ``dtype`` is.
+        model: the model that ``build_model`` makes of them; ``fp16`` changes it, too.
         dtype: one of ``DTYPES``.
 
     Raises:
@@ -78,13 +78,13 @@ def cast(state_dict: Mapping[str, Tensor], model: CLIP, dtype: str) -> dict[str,
 
 
 def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
-    """Write ``path`` in the format of its suffix, after reading back what was written.
+    """Write a state dict in the format of the path's suffix, and check the file by reading it.
 
     The file gets its name only when it holds the same tensors, bit for bit; the same state dict
     gives the same bytes.
 
     Raises:
-        RuntimeError: what was read back differs.
+        RuntimeError: the file does not hold what was written.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -115,7 +115,7 @@ def write(state_dict: Mapping[str, Tensor], path: Path) -> None:
 
 
 def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Lines on the architecture, the number of parameters, and how the weights are stored."""
+    """Describe architecture, number of parameters and types of the weights, in lines."""
     tower: Any = model.visual
     text = model.transformer
     lines = [f"image encoder: {tower.input_resolution} x {tower.input_resolution} pixels, "]
@@ -126,7 +126,10 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
         width, heads = tower.layer1[0].conv1.out_channels, tower.attnpool.num_heads
         lines[0] += f"ResNet, {stages} blocks from width {width}, pooled by {heads} heads"
     if model.image_mean is not None and model.image_std is not None:
-        mean, std = ([round(v, 6) for v in t.tolist()] for t in (model.image_mean, model.image_std))
+        mean, std = (
+            [round(value, 6) for value in values.tolist()]
+            for values in (model.image_mean, model.image_std)
+        )
         lines.append(f"images normalised with mean {mean}, standard deviation {std}")
     types: Counter[str] = Counter()
     for value in state_dict.values():
@@ -161,7 +164,7 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
         force: replace ``target`` if it exists.
 
     Returns:
-        Lines that describe what was written.
+        lines that describe the file.
 
     Raises:
         FileExistsError: ``target`` exists and ``force`` is off.
@@ -189,7 +192,7 @@ def convert(source: str, target: Path, dtype: str = "keep", force: bool = False)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns its exit status, 2 for input that cannot be converted."""
+    """Run the command line; return its exit status, 2 for input that cannot be converted."""
 
     def act(args: argparse.Namespace) -> None:
         print("\n".join(convert(args.source, args.target, args.dtype, args.force)))

@@ -1,4 +1,4 @@
-"""Both encoders of a CLIP, in one of two ways: fast, or plain as public code computes them."""
+"""The choice between fast encoders of a CLIP and plain ones, which compute as public code does."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .packing import PackedText
 
 
 class Encoders:
-    """What encodes with a CLIP; the choice between fast and plain is made here, once.
+    """Both encoders of a CLIP, fast or plain.
 
     Args:
-        clip: the model, whose weights are shared; a ResNet has one way to encode images.
-        fast: compute packed texts and what is needed alone, or else all positions of every text of
-            full context length, module by module (``clip.plain``).
+        clip: the model; a ResNet has one way to encode images.
+        fast: use packed texts and compute only the positions that are needed. False computes all
+            positions of every text at full context length, module by module (``clip.plain``).
     """
 
     def __init__(self, clip: CLIP, fast: bool = True) -> None:
         self.clip, self.fast = clip, fast
 
     def encode_text(self, text: Tensor | PackedText, changes: LayerChanges | None = None) -> Tensor:
-        """Features ``(C, embed_dim)``, or ``(B, C, embed_dim)``; see ``CLIP.encode_text``."""
+        """Encode texts to ``(C, embed_dim)`` or ``(B, C, embed_dim)``: see ``CLIP.encode_text``."""
         if self.fast:
             return self.clip.encode_text(text, changes)
         return self.clip.encode_text(text, changes, plain=True)
@@ -30,5 +30,5 @@ class Encoders:
     def encode_image(
         self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
     ) -> Tensor:
-        """Features ``(N, embed_dim)`` of normalised images; see ``CLIP.encode_image``."""
+        """Encode normalised images to ``(N, embed_dim)``: see ``CLIP.encode_image``."""
         return self.clip.encode_image(image, changes, plain=not self.fast, n_rows=n_rows)

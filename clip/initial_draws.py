@@ -1,4 +1,7 @@
-"""The random numbers that OpenAI's code draws while it builds a model that is then overwritten."""
+"""Random numbers that OpenAI's code draws while it builds a model, drawn here on demand.
+
+The drawn weights are overwritten by those of the checkpoint, but later draws depend on them.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-#: whether `clip.model.build_model` draws them
+#: whether ``clip.weights.build_model`` draws them
 _wanted = False
 
 
 @contextmanager
 def initial_draws(wanted: bool) -> Iterator[None]:
-    """Context in which building a model draws what OpenAI's code draws there, or nothing.
+    """Have models that are built in this context draw what OpenAI's code draws, or nothing.
 
-    What follows from PyTorch's generator (start values, the order of images) is then what it is
-    with OpenAI's code at the same seed.
+    With the draws, later random numbers (start values, the order of images) are those that follow
+    OpenAI's code at the same seed.
     """
     global _wanted
     before, _wanted = _wanted, wanted
@@ -29,10 +32,10 @@ def initial_draws(wanted: bool) -> Iterator[None]:
 
 
 def draw_if_wanted(sizes: Mapping[str, Any]) -> None:
-    """Advance PyTorch's CPU generator as OpenAI's constructor does, within `initial_draws(True)`.
+    """Advance PyTorch's CPU generator as OpenAI's constructor does, in ``initial_draws(True)``.
 
-    Only how far it advances matters. That follows from the sizes of the tensors that are filled,
-    not from their order.
+    Only how far it advances matters, which depends on the sizes of the tensors that are filled,
+    not on their order.
 
     Args:
         sizes: constructor arguments of :class:`~clip.model.CLIP`.

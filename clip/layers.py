@@ -1,9 +1,9 @@
-"""Transformer blocks that are OpenAI's to whoever calls them, and their parts for our encoders.
+"""Transformer blocks of CLIP, with OpenAI's interface and faster methods for our own encoders.
 
-Called, a block, its parts and a stack of blocks compute what OpenAI's compute, length first and
-with the text encoder's mask. Our encoders use the other methods instead: batch first, on PyTorch's
-fused attention, and with an MLP that touches its hidden layer once. ``clip.patched`` tells them
-when somebody hooked, wrapped or replaced what these would pass by.
+When called, a block, its parts and a stack of blocks compute what OpenAI's do: length first, with
+the text encoder's mask. Our encoders use the other methods: batch first, on PyTorch's fused
+attention, and with an MLP that goes over its hidden layer once. These bypass the modules' calls;
+``clip.patched`` says when they must not, because somebody hooked, wrapped or replaced a module.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .changes import UNCHANGED, BlockChange, LowRank, Norm
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 if its type is a narrower one."""
+    """Convert ``x`` to float32 if its type is narrower."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm over the last axis, in float32 at least; the result has the type of ``x``."""
+    """Normalise over the last axis, in float32 at least; the result has the type of ``x``."""
     wide = at_least_float32(x)
     weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
     return F.layer_norm(wide, weight.shape, weight, bias, eps).to(x.dtype)
@@ -41,7 +41,7 @@ class LayerNorm(nn.LayerNorm):
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
-#: of the activation of OpenAI's checkpoints
+#: slope of QuickGELU's sigmoid
 SLOPE = 1.702
 
 
@@ -55,8 +55,8 @@ class QuickGELU(nn.Module):
 class _QuickGELUMLP(torch.autograd.Function):
     """``quick_gelu(x W1' + b1) W2' + b2`` as matrix products around a SiLU.
 
-    ``quick_gelu(h) = silu(s h) / s``, and the products take the factors ``s`` and ``1 / s`` along;
-    in the derivative they cancel. The wide hidden layer is touched once and kept once.
+    ``quick_gelu(h) = silu(s h) / s``: the matrix products apply the factors ``s`` and ``1 / s``,
+    which cancel in the derivative. The wide hidden layer is read once and stored once.
     """
 
     @staticmethod
@@ -86,7 +86,7 @@ class _QuickGELUMLP(torch.autograd.Function):
 
 
 def fused_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """What the MLP of a block gives for ``x``, ``(..., width)``, to rounding."""
+    """Compute the MLP of a block for ``x``, ``(..., width)``, equal to a call to rounding."""
     if not isinstance(mlp.gelu, QuickGELU):
         return mlp(x)
     values = [mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias]
@@ -98,7 +98,7 @@ def fused_mlp(mlp: Any, x: Tensor) -> Tensor:
 
 
 class Attention(nn.MultiheadAttention):
-    """Multi-head self-attention: PyTorch's when it is called, and its parts for our encoders.
+    """Multi-head self-attention: PyTorch's when called, with its parts as methods.
 
     Raises:
         ValueError: the width is not divisible by the number of heads.
@@ -110,29 +110,33 @@ class Attention(nn.MultiheadAttention):
         super().__init__(width, heads)
 
     def project(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
-        """Queries, keys and values of ``x``, one beside the other: ``(..., 3 width)``."""
+        """Project ``x``, ``(..., d)``, to queries, keys and values in one tensor ``(..., 3 d)``."""
         terms = (change.query, change.key, change.value)
         return _with_terms(F.linear(x, self.in_proj_weight, self.in_proj_bias), x, terms)
 
     def project_queries(
         self, x: Tensor, rows: Tensor, change: BlockChange = UNCHANGED
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries for ``rows`` only, keys and values for all of ``x``."""
+        """Project ``rows``, ``(N, n, d)``, to queries, and ``x``, ``(N, length, d)``, to the rest.
+
+        Returns:
+            queries ``(N, n, d)``, keys and values ``(N, length, d)``.
+        """
         width = x.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
-        queries = F.linear(rows, weight[:width], bias[:width])
-        keys_values = F.linear(x, weight[width:], bias[width:])
+        queries = F.linear(rows, weight[:width], bias[:width])  # (N, n, d)
+        keys_values = F.linear(x, weight[width:], bias[width:])  # (N, length, 2 d)
         keys_values = _with_terms(keys_values, x, (change.key, change.value))
         keys, values = keys_values.chunk(2, dim=-1)
         return _with_terms(queries, rows, (change.query,)), keys, values
 
     def split(self, x: Tensor) -> Tensor:
-        """``(..., length, d)`` to ``(sequences, heads, length, d / heads)``."""
+        """Split ``(..., length, d)`` into heads: ``(sequences, heads, length, d / heads)``."""
         # the fused kernels take four dimensions only
         return x.flatten(0, -3).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """What ``attend`` weighs the values with where nothing is masked; for inspection.
+        """Compute the attention weights without a mask, for inspection.
 
         Args:
             q: ``(..., q_len, d)`` queries.
@@ -148,23 +152,26 @@ class Attention(nn.MultiheadAttention):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """Attention without the out-projection.
+        """Compute attention without the output projection.
 
         Args:
             q: ``(..., q_len, d)`` queries.
             k, v: ``(..., k_len, d)`` keys and values.
-            mask: boolean, true where a query sees a key; broadcast to (sequences, heads, q_len,
-                k_len), all leading dimensions of ``q`` being one.
+            mask: boolean, true where a query sees a key; broadcast to ``(sequences, heads, q_len,
+                k_len)``, where ``sequences`` is the product of the leading dimensions of ``q``.
             causal: whether a query sees the keys up to its own position only.
+
+        Returns:
+            ``(..., q_len, d)``.
         """
-        y = F.scaled_dot_product_attention(
+        y = F.scaled_dot_product_attention(  # (sequences, heads, q_len, d / heads)
             self.split(q), self.split(k), self.split(v), attn_mask=mask, is_causal=causal
         )
         return y.transpose(1, 2).reshape(q.shape)
 
 
 def _with_terms(y: Tensor, x: Tensor, terms: Sequence[LowRank | None]) -> Tensor:
-    """``y``, equal parts for each term one beside the other, with the terms of ``x`` added."""
+    """Split ``y`` into one part per term, add to each its term of ``x``, and join them again."""
     if all(term is None for term in terms):
         return y
     parts = zip(y.chunk(len(terms), dim=-1), terms, strict=True)
@@ -176,17 +183,17 @@ def _with_terms(y: Tensor, x: Tensor, terms: Sequence[LowRank | None]) -> Tensor
 
 
 def _normed(norm: LayerNorm, x: Tensor, other: Norm | None) -> Tensor:
-    """Layer norm of ``x``, with another weight and bias if there is one."""
+    """Apply a layer norm to ``x``, with the weight and bias of ``other`` if it is given."""
     return norm(x) if other is None else layer_norm(x, *other, norm.eps)
 
 
 def causal_mask(length: int) -> Tensor:
-    """What is added to attention's scores so that a position sees only those up to itself.
+    """Make the mask that, added to attention's scores, hides later positions.
 
     Returns:
-        ``(length, length)`` float32: 0 there, and minus infinity where a key comes later.
+        ``(length, length)`` float32: minus infinity where a key comes later than its query, else 0.
     """
-    # on the CPU even while a model is built on no device; a block takes it to that of its input
+    # on the CPU even while a model is built on the meta device; a block moves it to its input's
     return torch.full((length, length), float("-inf"), device="cpu").triu(1)
 
 
@@ -197,11 +204,11 @@ class ResidualAttentionBlock(nn.Module):
         width, heads: of the attention.
         attn_mask: ``(length, length)``, added to the scores of attention by :meth:`forward`.
         mlp_width: hidden units of the MLP; ``None`` for four times the width.
-        quick_gelu: whether the MLP computes OpenAI's approximation of GELU, or GELU itself.
+        quick_gelu: whether the MLP uses QuickGELU, OpenAI's approximation of GELU, or GELU itself.
     """
 
     mlp: Any  # nn.Sequential of c_fc, gelu and c_proj
-    _mask_seen: tuple[Tensor, int, bool]  # set by clip.patched
+    _checked_mask: tuple[Tensor, int, bool]  # set by clip.patched
 
     def __init__(
         self,
@@ -225,45 +232,48 @@ class ResidualAttentionBlock(nn.Module):
         self.attn_mask = attn_mask
 
     def attention(self, x: Tensor) -> Tensor:
-        """Attention of ``x``, ``(length, N, d)``, to itself under the block's mask."""
+        """Compute self-attention of ``x``, ``(length, N, d)``, under the block's mask."""
         mask = self.attn_mask
         if mask is not None and (mask.dtype, mask.device) != (x.dtype, x.device):
-            with torch.inference_mode(False):  # it is kept, and of use in training, too
+            with torch.inference_mode(False):  # the mask is kept, and training may use it later
                 self.attn_mask = mask = mask.to(dtype=x.dtype, device=x.device)
         return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """**Length first**, as OpenAI's: ``(length, N, d)`` to the same shape."""
+        """Run the block, **length first** as OpenAI's: ``(length, N, d)`` to the same shape."""
         x = x + self.attention(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
     def forward_batch_first(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
-        """The same without the mask for ``(N, length, d)``, past the modules' own calls."""
-        normed = self.enter(x, change)
-        q, k, v = self.attn.project(normed, change).chunk(3, dim=-1)
+        """Run the block without its mask on ``(N, length, d)``, bypassing the modules' calls."""
+        normed = self.attention_input(x, change)
+        q, k, v = self.attn.project(normed, change).chunk(3, dim=-1)  # (N, length, d) each
         return self.finish(x, normed, self.attn.attend(q, k, v), change)
 
     def forward_first(self, x: Tensor, n: int = 1, change: BlockChange = UNCHANGED) -> Tensor:
-        """Result of ``forward_batch_first`` for the first ``n`` positions only: ``(N, n, d)``."""
-        normed = self.enter(x, change)
-        first = normed[:, :n]
+        """Compute ``forward_batch_first`` for the first ``n`` positions only: ``(N, n, d)``."""
+        normed = self.attention_input(x, change)
+        first = normed[:, :n]  # (N, n, d)
         q, k, v = self.attn.project_queries(normed, first, change)
         return self.finish(x[:, :n], first, self.attn.attend(q, k, v), change)
 
-    def enter(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
-        """What attention reads, ``ln_1 x``."""
+    def attention_input(self, x: Tensor, change: BlockChange = UNCHANGED) -> Tensor:
+        """Compute ``ln_1 x``, the input of attention."""
         return _normed(self.ln_1, x, change.ln_1)
 
     def finish(
         self, x: Tensor, normed: Tensor, attended: Tensor, change: BlockChange = UNCHANGED
     ) -> Tensor:
-        """What follows attention, for any rows.
+        """Compute the rest of the block after attention, for any selection of positions.
 
         Args:
             x: ``(..., d)`` input of the block.
-            normed: what ``enter`` gave for these rows.
-            attended: result of attention, without the out-projection.
+            normed: ``ln_1 x`` at these positions, of the same shape.
+            attended: result of ``Attention.attend`` there, of the same shape.
             change: of the block.
+
+        Returns:
+            ``(..., d)`` output of the block.
         """
         x = x + _with_terms(self.attn.out_proj(attended), attended, (change.out,))
         y = x + fused_mlp(self.mlp, _normed(self.ln_2, x, change.ln_2))
@@ -290,11 +300,13 @@ class Transformer(nn.Module):
         self.width, self.layers = width, layers
         self.resblocks = nn.Sequential(
             *(
-                ResidualAttentionBlock(width, heads, attn_mask, mlp_width, quick_gelu)
+                ResidualAttentionBlock(
+                    width, heads, attn_mask=attn_mask, mlp_width=mlp_width, quick_gelu=quick_gelu
+                )
                 for _ in range(layers)
             )
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """**Length first**, as OpenAI's: ``(length, N, d)`` to the same shape."""
+        """Run all blocks, **length first** as OpenAI's: ``(length, N, d)`` to the same shape."""
         return self.resblocks(x)

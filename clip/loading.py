@@ -1,4 +1,4 @@
-"""Weights of CLIP by name or path: official, embedded, of open_clip, or a local file."""
+"""Loading of CLIP's weights by name or path: official, embedded, of open_clip, or a local file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.hints import nearest
 from support.weight_files import state_dict_in, why_unreadable
 
 from . import openclip, tiny
-from .model import TRAITS
+from .model import EXTRA_ENTRIES
 from .weights import SIZE_ENTRIES, architecture
 
 _BASE = "https://openaipublic.azureedge.net/clip/models"
@@ -55,23 +55,24 @@ _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 
 
 def available_models() -> list[str]:
-    """Names that `load` and `load_state_dict` know; `tiny` is embedded, the others downloaded."""
+    """List the names that ``load`` takes; ``tiny`` is embedded, the others are downloaded."""
     return list(_MODELS)
 
 
 def _download(url: str, root: str | Path | None = None) -> str:
-    """Make a checkpoint's file available in the cache folder.
+    """Download a checkpoint to the cache folder, unless it is there already and intact.
 
     Args:
-        url: an address as in `_MODELS`: the file's SHA-256 is the folder before its name. The
+        url: an address as in ``_MODELS``: the file's SHA-256 is the folder before its name. The
             embedded backbone's address gives its expansion to a plain state-dict file.
-        root: cache folder; by default the environment variable CLIP_CACHE or ~/.cache/clip.
+        root: cache folder; by default the environment variable ``CLIP_CACHE`` or
+            ``~/.cache/clip``.
 
     Returns:
-        Path of the file. Nothing is transferred when it is there already and intact.
+        path of the file.
 
     Raises:
-        RuntimeError: the file could not be had; says where it belongs.
+        RuntimeError: the download failed; the text says where the file belongs.
         ValueError: the address does not name a SHA-256.
     """
     folder = cache_folder(root)
@@ -88,18 +89,20 @@ def _download(url: str, root: str | Path | None = None) -> str:
 def load_state_dict(
     name_or_path: str | Path, root: str | Path | None = None
 ) -> dict[str, torch.Tensor]:
-    """Weights of a CLIP checkpoint, with OpenAI's keys, on the CPU, as `build_model` takes them.
+    """Load the weights of a CLIP checkpoint with OpenAI's keys, on the CPU, for ``build_model``.
 
     Args:
-        name_or_path: one of `available_models()`, downloaded when absent; weights of open_clip,
-            "open_clip:ARCHITECTURE/TAG" or "open_clip:ARCHITECTURE=FILE" (see `clip.openclip`); or
-            a local file: a TorchScript archive as OpenAI publishes them, a state dict saved by
-            `torch.save` (plain or under a key of `STATE_KEYS`), or safetensors.
-        root: cache folder; by default the environment variable CLIP_CACHE or ~/.cache/clip.
+        name_or_path: one of ``available_models()``, downloaded when absent; weights of open_clip,
+            ``open_clip:ARCHITECTURE/TAG`` or ``open_clip:ARCHITECTURE=FILE`` (see
+            ``clip.openclip``); or a local file: a TorchScript archive as OpenAI publishes them, a
+            state dict saved by ``torch.save`` (plain or under a key of
+            ``support.weight_files.STATE_KEYS``), or safetensors.
+        root: cache folder; by default the environment variable ``CLIP_CACHE`` or
+            ``~/.cache/clip``.
 
     Returns:
-        State dict in the types of the file; the embedded backbone comes in float32. Weights of
-        open_clip come with entries (`clip.model.TRAITS`) for what their shapes do not say.
+        state dict in the types of the file; the embedded backbone comes in float32. Weights of
+        open_clip come with ``clip.model.EXTRA_ENTRIES`` for what their shapes do not say.
 
     Raises:
         FileNotFoundError: there is no such local file.
@@ -124,8 +127,8 @@ def load_state_dict(
         raise RuntimeError(f"cannot read the checkpoint {path}: {why_unreadable(path)}") from error
     try:
         state_dict = _weights(content)
-        if source is None and not any(trait in state_dict for trait in TRAITS):
-            source = openclip.beside(path)
+        if source is None and not any(entry in state_dict for entry in EXTRA_ENTRIES):
+            source = openclip.published_source(path)
             if source is None and name not in _MODELS:
                 openclip.check_unnamed(state_dict, path)
         if source is not None:
@@ -137,7 +140,12 @@ def load_state_dict(
 
 
 def check_name(name_or_path: str | Path) -> None:
-    """Raise what `load_state_dict` raises for a name it does not know or a file that is absent."""
+    """Check that a name or path is one that ``load_state_dict`` can find; read nothing.
+
+    Raises:
+        FileNotFoundError: there is no such local file.
+        ValueError: neither a known name nor a path.
+    """
     if openclip.is_name(str(name_or_path)):
         openclip.find(str(name_or_path))
     elif str(name_or_path) not in _MODELS:

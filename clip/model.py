@@ -1,11 +1,11 @@
-"""CLIP with optional prompts in front of every transformer block.
+"""CLIP with optional prompts and other changes in its transformer blocks.
 
-Architecture, parameter names and numbers are those of OpenAI's CLIP (Radford et al., 2021,
-arXiv 2103.00020), and so are the modules to whoever calls, hooks, wraps or replaces them. Both
+Architecture, parameter names and results are those of OpenAI's CLIP (Radford et al., 2021,
+arXiv 2103.00020), and its modules can be called, hooked, wrapped and replaced like OpenAI's. Both
 encoders take :class:`~clip.changes.Changes` of their blocks; without them they are plain CLIP. The
 text encoder computes packed class prompts (see :mod:`clip.packing`), the image encoder finishes the
-class token alone in its last block; both give what the plain full-length computation gives, to
-rounding, and leave it to that (:mod:`clip.plain`) where somebody changed a part of them.
+class token alone in its last block. The results equal those of the plain full-length computation,
+to rounding; where somebody changed a module, that computation (:mod:`clip.plain`) runs instead.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ __all__ = [  # noqa: F822  two of them come from __getattr__
 
 
 def __getattr__(name: str) -> object:
-    """Names of :mod:`clip.weights`, which OpenAI's package has here, on first use."""
+    """Import on first use the names of :mod:`clip.weights` that OpenAI's package has here."""
     if name in ("build_model", "convert_weights"):
         return getattr(import_module(".weights", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-#: Entries in which a state dict says what its shapes do not: the activation (bool), the heads of
-#: both towers (int), the mean and standard deviation (3,) of its images' normalisation. OpenAI's
-#: files have none of them: QuickGELU, 64 units per head, CLIP's usual numbers.
-TRAITS = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
+#: Entries of a state dict for what its shapes do not say: the activation (bool), the heads of both
+#: towers (int), mean and standard deviation (3,) of the images' normalisation. OpenAI's files have
+#: none of them; they mean QuickGELU, 64 units per head and CLIP's usual numbers.
+EXTRA_ENTRIES = ("quick_gelu", "vision_heads", "transformer_heads", "image_mean", "image_std")
 
-#: Bytes of the largest tensor of an image batch on the CPU. Larger ones than 32 MB glibc takes from
-#: the system and gives back each time, which clears their pages each time.
+#: Bytes of the largest tensor of an image batch on the CPU. Tensors above 32 MB are slower: glibc
+#: gives their memory back to the system after each use, and every new page has to be cleared.
 LARGEST_ON_CPU = 24e6
 
 
@@ -95,11 +95,11 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(n_tokens, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(
-            width, layers, heads, mlp_width=mlp_width, quick_gelu=quick_gelu
+            width=width, layers=layers, heads=heads, mlp_width=mlp_width, quick_gelu=quick_gelu
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
-        self.changes_noted: list[str] = []
+        self.parts_warned_of: list[str] = []
 
     def forward(
         self,
@@ -108,21 +108,22 @@ class VisionTransformer(nn.Module):
         n_rows: int | None = None,
         plain: bool = False,
     ) -> Tensor:
-        """Image features.
+        """Encode images.
+
+        Without gradients on the CPU, a large batch goes through the blocks in nearly equal parts.
 
         Args:
             x: ``(N, 3, input_resolution, input_resolution)``, normalised.
-            changes: what changes in the blocks. Prompt tokens are ``(n, width)`` or one set per
-                image ``(N, n, width)``. Those of block 0 get no positional embedding but pass
+            changes: changes of the blocks. Prompt tokens are ``(n, width)``, or ``(N, n, width)``
+                with one set per image. Those of block 0 get no positional embedding but pass
                 through ``ln_pre`` with all others; those of later blocks enter as they are.
-            n_rows: give the first rows of the last block's result through ``ln_post``, in place of
-                the features; the class token comes first.
-            plain: compute as ``clip.plain`` does also where nobody changed a part.
+            n_rows: return the first ``n_rows`` positions of the last block after ``ln_post``
+                instead of the features; the class token comes first.
+            plain: compute as ``clip.plain`` does, even if nobody changed a module.
 
         Returns:
             ``(N, output_dim)``, not normalised; ``(N, width)`` where ``proj`` is ``None``, and
-            ``(N, n_rows, width)`` with ``n_rows``. Without gradients on the CPU, the blocks see a
-            large batch in nearly equal parts.
+            ``(N, n_rows, width)`` with ``n_rows``.
 
         Raises:
             ValueError: a change for a block that does not exist, a prompt that does not fit, or
@@ -130,7 +131,7 @@ class VisionTransformer(nn.Module):
         """
         changes = Changes.of(changes)
         changed = changed_part(self, IMAGE_PARTS, causal=False)
-        if plain or goes_plain(self, changed and f"visual.{changed}"):
+        if plain or warn_if_changed(self, changed and f"visual.{changed}"):
             rows = plain_encoders.encode_image(self, x, changes, n_rows or 1)
         else:
             rows = self._encode_in_parts(x, changes, n_rows or 1)
@@ -145,7 +146,7 @@ class VisionTransformer(nn.Module):
         return features if self.proj is None else features @ self.proj
 
     def _n_tokens(self, changes: Changes) -> int:
-        """Tokens per image in the last block."""
+        """Count the tokens per image in the last block."""
         return len(self.positional_embedding) + sum(p.growth for p in changes.prompts())
 
     def _encode_in_parts(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
@@ -161,13 +162,13 @@ class VisionTransformer(nn.Module):
     def _encode(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         blocks = self.transformer.resblocks
         dtype = self.conv1.weight.dtype
-        # autocast gives its convolution in half precision; what follows is summed up in float32
+        # under autocast the convolution returns half precision; the sums below are float32
         x = self.conv1(x.to(dtype)).to(dtype).flatten(2).transpose(1, 2)  # (N, patches, width)
-        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)  # (N, 1, width)
+        x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)  # (N, tokens, width)
         for i, block in enumerate(blocks):
             for prompt in changes[i].prompts:
-                x = splice(x, prompt)
+                x = splice(x, prompt)  # (N, tokens + growth, width)
             if i == 0:
                 x = self.ln_pre(x)
             if i < len(blocks) - 1:
@@ -217,44 +218,47 @@ class CLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.context_length, self.vocab_size = context_length, vocab_size
-        for name in TRAITS:
-            self.register_buffer(name, None)  # ``build_model`` sets what the state dict says
+        for name in EXTRA_ENTRIES:
+            self.register_buffer(name, None)  # set by ``build_model`` from the state dict
         if isinstance(vision_layers, int):
             assert vision_patch_size is not None
             self.visual: VisionTransformer | ModifiedResNet = VisionTransformer(
-                image_resolution,
-                vision_patch_size,
-                vision_width,
-                vision_layers,
-                vision_heads or vision_width // 64,
-                embed_dim,
-                vision_mlp_width,
-                quick_gelu,
+                input_resolution=image_resolution,
+                patch_size=vision_patch_size,
+                width=vision_width,
+                layers=vision_layers,
+                heads=vision_heads or vision_width // 64,
+                output_dim=embed_dim,
+                mlp_width=vision_mlp_width,
+                quick_gelu=quick_gelu,
             )
         else:
-            heads = vision_heads or vision_width * 32 // 64
             self.visual = ModifiedResNet(
-                vision_layers, embed_dim, heads, image_resolution, vision_width
+                layers=vision_layers,
+                output_dim=embed_dim,
+                heads=vision_heads or vision_width * 32 // 64,
+                input_resolution=image_resolution,
+                width=vision_width,
             )
         self.transformer = Transformer(
-            transformer_width,
-            transformer_layers,
-            transformer_heads,
-            self.build_attention_mask(),
-            transformer_mlp_width,
-            quick_gelu,
+            width=transformer_width,
+            layers=transformer_layers,
+            heads=transformer_heads,
+            attn_mask=self.build_attention_mask(),
+            mlp_width=transformer_mlp_width,
+            quick_gelu=quick_gelu,
         )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
         self.ln_final = LayerNorm(transformer_width)
         self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
-        self.changes_noted: list[str] = []
-        self.visual.changes_noted = self.changes_noted
+        self.parts_warned_of: list[str] = []
+        self.visual.parts_warned_of = self.parts_warned_of
         self.initialize_parameters()
 
     def initialize_parameters(self) -> None:
-        """Draw the text side as CLIP does for training from scratch (paper, section 2.4)."""
+        """Initialise the text encoder as for training from scratch (paper, section 2.4)."""
         width, layers = self.transformer.width, self.transformer.layers
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
@@ -266,16 +270,16 @@ class CLIP(nn.Module):
             nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
 
     def build_attention_mask(self) -> Tensor:
-        """What the text encoder's blocks add to the scores of attention: ``causal_mask``."""
+        """Make the mask of the text encoder's blocks: see ``causal_mask``."""
         return causal_mask(self.context_length)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type the encoders compute in."""
+        """Type that the encoders compute in."""
         return self.visual.conv1.weight.dtype
 
     def changed_part(self) -> str | None:
-        """First part that somebody hooked, wrapped, replaced or patched (``clip.patched``)."""
+        """Name the first part that somebody hooked, wrapped, replaced or patched, if any."""
         text = changed_part(self, TEXT_PARTS, causal=True)
         if text is not None or isinstance(self.visual, VisionTransformer):
             return text or changed_part(self.visual, IMAGE_PARTS, causal=False)
@@ -292,8 +296,8 @@ class CLIP(nn.Module):
         plain: bool = False,
         n_rows: int | None = None,
     ) -> Tensor:
-        """Image features ``(N, embed_dim)``, not normalised; see ``VisionTransformer.forward``."""
-        image = image.type(self.dtype)  # as OpenAI's; a forward of somebody's own counts on it
+        """Encode images to ``(N, embed_dim)``, not normalised; see ``VisionTransformer``."""
+        image = image.type(self.dtype)  # as in OpenAI's code: a replaced tower may rely on it
         options: dict[str, int] = {} if n_rows is None else {"n_rows": n_rows}
         if plain and isinstance(self.visual, VisionTransformer):  # a ResNet has one way
             options["plain"] = True
@@ -305,18 +309,18 @@ class CLIP(nn.Module):
         changes: LayerChanges | None = None,
         plain: bool = False,
     ) -> Tensor:
-        """Text features of a class list.
+        """Encode the texts of a class list.
 
         Args:
             text: ``(C, context_length)`` token ids, or the same packed once with ``PackedText``.
-            changes: what changes in the blocks. Positions of prompts are counted with the start
-                token at 0. Prompts of block 0 get the positional embedding of the place where they
-                end up, later ones enter as they are. Positions of several prompts of one block
-                refer to the sequence that the ones before them left.
-            plain: compute as ``clip.plain`` does also where nobody changed a part.
+            changes: changes of the blocks. Positions of prompts count from the start token, which
+                is at 0. Prompts of block 0 get the positional embedding of the place where they
+                end up, later ones enter as they are. Where a block has several prompts, positions
+                refer to the sequence after the prompts before.
+            plain: compute as ``clip.plain`` does, even if nobody changed a module.
 
         Returns:
-            ``(C, embed_dim)``, or ``(B, C, embed_dim)`` when a prompt holds one set per sample;
+            ``(C, embed_dim)``, or ``(B, C, embed_dim)`` if a prompt holds one set per sample;
             not normalised.
 
         Raises:
@@ -324,7 +328,7 @@ class CLIP(nn.Module):
                 or more tokens than the context has room for.
         """
         text, changes = PackedText.of(text), Changes.of(changes)
-        if plain or goes_plain(self, changed_part(self, TEXT_PARTS, causal=True)):
+        if plain or warn_if_changed(self, changed_part(self, TEXT_PARTS, causal=True)):
             return plain_encoders.encode_text(self, text, changes)
         blocks = self.transformer.resblocks
         changes.check_depth(len(blocks))
@@ -334,26 +338,27 @@ class CLIP(nn.Module):
         n_prefix = plan.n_common
         layout = text.layout(plan.suffix_lengths)
         x = self.token_embedding(self._packed_ids(text, n_prefix, layout)).to(self.dtype)
+        # rows: the common prefix, then the suffixes of all classes
         x = x.expand(1 if batch is None else batch, -1, -1)  # (B or 1, rows, width)
         for i, block in enumerate(blocks):
             for prompt in changes[i].prompts:
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
                 x = self._add_positions(x, n_prefix, layout)
-            normed = block.enter(x, changes[i])
+            normed = block.attention_input(x, changes[i])  # (B or 1, rows, width)
             qkv = block.attn.project(normed, changes[i])  # (B or 1, rows, 3 width)
-            attended = layout.attention(n_prefix).attend(block.attn, qkv)
-            if i == len(blocks) - 1:  # (B or 1, C, width) from here on
+            attended = layout.attention(n_prefix).attend(block.attn, qkv)  # (B or 1, rows, width)
+            if i == len(blocks) - 1:  # only the end-of-text rows: (B or 1, C, width)
                 end = n_prefix + layout.end
                 x, normed, attended = (rows.index_select(1, end) for rows in (x, normed, attended))
             x = block.finish(x, normed, attended, changes[i])
-        features = self.ln_final(x).to(self.dtype) @ self.text_projection
+        features = self.ln_final(x).to(self.dtype) @ self.text_projection  # (B or 1, C, embed_dim)
         return features.squeeze(0) if batch is None else features
 
     @staticmethod
     def _packed_ids(text: PackedText, n_prefix: int, layout: SuffixLayout) -> Tensor:
-        suffix = text.ids[layout.owner, n_prefix + layout.position]
-        return torch.cat([text.ids[0, :n_prefix], suffix])[None]
+        suffix = text.ids[layout.owner, n_prefix + layout.position]  # (rows - n_prefix,)
+        return torch.cat([text.ids[0, :n_prefix], suffix])[None]  # (1, rows)
 
     @staticmethod
     def _splice_text(
@@ -376,21 +381,26 @@ class CLIP(nn.Module):
 
     def _add_positions(self, x: Tensor, n_prefix: int, layout: SuffixLayout) -> Tensor:
         check_context(n_prefix + layout.longest, self.context_length)
-        position = self.positional_embedding.to(x.dtype)
+        position = self.positional_embedding.to(x.dtype)  # (context_length, width)
         return x + torch.cat([position[:n_prefix], position[n_prefix + layout.position]])
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled cosine similarities, image by text ``(N, C)`` and its transpose."""
+        """Return scaled cosine similarities, image by text ``(N, C)``, and their transpose."""
         image_features = nn.functional.normalize(self.encode_image(image), dim=-1)
         text_features = nn.functional.normalize(self.encode_text(text), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.t()
         return logits, logits.t()
 
 
-def goes_plain(model: CLIP | VisionTransformer, part: str | None) -> bool:
-    """Whether an encoder with this changed part runs as it stands; a warning says so once."""
-    if part is not None and not model.changes_noted:
-        model.changes_noted.append(part)
+def warn_if_changed(model: CLIP | VisionTransformer, part: str | None) -> bool:
+    """Return whether a part is changed, so that ``clip.plain`` has to run; warn once per model.
+
+    Args:
+        model: holds the encoder.
+        part: name of the changed part, or ``None``.
+    """
+    if part is not None and not model.parts_warned_of:
+        model.parts_warned_of.append(part)
         warnings.warn(
             f"{part} of this CLIP is hooked, wrapped, replaced or patched: what encodes with it "
             "runs module by module, as OpenAI's does, which is slower",

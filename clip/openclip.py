@@ -1,13 +1,12 @@
 """Weights of open_clip: what their names mean, and how they become a CLIP state dict.
 
-``open_clip:ARCHITECTURE/TAG`` names published weights, which open_clip downloads on first use;
-``open_clip:ARCHITECTURE=FILE`` and ``open_clip:ARCHITECTURE/TAG=FILE`` a local file that holds
-weights of this architecture (and has been trained as the tag says). ARCHITECTURE is a name of
-open_clip's, or the path of a JSON file with a configuration in open_clip's format. A file that
-open_clip publishes is also understood by its path alone when its ``open_clip_config.json`` lies
-beside it.
+``open_clip:ARCHITECTURE/TAG`` names published weights, which open_clip downloads on first use.
+``open_clip:ARCHITECTURE=FILE`` and ``open_clip:ARCHITECTURE/TAG=FILE`` name a local file with
+weights of this architecture (trained as the tag says). ARCHITECTURE is one of open_clip's names, or
+the path of a JSON file with a configuration in open_clip's format. The path of a file that
+open_clip publishes is enough where its ``open_clip_config.json`` lies beside it.
 
-open_clip is imported only when such a name is used; it takes seconds.
+open_clip is imported only when such a name is used, since the import takes seconds.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from torch import Tensor
 from support.download import CACHE_VARIABLE
 from support.hints import closest, did_you_mean
 
-from .model import CLIP, TRAITS
+from .model import CLIP, EXTRA_ENTRIES
 from .weights import architecture
 
 PREFIX = "open_clip:"
-#: how open_clip names the files that it publishes, and the configuration beside them
+#: start of the names of the files that open_clip publishes, and the configuration beside them
 PUBLISHED, CONFIG_FILE = "open_clip", "open_clip_config.json"
 
 # Settings of an open_clip configuration that the conversion takes into account. Any other setting
@@ -41,7 +40,7 @@ _MODEL |= {"init_logit_scale", "nonscalar_logit_scale"}  # the scale itself is a
 _VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 
-# Entries by which a state dict tells that it belongs to something else.
+# Keys, or starts of keys, of models that are not supported.
 _FOREIGN = {
     "visual.trunk.": "an image tower of timm",
     "visual.attn_pool": "attentional pooling",
@@ -55,19 +54,20 @@ _FOREIGN = {
 
 
 def is_name(name: str) -> bool:
-    """Whether this names weights of open_clip."""
+    """Return whether this names weights of open_clip."""
     return name.startswith(PREFIX)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Weights of open_clip and what is known of them.
+    """Weights of open_clip with their architecture and preprocessing.
 
     Args:
         name: the architecture, for messages.
         config: open_clip's configuration of the model.
-        quick_gelu: whether the weights want QuickGELU or GELU.
-        preprocess: ``mean`` and ``std``, if known, and how else the images are prepared.
+        quick_gelu: whether the weights were trained with QuickGELU, or with GELU.
+        preprocess: open_clip's settings of the images' preparation, with ``mean`` and ``std`` if
+            they are known.
         published: open_clip's entry with the addresses, for weights to be downloaded.
         file: the local file otherwise.
     """
@@ -80,11 +80,11 @@ class Source:
     file: Path | None = None
 
     def fetch(self, root: str | Path | None = None) -> Path:
-        """Path of the file, downloaded by open_clip when it has to be.
+        """Return the path of the file; have open_clip download it if necessary.
 
         Args:
-            root: folder for downloads; by default the environment variable CLIP_CACHE, else where
-                open_clip and huggingface_hub keep their files.
+            root: folder for downloads; by default the environment variable ``CLIP_CACHE``, else
+                where open_clip and huggingface_hub keep their files.
 
         Raises:
             RuntimeError: the download failed.
@@ -95,7 +95,7 @@ class Source:
         import open_clip
 
         folder = root or os.environ.get(CACHE_VARIABLE) or None
-        # which would tell of every attempt
+        # at a lower level it reports every attempt
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             return Path(open_clip.download_pretrained(self.published, cache_dir=folder))
@@ -109,10 +109,10 @@ class Source:
             ) from error
 
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments of :class:`CLIP`.
+        """Translate the configuration to constructor arguments of :class:`CLIP`.
 
         Raises:
-            ValueError: the architecture has something that :class:`CLIP` has not; all of it named.
+            ValueError: the architecture has parts that :class:`CLIP` lacks; the text names them.
         """
         if problems := _unsupported(self.config):
             raise ValueError(
@@ -140,7 +140,7 @@ class Source:
         }
 
     def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of open_clip as ``build_model`` takes it: OpenAI's keys and ``TRAITS``.
+        """Convert a state dict of open_clip to OpenAI's keys and ``EXTRA_ENTRIES``.
 
         Args:
             weights: of this architecture; values are kept as they are.
@@ -149,7 +149,7 @@ class Source:
             ValueError: weights of another architecture, or an architecture that is not supported.
         """
         arguments = self.arguments()
-        if any(name in weights for name in TRAITS):
+        if any(name in weights for name in EXTRA_ENTRIES):
             raise ValueError("the file says what architecture it has: give its path alone")
         refuse_foreign(weights)
         # where the configuration asks for a text tower of its own, its entries have a prefix
@@ -177,7 +177,7 @@ class Source:
             problems += [
                 f"{key} is not part of it"
                 for key in converted
-                if key not in expected and key not in TRAITS
+                if key not in expected and key not in EXTRA_ENTRIES
             ]
         if problems:
             raise ValueError(
@@ -189,7 +189,7 @@ class Source:
 
 
 def find(name: str) -> Source:
-    """What a name ``open_clip:...`` stands for; nothing is downloaded or read.
+    """Find the weights that a name ``open_clip:...`` stands for; download and read nothing.
 
     Raises:
         ValueError: an architecture or a tag that open_clip does not have, or that is not
@@ -212,8 +212,8 @@ def find(name: str) -> Source:
     return source
 
 
-def beside(path: Path) -> Source | None:
-    """The source of a file published by open_clip, if its configuration lies beside it."""
+def published_source(path: Path) -> Source | None:
+    """Return the source of a file published by open_clip if its configuration lies beside it."""
     config = path.with_name(CONFIG_FILE)
     if not path.name.startswith(PUBLISHED) or not config.is_file():
         return None
@@ -221,7 +221,11 @@ def beside(path: Path) -> Source | None:
 
 
 def refuse_foreign(weights: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError that names what no model here can hold."""
+    """Check that weights have no parts of models that are not supported.
+
+    Raises:
+        ValueError: they have some; the text names them.
+    """
     parts = {
         what: None
         for key, what in _FOREIGN.items()
@@ -235,14 +239,14 @@ def refuse_foreign(weights: Mapping[str, Tensor]) -> None:
 
 
 def check_unnamed(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Check weights that came without an architecture; they will be taken as OpenAI's.
+    """Check that weights without a stated architecture can be OpenAI's.
 
-    Their activation and heads cannot be told from the weights. OpenAI's have been stored in half
-    precision; a warning is given for weights that never were.
+    The weights do not show their activation and number of heads. OpenAI's were stored in half
+    precision, so weights that were not get a warning.
 
     Args:
-        weights: with OpenAI's keys and without traits.
-        path: of their file.
+        weights: with OpenAI's keys and without ``EXTRA_ENTRIES``.
+        path: path of their file.
 
     Raises:
         ValueError: they cannot be OpenAI's.
@@ -275,7 +279,7 @@ def check_unnamed(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _from_config(path: Path) -> Source:
-    """The source a configuration file describes: a model's alone, or one with preprocessing."""
+    """Read a configuration file: a model's configuration, alone or with preprocessing."""
     if not path.is_file():
         raise FileNotFoundError(f"no such configuration file: {path.absolute()}")
     try:
@@ -293,7 +297,7 @@ def _from_config(path: Path) -> Source:
 
 
 def _from_names(spec: str, has_file: bool) -> Source:
-    """The source of ``ARCHITECTURE`` or ``ARCHITECTURE/TAG``."""
+    """Find the source of ``ARCHITECTURE`` or ``ARCHITECTURE/TAG``."""
     import open_clip
 
     # open_clip, too, reads the slash of OpenAI's names as a dash
@@ -321,24 +325,24 @@ def _from_names(spec: str, has_file: bool) -> Source:
             f"{wrong}{_hint(tag, tags)} Its tags: {', '.join(tags) or 'none'}; or name a local "
             f"file, {PREFIX}{name}=FILE"
         )
-    # the tag knows what its weights were trained with, also under a name without "-quickgelu"
+    # the tag states the activation, also for an architecture without "-quickgelu" in its name
     quick_gelu = bool(published.get("quick_gelu", False))
     return Source(f"{name}/{tag}", config, quick_gelu, published, published)
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
-    """The end of a sentence on an unknown name, with a hint if there are names like it."""
-    near = [known for known in names if name and known.lower().startswith(name.lower())]
-    return did_you_mean(near[:3] or closest(name, names, most=3), show=repr) or "."
+    """End a sentence on an unknown name, with the names that are like it."""
+    same_start = [other for other in names if name and other.lower().startswith(name.lower())]
+    return did_you_mean(same_start[:3] or closest(name, names, most=3), show=repr) or "."
 
 
 def _first(problems: list[str]) -> list[str]:
-    """At most five of them, the last telling how many there are besides."""
+    """Shorten a list to five entries, of which the last counts those left out."""
     return problems if len(problems) < 6 else problems[:4] + [f"and {len(problems) - 4} more"]
 
 
 def _tower(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of one tower, open_clip's defaults where the configuration says nothing."""
+    """Return the settings of one tower, with open_clip's defaults."""
     from open_clip import CLIPTextCfg, CLIPVisionCfg
 
     kind = CLIPVisionCfg if part == "vision_cfg" else CLIPTextCfg
@@ -346,7 +350,7 @@ def _tower(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unsupported(config: Mapping[str, Any]) -> list[str]:
-    """Settings that have no counterpart in :class:`CLIP`, or make no sense."""
+    """List the settings that :class:`CLIP` does not support or that make no sense."""
     vision = _tower("vision_cfg", config)
     resnet = isinstance(vision["layers"], list | tuple)
     problems = [
@@ -354,10 +358,10 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         for key, value in config.items()
         if key not in _MODEL and value not in (None, False)
     ]
-    for part, known in (("vision_cfg", _VISION), ("text_cfg", _TEXT)):
+    for part, supported in (("vision_cfg", _VISION), ("text_cfg", _TEXT)):
         default = _tower(part, {part: {}})
         for key, value in _tower(part, config).items():
-            if key in known:
+            if key in supported:
                 usable = isinstance(value, int | float | list | tuple)
             else:
                 usable = key in default and value == default[key]
@@ -370,7 +374,7 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
 
 
 def _those_that_fit(weights: Mapping[str, Tensor]) -> str:
-    """A hint with the names of architectures whose shapes the weights have."""
+    """Name the architectures whose shapes the weights have, as the end of an error message."""
     import open_clip
 
     free = {"vision_heads", "transformer_heads", "quick_gelu"}
@@ -391,9 +395,13 @@ def _those_that_fit(weights: Mapping[str, Tensor]) -> str:
 
 
 def _warn_of_preparation(name: str, preprocess: Mapping[str, Any]) -> None:
-    """Say so when the weights expect images that are brought to size in another way."""
+    """Warn if the weights were trained on images that were resized in another way."""
     usual = {"interpolation": "bicubic", "resize_mode": "shortest"}
-    others = [f"{k} {preprocess[k]!r}" for k in usual if preprocess.get(k, usual[k]) != usual[k]]
+    others = [
+        f"{key} {preprocess[key]!r}"
+        for key, value in usual.items()
+        if preprocess.get(key, value) != value
+    ]
     if others:
         warnings.warn(
             f"{name} was trained on images prepared with {' and '.join(others)}; here the "

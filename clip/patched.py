@@ -1,9 +1,9 @@
-"""Whether somebody hooked, wrapped, replaced or patched a part of a tower.
+"""Check whether somebody hooked, wrapped, replaced or patched a part of a tower.
 
-Our encoders take the weights of some modules and call others with packed rows, which gives what
-the modules would give as long as they are the ones that ``clip.model`` builds. Otherwise the model
-has to be run as it stands (``clip.plain``). The look costs tens of microseconds per call, so it is
-taken anew in each. Hooks for all modules of a process, as profilers set them, do not count.
+Our encoders use the weights of some modules directly and call others on packed rows. The results
+are right only for modules as ``clip.model`` builds them; otherwise the model runs module by module
+(``clip.plain``). The check takes tens of microseconds, so every call makes it. Hooks for all
+modules of a process, as profilers set them, do not count.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ MLP_PARTS: dict[str, tuple[type, ...]] = {
     "c_proj": (nn.Linear,),
 }
 
-#: classes of what our encoders pass by or give other shapes
+#: classes of modules that our encoders bypass or call with other shapes
 CLASSES = (
     *(Transformer, ResidualAttentionBlock, Attention, LayerNorm, QuickGELU),
     *(nn.Sequential, nn.Linear, nn.GELU),
 )
-#: their functions, as they are when nobody has replaced them
+#: the original methods of these classes, to notice when one is replaced
 FUNCTIONS = [
     (ResidualAttentionBlock, "attention", ResidualAttentionBlock.attention),
     *((kind, "forward", kind.forward) for kind in CLASSES),
@@ -61,7 +61,7 @@ FUNCTIONS = [
 
 
 def changed(module: nn.Module | None, kinds: tuple[type, ...]) -> bool:
-    """Whether a module is of another class (replaced, wrapped, parametrized), or ``hooked``."""
+    """Return whether a module is of another class (replaced, wrapped, parametrized) or hooked."""
     if type(module) not in kinds:
         return True
     own = module.__dict__
@@ -75,12 +75,12 @@ def changed(module: nn.Module | None, kinds: tuple[type, ...]) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether calls of a module do more than its class says: hooks, or a forward of its own."""
+    """Return whether a module has hooks or a ``forward`` of its own."""
     return changed(module, (type(module),))
 
 
 def changed_stack(transformer: nn.Module) -> bool:
-    """Whether calling the blocks of a transformer in turn is not what calling itself does."""
+    """Return whether a transformer, or its stack of blocks, is changed as a whole."""
     blocks = transformer._modules.get("resblocks")
     return changed(transformer, (Transformer,)) or changed(blocks, (nn.Sequential,))
 
@@ -96,12 +96,12 @@ def patched_function() -> str | None:
 def changed_part(
     tower: nn.Module, parts: Mapping[str, tuple[type, ...]], causal: bool
 ) -> str | None:
-    """Name of the first part that is not as built, or ``None``.
+    """Name the first part of a tower that is not as built; ``None`` if all are.
 
     Args:
-        tower: has the ``parts``, among them the transformer.
-        parts: their classes; ``TEXT_PARTS`` or ``IMAGE_PARTS``.
-        causal: what mask the blocks must have: causal, or none.
+        tower: module with the ``parts``.
+        parts: ``TEXT_PARTS`` or ``IMAGE_PARTS``.
+        causal: whether the blocks must have a causal mask, or none.
     """
     function = patched_function()
     if function is not None:
@@ -123,7 +123,7 @@ def changed_part(
 
 
 def changed_part_of_block(block: nn.Module) -> str | None:
-    """Name of the first part of a block that is not as built, or ``None``; masks do not count."""
+    """Name the first part of a block that is not as built, masks aside; ``None`` if all are."""
     if changed(block, (ResidualAttentionBlock,)) or "attention" in block.__dict__:
         return ""
     parts: dict[str, Any] = block._modules
@@ -149,18 +149,18 @@ def _has_other_mask(block: ResidualAttentionBlock, causal: bool) -> bool:
 
 
 def _has_no(module: nn.Module, parameter: str) -> bool:
-    # a copy that DataParallel made keeps its parameters elsewhere
+    # the replicas of DataParallel keep their parameters elsewhere, hence the default
     return module._parameters.get(parameter, module) is None
 
 
 def _is_causal(block: ResidualAttentionBlock) -> bool:
-    """Whether a block has a causal mask; an answer holds until another is set or written to."""
+    """Return whether a block has a causal mask; remembered until the mask changes."""
     mask = block.attn_mask
     if mask is None:
         return False
-    known, version, answer = block.__dict__.get("_mask_seen", (None, 0, False))
+    checked, version, causal = block.__dict__.get("_checked_mask", (None, 0, False))
     now = 0 if mask.is_inference() else mask._version
-    if known is not mask or version != now:
-        answer = mask.dim() == 2 and torch.equal(mask.float().cpu(), causal_mask(len(mask)))
-        block._mask_seen = (mask, now, answer)
-    return answer
+    if checked is not mask or version != now:
+        causal = mask.dim() == 2 and torch.equal(mask.float().cpu(), causal_mask(len(mask)))
+        block._checked_mask = (mask, now, causal)
+    return causal

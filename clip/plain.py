@@ -1,9 +1,8 @@
 """CLIP's encoders with prompts as public code computes them: module by module, length first.
 
-They run a model as it stands, whatever somebody hooked, wrapped or replaced in it, with the shapes
-of OpenAI's package, and are the measure of the fast ones: all positions of every text of full
-context length, all classes in one batch, prompts written over what stands at their place in front
-of every block.
+They call every module with the shapes of OpenAI's package, so that hooked, wrapped and replaced
+modules work, and compute all positions of every text at full context length, all classes in one
+batch. The fast encoders are tested against them.
 """
 
 from __future__ import annotations
@@ -26,81 +25,92 @@ if TYPE_CHECKING:
 
 
 def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
-    """What ``CLIP.encode_text`` gives; a sequence is longer than the context in no block.
+    """Encode texts as ``CLIP.encode_text`` does.
+
+    Returns:
+        ``(C, embed_dim)``, or ``(B, C, embed_dim)`` if a prompt holds one set per sample.
 
     Raises:
-        ValueError: as ``CLIP.encode_text``, or see ``_through``.
+        ValueError: see ``CLIP.encode_text`` and ``_run_blocks``.
     """
     _check_depth(changes, clip.transformer)
     batch = changes.batch_size
     if batch is not None:
-        return torch.stack([encode_text(clip, text, changes.of_sample(b)) for b in range(batch)])
+        samples = (changes.of_sample(index) for index in range(batch))
+        return torch.stack([encode_text(clip, text, sample) for sample in samples])
 
-    ids = F.pad(text.ids, (0, clip.context_length - text.ids.shape[1]))
-    x, end = clip.token_embedding(ids).to(clip.dtype), ids.argmax(dim=-1)
-    lengths = text.lengths
+    ids = F.pad(text.ids, (0, clip.context_length - text.ids.shape[1]))  # (C, context_length)
+    x = clip.token_embedding(ids).to(clip.dtype)  # (C, context_length, width)
+    end, lengths = ids.argmax(dim=-1), text.lengths  # (C,) each
 
-    def enter(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
-        """``(C, length, d)`` to the same with prompts, of the context's length."""
+    def insert_prompts(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
+        """Insert the prompts of a block into ``x``, ``(C, context_length, width)``."""
         nonlocal end, lengths
         for prompt in prompts:
             check_text_prompt(prompt, len(lengths))
             check_places(prompt, places(prompt, len(lengths)), lengths, 0)
-            x, more = _insert(x, prompt), prompt.growth
-            end, lengths = end + more, tuple(length + more for length in lengths)
+            x, growth = _insert(x, prompt), prompt.growth
+            end, lengths = end + growth, tuple(length + growth for length in lengths)
         check_context(max(lengths), clip.context_length)
-        # the masks are of this length; what comes behind the end is not seen
+        # the blocks' masks have this length; positions after the end of text are not seen
         return F.pad(x, (0, 0, 0, clip.context_length - x.shape[1]))
 
-    x = enter(x, changes[0].prompts) + clip.positional_embedding.to(clip.dtype)
-    x = _through(clip.transformer, x, changes, enter)
+    x = insert_prompts(x, changes[0].prompts) + clip.positional_embedding.to(clip.dtype)
+    x = _run_blocks(clip.transformer, x, changes, insert_prompts)  # (C, context_length, width)
     x = clip.ln_final(x).to(clip.dtype)
     return x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
 
 
 def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_rows: int) -> Tensor:
-    """The first ``n_rows`` rows that the last block of an image encoder gives.
+    """Compute the first ``n_rows`` positions of an image encoder's last block.
+
+    Returns:
+        ``(N, n_rows, width)``, before ``ln_post``.
 
     Raises:
-        ValueError: as there, or see ``_through``.
+        ValueError: see ``VisionTransformer.forward`` and ``_run_blocks``.
     """
     _check_depth(changes, tower.transformer)
 
-    def enter(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
+    def insert_prompts(x: Tensor, prompts: tuple[Prompt, ...]) -> Tensor:
         for prompt in prompts:
             x = splice(x, prompt)
         return x
 
     dtype = tower.conv1.weight.dtype
-    x = tower.conv1(image.to(dtype)).to(dtype).flatten(2).transpose(1, 2)
-    x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-    x = tower.ln_pre(enter(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
-    return _through(tower.transformer, x, changes, enter)[:, :n_rows]
+    x = tower.conv1(image.to(dtype)).to(dtype).flatten(2).transpose(1, 2)  # (N, patches, width)
+    cls = tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (N, 1, width)
+    x = torch.cat([cls, x], dim=1)  # (N, 1 + patches, width)
+    x = tower.ln_pre(insert_prompts(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
+    return _run_blocks(tower.transformer, x, changes, insert_prompts)[:, :n_rows]
 
 
 def _check_depth(changes: Changes, transformer: Transformer) -> None:
-    # what somebody put in its place need not know how many blocks it has
+    # a replaced transformer may have no list of blocks
     if not changed_stack(transformer):
         changes.check_depth(len(transformer.resblocks))
 
 
-def _through(
+def _run_blocks(
     transformer: Transformer,
     x: Tensor,
     changes: Changes,
-    enter: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
+    insert_prompts: Callable[[Tensor, tuple[Prompt, ...]], Tensor],
 ) -> Tensor:
-    """Run a transformer, length first, on a sequence that holds the prompts of block 0.
+    """Run a transformer on sequences that already hold the prompts of block 0.
 
     Args:
-        transformer: a tower's.
+        transformer: a tower's, called length first.
         x: ``(N, length, d)``.
         changes: of the blocks.
-        enter: gives ``x`` with the prompts of one block.
+        insert_prompts: inserts the prompts of one block into ``x``.
+
+    Returns:
+        ``(N, length, d)`` output of the last block.
 
     Raises:
-        ValueError: changes of later blocks, or inside of blocks, where they would pass by what
-            somebody put in their place.
+        ValueError: changes of later blocks, or of blocks themselves, that would bypass a hooked,
+            wrapped or replaced module.
     """
     if changes.deepest <= 0 and not changes.inside:
         return transformer(x.transpose(0, 1)).transpose(0, 1)
@@ -113,7 +123,7 @@ def _through(
         )
     for i, block in enumerate(transformer.resblocks):
         if i:
-            x = enter(x, changes[i].prompts)
+            x = insert_prompts(x, changes[i].prompts)
         if changes[i].inside:
             x = _changed_block(block, x, changes[i])
         else:
@@ -122,10 +132,10 @@ def _through(
 
 
 def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange) -> Tensor:
-    """A block on ``x``, ``(N, length, d)``, with a change inside: one sum after the other.
+    """Run a block that itself changes on ``x``, ``(N, length, d)``, written out step by step.
 
     Raises:
-        ValueError: the block is not as built, so that the change would pass by what it does.
+        ValueError: the block is hooked, wrapped or replaced, which the change would bypass.
     """
     if patched_function() or changed_part_of_block(block) is not None:
         raise ValueError(
@@ -133,22 +143,22 @@ def _changed_block(block: ResidualAttentionBlock, x: Tensor, change: BlockChange
             "block does: leave the blocks as they are, or use prompts alone"
         )
     attn = block.attn
-    a = _norm(x, block.ln_1, change.ln_1)
+    normed = _norm(x, block.ln_1, change.ln_1)  # (N, length, d)
     weights = zip(attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3), strict=True)
     terms = (change.query, change.key, change.value)
-    q, k, v = (
-        attn.split(_linear(a, weight, bias, term))
+    q, k, v = (  # (N, heads, length, d / heads) each
+        attn.split(_linear(normed, weight, bias, term))
         for (weight, bias), term in zip(weights, terms, strict=True)
     )
-    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (N, heads, length, length)
     if block.attn_mask is not None:
         scores = scores + block.attn_mask.to(scores)
-    attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(a.shape)
+    attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(x.shape)  # (N, length, d)
     h = x + _linear(attended, attn.out_proj.weight, attn.out_proj.bias, change.out)
     y = h + block.mlp(_norm(h, block.ln_2, change.ln_2))
     if change.branch is None:
         return y
-    return y + change.branch(at_least_float32(a)).to(y.dtype)
+    return y + change.branch(at_least_float32(normed)).to(y.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, term: LowRank | None) -> Tensor:
@@ -161,7 +171,7 @@ def _norm(x: Tensor, norm: nn.LayerNorm, other: Norm | None) -> Tensor:
 
 
 def _insert(x: Tensor, prompt: Prompt) -> Tensor:
-    """``(C, length, d)`` with the tokens of a text prompt in it."""
+    """Insert the tokens of a text prompt into ``x``: ``(C, length + growth, d)``."""
     if prompt.tokens.shape[-1] != x.shape[-1]:
         raise ValueError(
             f"prompt of width {prompt.tokens.shape[-1]} for a text encoder of {x.shape[-1]}"
@@ -170,10 +180,10 @@ def _insert(x: Tensor, prompt: Prompt) -> Tensor:
     at = places(prompt, len(x))
     if isinstance(prompt.at, tuple):
         rows = zip(x, tokens, at, strict=True)
-        return torch.stack([_between(*row, prompt) for row in rows])
-    return _between(x, tokens, at[0], prompt)
+        return torch.stack([_insert_at(*row, prompt) for row in rows])
+    return _insert_at(x, tokens, at[0], prompt)
 
 
-def _between(x: Tensor, tokens: Tensor, at: int, prompt: Prompt) -> Tensor:
+def _insert_at(x: Tensor, tokens: Tensor, at: int, prompt: Prompt) -> Tensor:
     before, removed, behind = x.split((at, prompt.drop, x.shape[-2] - at - prompt.drop), dim=-2)
     return torch.cat([before, prompt.mixed(tokens, removed), behind], dim=-2)

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+#: mean and standard deviation of each colour channel, for images in [0, 1]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
-
-
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -24,8 +23,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _transform(
     n_px: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """CLIP's preprocessing for square inputs of `n_px` pixels."""
-    from torchvision import transforms  # here since training brings its own transforms
+    """Build CLIP's preprocessing for square inputs of ``n_px`` pixels."""
+    from torchvision import transforms  # slow to import, and training has transforms of its own
 
     return transforms.Compose(
         [

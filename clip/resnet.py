@@ -29,7 +29,7 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU()
         self.downsample = None
         if stride > 1 or inplanes != out:
-            # the names are those of the checkpoints
+            # names as in OpenAI's checkpoints
             self.downsample = nn.Sequential(
                 OrderedDict(
                     [
@@ -41,6 +41,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block: ``(N, inplanes, H, W)`` to ``(N, 4 planes, H / stride, W / stride)``."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.avgpool(self.relu2(self.bn2(self.conv2(x))))
@@ -48,7 +49,14 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool2d(nn.Module):
-    """Attention pooling whose single query is the mean over all places."""
+    """Attention pooling whose single query is the mean over all positions.
+
+    Args:
+        side: side of the square input, in positions.
+        width: channels of the input.
+        heads: heads of the attention.
+        output_dim: width of the output.
+    """
 
     def __init__(self, side: int, width: int, heads: int, output_dim: int) -> None:
         super().__init__()
@@ -60,16 +68,16 @@ class AttentionPool2d(nn.Module):
         self.num_heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, d, side, side)`` to ``(N, output_dim)``."""
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        """Pool ``(N, d, side, side)`` to ``(N, output_dim)``."""
+        x = x.flatten(2).transpose(1, 2)  # (N, side^2, d)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)  # (N, 1 + side^2, d)
         x = x + self.positional_embedding.to(x.dtype)
 
         def split(t: Tensor) -> Tensor:
             return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         q, k, v = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = F.scaled_dot_product_attention(q, k, v)  # (N, heads, 1, d / heads)
         return self.c_proj(y.transpose(1, 2).flatten(2).squeeze(1))
 
 
@@ -88,7 +96,7 @@ class ModifiedResNet(nn.Module):
     layer2: nn.Sequential
     layer3: nn.Sequential
     layer4: nn.Sequential
-    changes_noted: list[str]  # CLIP's
+    parts_warned_of: list[str]  # CLIP's
 
     def __init__(
         self,
@@ -119,10 +127,12 @@ class ModifiedResNet(nn.Module):
                 modules.append(Bottleneck(inplanes, planes, stride))
                 inplanes = planes * Bottleneck.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*modules))
-        self.attnpool = AttentionPool2d(input_resolution // 32, width * 32, heads, output_dim)
+        self.attnpool = AttentionPool2d(
+            side=input_resolution // 32, width=width * 32, heads=heads, output_dim=output_dim
+        )
 
     def forward(self, x: Tensor, changes: None = None, n_rows: None = None) -> Tensor:
-        """``(N, 3, side, side)`` to ``(N, output_dim)``.
+        """Encode images ``(N, 3, side, side)`` to ``(N, output_dim)``.
 
         Raises:
             ValueError: prompts, other changes of blocks or rows of tokens are asked for; a ResNet
@@ -136,6 +146,6 @@ class ModifiedResNet(nn.Module):
         x = x.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
-        x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))  # (N, width, side / 4, side / 4)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 32 width, side / 32, ...)
         return self.attnpool(x)

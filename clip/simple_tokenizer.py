@@ -63,7 +63,8 @@ def bytes_to_unicode() -> dict[int, str]:
     printable += range(ord("®"), ord("ÿ") + 1)
     others = [byte for byte in range(256) if byte not in printable]
     characters = printable + [256 + i for i in range(len(others))]
-    return {b: chr(c) for b, c in zip(printable + others, characters, strict=True)}
+    pairs = zip(printable + others, characters, strict=True)
+    return {byte: chr(character) for byte, character in pairs}
 
 
 @functools.cache
@@ -88,7 +89,7 @@ def clean(text: str) -> str:
 
 
 class SimpleTokenizer:
-    """Text to token ids and back, with the attributes of OpenAI's class of this name.
+    """Converter from text to token ids and back, with the attributes of OpenAI's class.
 
     Args:
         bpe_path: gzipped list of merges; OpenAI's by default.
@@ -99,7 +100,7 @@ class SimpleTokenizer:
         bpe_ranks: pair of symbols to its rank; the lowest is merged first.
 
     Raises:
-        ModuleNotFoundError, FileNotFoundError: see `default_bpe`.
+        ModuleNotFoundError, FileNotFoundError: see ``default_bpe``.
     """
 
     def __init__(self, bpe_path: str | Path | None = None):
@@ -117,7 +118,7 @@ class SimpleTokenizer:
         self.pat = PATTERN
 
     def bpe(self, token: str) -> str:
-        """Split one word (in `byte_encoder` characters) into tokens, joined by blanks."""
+        """Split one word (in ``byte_encoder`` characters) into tokens, joined by blanks."""
         if token in self.cache:
             return self.cache[token]
         word = [*token[:-1], token[-1] + WORD_END]
@@ -139,7 +140,7 @@ class SimpleTokenizer:
         return self.cache[token]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without start and end markers."""
+        """Convert a text to token ids, without start and end markers."""
         ids = []
         for word in self.pat.findall(clean(text)):
             characters = "".join(self.byte_encoder[byte] for byte in word.encode("utf-8"))
@@ -147,7 +148,7 @@ class SimpleTokenizer:
         return ids
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of token ids; a blank follows every word, a cut character becomes U+FFFD."""
+        """Convert token ids to text; a blank follows every word, cut characters become U+FFFD."""
         text = "".join(self.decoder[int(token)] for token in tokens)
         raw = bytearray(self.byte_decoder[character] for character in text)
         return raw.decode("utf-8", errors="replace").replace(WORD_END, " ")

@@ -1,10 +1,10 @@
 """The embedded backbone: its file format and how it becomes an ordinary CLIP state dict.
 
 The file is safetensors with the keys of OpenAI's state dict and float16 values. Only the token
-table is stored differently, since most of its rows are never trained: `token_embedding.ids`
-(int32, ascending) and `token_embedding.rows` hold the trained rows. The metadata say how many rows
-the whole table has (`vocab_size`) and, if the others are to be random instead of zero, the seed and
-standard deviation to draw them with (`token_seed`, `token_std`).
+table is stored differently, since most of its rows are never trained: ``token_embedding.ids``
+(int32, ascending) and ``token_embedding.rows`` hold the trained rows. The metadata say how many
+rows the whole table has (``vocab_size``) and, if the others are to be random instead of zero, the
+seed and standard deviation to draw them with (``token_seed``, ``token_std``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ METADATA = "clip"
 
 
 def is_packed(path: str | Path) -> bool:
-    """Tell whether a safetensors file stores its token table sparsely, as `pack` writes it."""
+    """Return whether a safetensors file stores its token table sparsely, as ``pack`` writes it."""
     with safe_open(path, framework="pt") as file:
         return IDS in file.keys()
 
@@ -48,12 +48,12 @@ def pack(
         state_dict: full state dict with OpenAI's keys; floating-point values become float16.
         ids: token ids whose rows of the token table are kept, in any order.
         path: file to create or replace.
-        metadata: JSON-like notes. `token_seed` (int) with `token_std` (float) make `unpack` draw
-            the other rows from N(0, token_std^2); without them these rows are zero.
+        metadata: JSON-like notes. ``token_seed`` (int) with ``token_std`` (float) make ``unpack``
+            draw the other rows from N(0, token_std^2); without them these rows are zero.
 
     Raises:
-        ValueError: an id is repeated or outside the table, only one of `token_seed` and
-            `token_std` is given, or a value does not fit in float16.
+        ValueError: an id is repeated or outside the table, only one of ``token_seed`` and
+            ``token_std`` is given, or a value does not fit in float16.
     """
     notes = dict(metadata or {})
     if ("token_seed" in notes) != ("token_std" in notes):
@@ -82,17 +82,17 @@ def pack(
 
 
 def unpack(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a file written by `pack` as a full state dict in float32 (integers stay integers).
+    """Read a file written by ``pack`` as a full state dict in float32 (integers stay integers).
 
     Args:
         path: the packed file.
 
     Returns:
-        State dict with OpenAI's keys, `token_embedding.weight` with all its rows.
+        state dict with OpenAI's keys, ``token_embedding.weight`` with all its rows.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not one that `pack` wrote.
+        ValueError: the file is not one that ``pack`` wrote.
         safetensors.SafetensorError: the file is damaged.
     """
     with safe_open(path, framework="pt") as file:
@@ -116,20 +116,20 @@ def unpack(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def trained_ids(path: str | Path) -> torch.Tensor:
-    """Token ids, ascending, whose rows of the token table a packed file holds (int64)."""
+    """Read the ids (int64, ascending) of the tokens whose rows a packed file holds."""
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(IDS).long()
 
 
 def expand(source: Path, root: Path) -> Path:
-    """Write a packed file as a plain state-dict file that `torch.load` reads.
+    """Write a packed file as a plain state-dict file that ``torch.load`` reads.
 
     Args:
         source: packed file.
-        root: folder for the plain file, whose name holds the hash of `source`.
+        root: folder for the plain file, whose name holds the hash of ``source``.
 
     Returns:
-        Path of the plain file, written before or now.
+        path of the plain file, written before or now.
     """
     target = root / f"{source.stem}-{sha256_of(source)[:16]}.pt"
     if not target.is_file():

@@ -1,4 +1,4 @@
-"""Texts as token ids."""
+"""Tokenising of texts: token ids with start and end markers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _tokenizer() -> SimpleTokenizer:
 def tokenize(
     texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
 ) -> torch.Tensor:
-    """Token ids of texts: start marker, tokens, end marker, zeros.
+    """Convert texts to token ids: start marker, tokens, end marker, zeros.
 
     Args:
         texts: one text or several.
@@ -27,10 +27,10 @@ def tokenize(
         truncate: cut a text that is too long (its last id becomes the end marker).
 
     Returns:
-        Integer tensor (n_texts, context_length), dtype int64.
+        ``(n_texts, context_length)`` int64.
 
     Raises:
-        RuntimeError: a text is too long and `truncate` is off.
+        RuntimeError: a text is too long and ``truncate`` is off.
         TypeError: something else than text is given.
         ValueError: the context has no room for the two markers.
     """

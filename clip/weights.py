@@ -1,4 +1,4 @@
-"""State dicts of CLIP: the architecture they describe, the model they belong to, its precision."""
+"""Building a CLIP from a state dict: its architecture, the model, the precision of its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .initial_draws import draw_if_wanted
 from .layers import Attention
-from .model import CLIP, TRAITS
+from .model import CLIP, EXTRA_ENTRIES
 
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -19,14 +19,14 @@ SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 def convert_weights(
     model: nn.Module, dtype: torch.dtype = torch.float16, convolutions: bool = True
 ) -> None:
-    """Store in half precision what OpenAI's checkpoints store so; the rest stays float32.
+    """Store in half precision the weights that OpenAI's checkpoints store so; leave the rest.
 
     Args:
         model: a CLIP or a part of one.
-        dtype: the type to store them in.
-        convolutions: whether those of convolutions are stored in it, too. The encoders compute in
-            their type (``CLIP.dtype``), so that without them they compute as before under
-            ``torch.autocast`` to ``dtype``, which then has no weights of matrices to convert.
+        dtype: the half-precision type.
+        convolutions: whether to convert convolutions, too. Their type is the one that the encoders
+            compute in (``CLIP.dtype``). With False the encoders therefore compute as before under
+            ``torch.autocast`` to ``dtype``, which then need not convert weights in every call.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) or (convolutions and isinstance(module, nn.Conv2d)):
@@ -42,7 +42,7 @@ def convert_weights(
 
 
 def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Constructor arguments of :class:`CLIP`, read off the shapes and traits of a state dict.
+    """Read the constructor arguments of :class:`CLIP` off a state dict's shapes and extra entries.
 
     Raises:
         ValueError: keys that every CLIP checkpoint has are missing.
@@ -66,7 +66,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         first = state_dict.get(f"{prefix}0.mlp.c_fc.weight")
         return None if first is None else first.shape[0]
 
-    def trait(name: str, otherwise: int) -> int:
+    def extra(name: str, otherwise: int) -> int:
         return int(state_dict[name]) if name in state_dict else otherwise
 
     vision_layers: int | tuple[int, ...]
@@ -90,26 +90,26 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "context_length": state_dict["positional_embedding"].shape[0],
         "vocab_size": state_dict["token_embedding.weight"].shape[0],
         "transformer_width": text_width,
-        "transformer_heads": trait("transformer_heads", text_width // 64),
+        "transformer_heads": extra("transformer_heads", text_width // 64),
         "transformer_layers": blocks("transformer.resblocks."),
-        "vision_heads": trait("vision_heads", vision_heads),
+        "vision_heads": extra("vision_heads", vision_heads),
         "vision_mlp_width": mlp_width("visual.transformer.resblocks."),
         "transformer_mlp_width": mlp_width("transformer.resblocks."),
-        "quick_gelu": bool(trait("quick_gelu", True)),
+        "quick_gelu": bool(extra("quick_gelu", True)),
     }
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
-    """The model a state dict belongs to, in evaluation mode.
+    """Build the model that a state dict belongs to, in evaluation mode.
 
-    Its weights are stored as OpenAI stores them (see ``convert_weights``); those that come with
-    ``TRAITS``, trained elsewhere and in float32 as a rule, are not rounded but stored in float32.
+    Weights are stored as OpenAI stores them (see ``convert_weights``). Those that come with
+    ``EXTRA_ENTRIES`` were trained elsewhere, in float32 as a rule, and stay in float32.
 
     Args:
-        state_dict: OpenAI's keys, in any floating-point type, with or without ``TRAITS``;
+        state_dict: OpenAI's keys, in any floating-point type, with or without ``EXTRA_ENTRIES``;
             ``SIZE_ENTRIES`` are ignored.
-        design_details: of the copies of OpenAI's package that build prompts into the model; none
-            can be given.
+        design_details: must be None; an argument of changed copies of OpenAI's package that build
+            prompts into the model.
 
     Raises:
         ValueError: the state dict is not one of a CLIP, or has missing or left-over keys; or
@@ -127,16 +127,16 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
     }
     sizes = architecture(weights)
     draw_if_wanted(sizes)
-    with torch.device("meta"):  # no time and no random numbers spent on weights to be replaced
+    with torch.device("meta"):  # spends no time or random numbers on weights that are replaced
         model = CLIP(**sizes)
-    traits = {name: weights.pop(name) for name in TRAITS if name in weights}
+    extras = {name: weights.pop(name) for name in EXTRA_ENTRIES if name in weights}
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"the state dict does not fit the CLIP it describes: {error}") from error
-    for name, value in traits.items():
+    for name, value in extras.items():
         setattr(model, name, value)
     model.float()
-    if not traits:
+    if not extras:
         convert_weights(model)
     return model.eval()

@@ -79,9 +79,9 @@ def frozen_weights(clip: CLIP, half: bool) -> dict[str, Tensor]:
     Raises:
         ValueError: a model that OpenAI's code does not build.
     """
-    from clip.model import TRAITS
+    from clip.model import EXTRA_ENTRIES
 
-    if found := [name for name in TRAITS if getattr(clip, name) is not None]:
+    if found := [name for name in EXTRA_ENTRIES if getattr(clip, name) is not None]:
         raise ValueError(
             f"the backbone says of itself {', '.join(found)}, as weights of open_clip do, which "
             "upstream's code does not read: only runs on OpenAI's CLIP can be written for it"
@@ -172,7 +172,7 @@ def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -
 def convert(args: argparse.Namespace) -> None:
     """Write the run folder that the command line asks for."""
     import trainers  # noqa: F401  registers the methods
-    from adaptation.checkpoints import find_checkpoint, fitting_weights, stored_cfg
+    from adaptation.checkpoints import checked_weights, find_checkpoint, stored_cfg
     from adaptation.trainer import check_backbone, load_clip
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability, load_checkpoint, save_checkpoint
@@ -192,7 +192,7 @@ def convert(args: argparse.Namespace) -> None:
     check_backbone(cfg)
     clip, names = load_clip(cfg), checkpoint["meta"]["classnames"]
     learner = trainer.build_learner(cfg, clip, names)
-    learner.load_state_dict(fitting_weights(checkpoint, learner, names, path))
+    learner.load_state_dict(checked_weights(checkpoint, learner, names, path))
 
     layout, precision = LAYOUTS[method], cfg.TRAINER[trainer.node].PREC
     state: dict[str, Any] = {

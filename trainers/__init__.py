@@ -1,4 +1,4 @@
-"""The methods, one file each. Every file here is imported: a new method registers by being one."""
+"""The methods, one file each. Every file here is imported, so that its method registers itself."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv 2203.05557.
 A small network maps the image's unit-norm feature to a shift of all context vectors.
 
-As in its code: the width of the network's hidden layer is a sixteenth of the joint embedding.
-Departures: all images of a batch are encoded in one call (there: a Python loop); everything learned
-is float32; the checkpoint holds the learner only.
+As in its code: the hidden layer of the network is a sixteenth as wide as the joint embedding.
+Departures: the texts of all images of a batch are encoded in one call (there: a Python loop);
+everything learned is float32; the checkpoint holds the learner only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ConditionalContextLearner(PromptLearner):
     """Context vectors, and a network that shifts them for each image.
 
     Args:
-        ctx: ``(n, d_text)`` start of the context.
+        ctx: ``(n, d_text)`` start values of the context.
         embed_dim: width of the image features.
     """
 
@@ -52,7 +52,7 @@ class ConditionalContextLearner(PromptLearner):
         return {0: Prompt(self.ctx, at=1)}
 
     def forward(self, clip: Steps, image: Tensor) -> Prediction:
-        image_features = self.image_features(clip, image)
+        image_features = self.image_features(clip, image)  # (B, embed_dim)
         shift = self.meta_net(image_features)[:, None, None]  # (B, 1, 1, d_text)
         text = clip.encode_text({0: Prompt(self.ctx + shift, at=1)})  # (B, C, embed_dim)
         text_features = F.normalize(text, dim=-1)
@@ -69,7 +69,7 @@ class CoCoOp(PromptTrainer):
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
         cfg.TRAINER.COCOOP = node = CfgNode()
-        #: number of context vectors; with CTX_INIT the number of its words counts
+        #: number of context vectors; ignored with CTX_INIT, which gives one per word
         node.N_CTX = 16
         #: initial words
         node.CTX_INIT = ""
@@ -79,8 +79,8 @@ class CoCoOp(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> ConditionalContextLearner:
-        cfg = cfg.TRAINER[cls.node]
-        words = cfg.CTX_INIT
-        n_ctx = len(words.replace("_", " ").split()) or cfg.N_CTX
+        node = cfg.TRAINER[cls.node]
+        words = node.CTX_INIT
+        n_ctx = len(words.replace("_", " ").split()) or node.N_CTX
         ctx, _ = start_context(clip, words, n_ctx, "TRAINER.COCOOP.N_CTX")
         return ConditionalContextLearner(ctx, clip.text_projection.shape[1])

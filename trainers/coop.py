@@ -1,12 +1,12 @@
-"""CoOp: context optimization, learned words around the class name.
+"""CoOp: context optimization, learned context vectors around the class name.
 
 Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv 2109.01134.
 
-As in its code: with CTX_INIT the context has as many vectors as the text has words, N_CTX and CSC
-are ignored (said in a warning here); the length of a class name is counted without the full stop.
+As in its code: with CTX_INIT the context has as many vectors as the text has words, and N_CTX and
+CSC are ignored (here with a warning); the length of a class name does not count the full stop.
 Departures from its code: the context is a float32 parameter in every precision (there: float16 in
 fp16); the checkpoint holds ``ctx`` only, not the embedded class names; CTX_INIT words that are not
-one token each are an error (there: prefix and suffix are cut wrongly).
+one token each are an error (there: prefix and suffix are cut at the wrong places).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ContextLearner(PromptLearner):
     """Learned context vectors in the input of the text encoder.
 
     Args:
-        ctx: start value, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
-        position: of the class name: behind the context, in its middle or in front of it.
-        name_lengths: tokens of every class name; needed for ``middle`` and ``front``.
+        ctx: start values, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
+        position: where the class name stands: at the ``end``, in the ``middle`` or in ``front``.
+        name_lengths: number of tokens of every class name; used for ``middle`` and ``front``.
     """
 
     template = "{}."
@@ -49,10 +49,10 @@ class ContextLearner(PromptLearner):
     def text_changes(self) -> LayerChanges:
         if self.position == "end":
             return {0: Prompt(self.ctx, at=1)}
-        ahead = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
-        behind_name = tuple(1 + ahead + length for length in self.name_lengths)
-        front = (Prompt(self.ctx[..., :ahead, :], at=1),) if ahead else ()
-        return {0: (*front, Prompt(self.ctx[..., ahead:, :], at=behind_name))}
+        n_before = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
+        after_name = tuple(1 + n_before + length for length in self.name_lengths)
+        before = (Prompt(self.ctx[..., :n_before, :], at=1),) if n_before else ()
+        return {0: (*before, Prompt(self.ctx[..., n_before:, :], at=after_name))}
 
 
 @TRAINER_REGISTRY.register()
@@ -87,18 +87,18 @@ class CoOp(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> ContextLearner:
-        cfg = cfg.TRAINER[cls.node]
-        words = cfg.CTX_INIT.replace("_", " ").split()
+        node = cfg.TRAINER[cls.node]
+        words = node.CTX_INIT.replace("_", " ").split()
         if words:
             n_words = len(words)
-            if cfg.CSC:
+            if node.CSC:
                 warn_ignored("TRAINER.COOP.CSC", True, "CTX_INIT gives a shared context")
-            if cfg.N_CTX != n_words:
-                warn_ignored("TRAINER.COOP.N_CTX", cfg.N_CTX, f"CTX_INIT has {n_words} words")
-            ctx, _ = start_context(clip, cfg.CTX_INIT, n_words, "TRAINER.COOP.N_CTX")
+            if node.N_CTX != n_words:
+                warn_ignored("TRAINER.COOP.N_CTX", node.N_CTX, f"CTX_INIT has {n_words} words")
+            ctx, _ = start_context(clip, node.CTX_INIT, n_words, "TRAINER.COOP.N_CTX")
         else:
-            shape = (cfg.N_CTX, clip_widths(clip).text)
-            ctx = torch.empty((len(classnames), *shape) if cfg.CSC else shape).normal_(std=0.02)
+            shape = (node.N_CTX, clip_widths(clip).text)
+            ctx = torch.empty((len(classnames), *shape) if node.CSC else shape).normal_(std=0.02)
         names = tokenize([name.replace("_", " ") for name in classnames], truncate=True)
         name_lengths = (names.argmax(dim=-1) - 1).tolist()
-        return ContextLearner(ctx, cfg.CLASS_TOKEN_POSITION, name_lengths)
+        return ContextLearner(ctx, node.CLASS_TOKEN_POSITION, name_lengths)

@@ -3,9 +3,10 @@
 The baseline of Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023, arXiv 2210.03117.
 With PROMPT_DEPTH_VISION 0 it is deep language prompting.
 
-As in its code: the first N_CTX_TEXT tokens of CTX_INIT start the first text prompt and the other
-words stay frozen behind it; more tokens than words start at random. Departures: prompts are float32
-parameters and are not rounded to half precision on use; the checkpoint holds the prompts only.
+As in its code: the first text prompt starts from the first N_CTX_TEXT tokens of CTX_INIT and the
+other words stay frozen behind it; if there are fewer words than tokens, it starts at random.
+Departures: prompts are float32 parameters and are not rounded to half precision on use; the
+checkpoint holds the prompts only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ class IVLP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
-        vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION) if cfg.PROMPT_DEPTH_VISION else None
-        text = (cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT)
-        return build_deep_prompts(clip, "IVLP", cls.node, text, vision, cfg.CTX_INIT)
+        node = cfg.TRAINER[cls.node]
+        vision = (node.N_CTX_VISION, node.PROMPT_DEPTH_VISION) if node.PROMPT_DEPTH_VISION else None
+        return build_deep_prompts(
+            clip,
+            method="IVLP",
+            node=cls.node,
+            text=(node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT),
+            vision=vision,
+            ctx_init=node.CTX_INIT,
+        )

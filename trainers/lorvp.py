@@ -3,28 +3,30 @@
 Jin, Li, Xing, Zhu, Wang, Zhang, "LoR-VP: Low-Rank Visual Prompting for Efficient Vision Model
 Adaptation", ICLR 2025, arXiv 2502.00896.
 
-Per colour channel ``k`` the picture is a product of two bars, ``P[k] = left[k] right[k]`` with
-``left`` of shape (3, L, r) and ``right`` (3, r, L), ``L`` the image side: 6 L r trained numbers,
-5 376 at L = 224 and r = 4. It is added to the image in [0, 1], before normalisation, the same one
-for every image, neither scaled nor clamped.
+Per colour channel ``k`` the picture is a product of two low-rank factors (the paper's "bars"),
+``P[k] = left[k] right[k]`` with ``left`` of shape (3, L, r) and ``right`` (3, r, L), ``L`` the
+image side: 6 L r trained numbers, 5 376 at L = 224 and r = 4. The same picture is added to every
+image in [0, 1], before normalisation, neither scaled nor clamped.
 
 The paper adapts image classifiers with a new linear head. Here the frozen model is CLIP, and
 ``HEAD`` chooses the classifier:
 
 * ``text`` (default): CLIP's text features of "a photo of a <class>.", so that the prompt can be
-  compared with the other methods and classifies classes it has not seen;
-* ``lp``: a linear head on the image features (not normalised), trained along, as in the paper;
-* ``flm``, ``ilm``: CLIP classifies among source classes, and every target class is read off one of
-  them, chosen by frequency on the training images, once before training or anew in every epoch.
+  compared with the other methods and can classify new classes;
+* ``lp``: a linear head on the image features (not normalised), trained with the prompt, as in the
+  paper;
+* ``flm``, ``ilm``: CLIP classifies among source classes, and every target class takes the logit of
+  one of them, chosen by frequency on the training images: once before training (``flm``) or anew
+  in every epoch (``ilm``).
 
 The released code never builds its prompt (the command line says ``lor_vp``, the code compares with
-``LoR_VP``) and trains a linear probe alone; this follows the paper and the prompt class itself.
+``LoR_VP``) and trains a linear probe alone. This file follows the paper and the prompt class.
 Departures from that code: image pipeline, batches and a schedule per epoch are those of the other
-methods; features are CLIP's (512 wide on ViT-B/16, 768 of another backbone there), so the linear
-head has 512 C + C parameters; the last epoch counts, not the best on the test images; the
-log-softmax before the cross-entropy is left out (it changes nothing); source classes are ImageNet's
-names or those of a file, as CLIP has none of its own. Its linear map of source logits (``fm``) is
-not offered.
+methods; features are CLIP's (512 wide on ViT-B/16; there 768, of another backbone), so the linear
+head has 512 C + C parameters; the result is that of the last epoch, not of the best one on the test
+images; the log-softmax before the cross-entropy is left out (it changes nothing); source classes
+are ImageNet's names or those of a file, since CLIP has none of its own. Its linear map of source
+logits (``fm``) is left out.
 """
 
 from __future__ import annotations
@@ -59,11 +61,11 @@ HEADS = ("text", "lp", "flm", "ilm")
 
 
 def frequency_mapping(source: Tensor, target: Tensor, n_source: int, n_target: int) -> Tensor:
-    """One source class per target class, the most frequent pairs first.
+    """Choose one source class per target class, the most frequent pairs first.
 
     Args:
-        source: ``(N,)`` source class that each image is taken for.
-        target: ``(N,)`` its label.
+        source: ``(N,)`` predicted source class of each image.
+        target: ``(N,)`` label of each image.
         n_source: number of source classes, at least ``n_target``.
         n_target: number of target classes.
 
@@ -81,17 +83,17 @@ def frequency_mapping(source: Tensor, target: Tensor, n_source: int, n_target: i
 
 
 class PixelPromptLearner(PromptLearner):
-    """A low-rank picture for the pixels, and the head that goes with it.
+    """Low-rank picture that is added to the pixels, with its classifier.
 
     Args:
         side: image side ``L`` in pixels.
-        rank: ``r``.
-        starts: names of the start values of the left and the right bar.
-        pixel_std: standard deviations per channel that images were divided by.
-        head: linear head of the image features, or ``None``.
-        source: ``(S, embed_dim)`` text features of source classes to map from, of norm
-            exp(logit scale), or ``None``.
-        n_classes: ``C``, for the mapping.
+        rank: rank ``r`` of the picture.
+        starts: names of the start values of the left and the right bar, keys of ``STARTS``.
+        pixel_std: standard deviations per channel that images are divided by.
+        head: linear head on the image features, or ``None``.
+        source: ``(S, embed_dim)`` text features of the source classes, of norm exp(logit scale),
+            or ``None``.
+        n_classes: number of target classes ``C``, for the mapping.
     """
 
     pixel_std: Tensor
@@ -122,16 +124,16 @@ class PixelPromptLearner(PromptLearner):
 
     @property
     def picture(self) -> Tensor:
-        """What is added to an image in [0, 1], ``(3, side, side)``."""
+        """Picture ``(3, side, side)`` that is added to an image in [0, 1]."""
         return self.left @ self.right
 
     def change_image(self, image: Tensor) -> Tensor:
         """Add the picture to normalised images ``(B, 3, side, side)``."""
-        # (x + P - mean) / std, for an image that is normalised already
+        # equals (x + P - mean) / std for the image x in [0, 1]
         return image + self.picture / self.pixel_std
 
     def source_logits(self, image_features: Tensor) -> Tensor:
-        """Logits ``(B, S)`` of the source classes from features that are not normalised."""
+        """Compute the logits ``(B, S)`` of the source classes from features, normalised here."""
         return F.normalize(image_features, dim=-1) @ self.source.t()
 
     def image_features(self, clip: Steps, image: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ class PixelPromptLearner(PromptLearner):
 
 
 def source_names(file: str) -> list[str]:
-    """Names of the source classes: one per line of a text file, ImageNet's when ``file`` is empty.
+    """Read the names of the source classes, one per line; ImageNet's if ``file`` is empty.
 
     Raises:
         FileNotFoundError: no such file.
@@ -206,30 +208,31 @@ class LoRVP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> PixelPromptLearner:
+        node = cfg.TRAINER[cls.node]
         encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
-        images, cfg, head, source = cfg.INPUT, cfg.TRAINER[cls.node], None, None
-        normalised = "normalize" in images.TRANSFORMS
-        if cfg.HEAD == "lp":
+        head = source = None
+        if node.HEAD == "lp":
             head = nn.Linear(clip.text_projection.shape[1], len(classnames))
-        elif cfg.HEAD in ("flm", "ilm"):
-            names = source_names(cfg.SOURCE_NAMES)
+        elif node.HEAD in ("flm", "ilm"):
+            names = source_names(node.SOURCE_NAMES)
             if len(names) < len(classnames):
                 raise ValueError(
-                    f"TRAINER.LORVP.HEAD {cfg.HEAD!r} maps every class to one of its own: "
+                    f"TRAINER.LORVP.HEAD {node.HEAD!r} maps every class to one of its own: "
                     f"{len(names)} source classes for {len(classnames)} classes are too few; "
                     "name more in TRAINER.LORVP.SOURCE_NAMES"
                 )
             template = [PromptLearner.template]
             source = encode_templates(encoders, names, template, unit=True)
             source = clip.logit_scale.exp() * source
+        normalised = "normalize" in cfg.INPUT.TRANSFORMS
         return PixelPromptLearner(
-            clip.visual.input_resolution,
-            cfg.RANK,
-            tuple(cfg.INIT.split(",")),
-            images.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
-            head,
-            source,
-            len(classnames),
+            side=clip.visual.input_resolution,
+            rank=node.RANK,
+            starts=tuple(node.INIT.split(",")),
+            pixel_std=cfg.INPUT.PIXEL_STD if normalised else [1.0, 1.0, 1.0],
+            head=head,
+            source=source,
+            n_classes=len(classnames),
         )
 
     def before_train(self) -> None:
@@ -244,10 +247,10 @@ class LoRVP(PromptTrainer):
 
     @torch.no_grad()
     def map_classes(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """Choose the source class of every class on the training images, not augmented.
+        """Choose the source class of every class on the training images, without augmentation.
 
         Args:
-            encode: image features of a batch.
+            encode: computes the image features of a batch.
         """
         learner = self.model.learner
         assert isinstance(learner, PixelPromptLearner)
@@ -258,12 +261,15 @@ class LoRVP(PromptTrainer):
             tfm=self.dm.tfm_test,
             is_train=False,
         )
-        taken, labels = [], []
+        predicted, labels = [], []
         for batch in loader:
             image, label = self.parse_batch_test(batch)
-            taken.append(learner.source_logits(encode(image).float()).argmax(dim=-1).cpu())
+            predicted.append(learner.source_logits(encode(image).float()).argmax(dim=-1).cpu())
             labels.append(label.cpu())
         mapping = frequency_mapping(
-            torch.cat(taken), torch.cat(labels), len(learner.source), len(learner.mapping)
+            torch.cat(predicted),
+            torch.cat(labels),
+            n_source=len(learner.source),
+            n_target=len(learner.mapping),
         )
         learner.mapping.copy_(mapping)

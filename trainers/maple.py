@@ -3,10 +3,10 @@
 Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023, arXiv 2210.03117.
 
 As in its code: the projections of the deeper prompts start as copies of one another, that of the
-input prompt apart; the first N_CTX tokens of CTX_INIT start the input prompt, so that with two of
-"a photo of a" the words "a photo" are learned and "of a" stays frozen. Departures: everything
-learned is float32 (there: part of it float16, and only fp16 works at all); widths are the model's
-(there: 512 and 768); the checkpoint holds the learner only.
+input prompt by itself; the input prompt starts from the first N_CTX tokens of CTX_INIT, so that
+with two of "a photo of a" the words "a photo" are learned and "of a" stays frozen. Departures:
+everything learned is float32 (there: part of it float16, and only fp16 works at all); widths are
+the model's (there: 512 and 768); the checkpoint holds the learner only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MaPLeLearner(CoupledPromptLearner):
     Args:
         ctx: ``(n, d_text)`` start of the input prompt.
         depth: prompted blocks, input layer included.
-        vision_width: of the image encoder.
+        vision_width: width of the image encoder.
         template: frozen words around the class name.
     """
 
@@ -40,7 +40,8 @@ class MaPLeLearner(CoupledPromptLearner):
 
     def image_changes(self) -> LayerChanges:
         deeper = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
-        return deep_prompts([self.proj(self.ctx), *(map_(text) for map_, text in deeper)])
+        later = (projection(text) for projection, text in deeper)
+        return deep_prompts([self.proj(self.ctx), *later])
 
 
 @TRAINER_REGISTRY.register()
@@ -63,9 +64,11 @@ class MaPLe(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MaPLeLearner:
-        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
+        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MaPLe")
         n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")
-        ctx, template = start_context(clip, cfg.CTX_INIT, cfg.N_CTX, "TRAINER.MAPLE.N_CTX")
-        return MaPLeLearner(ctx, cfg.PROMPT_DEPTH, widths.vision, template)
+        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")
+        ctx, template = start_context(clip, node.CTX_INIT, node.N_CTX, "TRAINER.MAPLE.N_CTX")
+        return MaPLeLearner(
+            ctx, depth=node.PROMPT_DEPTH, vision_width=widths.vision, template=template
+        )

@@ -22,15 +22,16 @@ Self-regulating consistency (eq. 5 to 7): ``CE + 25 L1(w^, w) + 10 L1(f~, f) + (
 KL(q || p)) / 2`` against the frozen CLIP's text features (averaged over 60 templates), image
 features and class distribution.
 
-Where the paper is silent, the choice is ours and a config key:
+Where the paper is silent or contradicts itself, these choices are ours:
 
-* the place of the first text prompt (``TEXT_PROMPT``). The text says that learned vectors replace
-  the template's words, eq. 4 writes them in front of the words: ``replace`` and ``before``.
-  ``added``, the words' embeddings plus ``U V``, is what this toolbox did before version 0.2;
+* the place of the first text prompt (config key ``TEXT_PROMPT``). The paper's text says that
+  learned vectors replace the template's words (``replace``), its eq. 4 writes them in front of the
+  words (``before``). ``added``, the words' embeddings plus ``U V``, is what this toolbox did before
+  version 0.2;
 * reductions: L1 is a mean over entries, each KL is divided by images x classes (PromptSRC's code);
 * batch size, learning rate schedule and warm-up (PromptSRC's), in the config files.
 
-Gaussian prompt aggregation is PromptSRC's and not part of this.
+PromptSRC's Gaussian prompt aggregation is not part of this method.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from torch import Tensor
 
 from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.losses import consistency_terms
-from adaptation.starts import check_depth, clip_widths, context_init, normal, require_vit
+from adaptation.starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
@@ -63,14 +64,14 @@ class LowRankPromptLearner(PromptLearner):
     Args:
         depth: prompted blocks ``J``, the input layer included.
         n_ctx: prompt tokens ``n`` per block and encoder.
-        text_width, vision_width: of the two transformers.
-        rank: ``r``; 0 learns full prompts without factors, which start as IVLP's.
-        shared_up: one ``U`` per block for both modalities, or one for each.
+        text_width, vision_width: widths of the two transformers.
+        rank: rank ``r``; 0 learns full prompts without factors, which start as IVLP's do.
+        shared_up: whether both modalities share one ``U`` per block.
         init_std: standard deviation that every factor starts with.
         words: ``(n, d_text)`` added to the first text prompt, or ``None``.
         start: ``(n, d_text)`` that a full first text prompt starts from, or ``None``.
         template: frozen words around the class name.
-        drift_correction: whether text features are corrected for their common drift.
+        drift_correction: whether to correct text features for their common drift.
     """
 
     words: Tensor | None
@@ -93,26 +94,28 @@ class LowRankPromptLearner(PromptLearner):
         self.template, self.drift_correction = template, drift_correction
         self.register_buffer("words", words, persistent=False)
         if rank == 0:
-            self.text = normal(depth, n_ctx, text_width)
-            self.vision = normal(depth, n_ctx, vision_width)
+            self.text = normal_parameter(depth, n_ctx, text_width)
+            self.vision = normal_parameter(depth, n_ctx, vision_width)
             self.up = self.up_vision = None
             if start is not None:
                 self.text.data[0] = start
             return
-        self.up = normal(depth, n_ctx, rank, std=init_std)
-        self.up_vision = None if shared_up else normal(depth, n_ctx, rank, std=init_std)
-        self.text = normal(depth, rank, text_width, std=init_std)
-        self.vision = normal(depth, rank, vision_width, std=init_std)
+        self.up = normal_parameter(depth, n_ctx, rank, std=init_std)
+        self.up_vision = None if shared_up else normal_parameter(depth, n_ctx, rank, std=init_std)
+        self.text = normal_parameter(depth, rank, text_width, std=init_std)
+        self.vision = normal_parameter(depth, rank, vision_width, std=init_std)
 
     def text_changes(self) -> LayerChanges:
-        prompts = list((self.text if self.up is None else self.up @ self.text).unbind())
+        text = self.text if self.up is None else self.up @ self.text  # (depth, n_ctx, text_width)
+        prompts = list(text.unbind())
         if self.words is not None:
             prompts[0] = prompts[0] + self.words
         return deep_prompts(prompts, at=1)
 
     def image_changes(self) -> LayerChanges:
         up = self.up if self.up_vision is None else self.up_vision
-        return deep_prompts((self.vision if up is None else up @ self.vision).unbind())
+        vision = self.vision if up is None else up @ self.vision  # (depth, n_ctx, vision_width)
+        return deep_prompts(vision.unbind())
 
     def token_factors(self) -> dict[str, Tensor]:
         if self.up is None:
@@ -127,11 +130,11 @@ class LowRankPromptLearner(PromptLearner):
 
 
 def correct_drift(text: Tensor, frozen: Tensor) -> Tensor:
-    """Remove the drift from the frozen features that all classes have in common (eq. 8).
+    """Subtract from text features the mean of their drift from the frozen ones (eq. 8).
 
     Args:
         text: ``(C, embed_dim)`` prompted features of the classes at hand, unit norm.
-        frozen: the frozen CLIP's, of the same shape.
+        frozen: the frozen CLIP's features, of the same shape.
 
     Returns:
         features of the same shape, unit norm.

@@ -1,15 +1,15 @@
-"""MPL: modular prompt learning, image prompts that are added, removed and carried on.
+"""MPL: modular prompt learning, image prompts that are added, removed and kept from block to block.
 
 "Modular Prompt Learning Improves Vision-Language Models", ICASSP 2025. MaPLe with three changes:
 before each deeper prompted block of the image encoder the last N_RM_OP tokens are removed and
-N_ADD_OP x N_CTX new ones added, the rest is carried on; several maps make the new tokens from one
-text prompt; and the hand-written words stay behind the learned tokens.
+N_ADD_OP x N_CTX new ones are added, while the rest goes on; several maps make the new tokens from
+one text prompt; and the hand-written words stay behind the learned tokens.
 
 As in its code: all maps start as copies of one another, so that the tokens added at the last
-prompted block get equal gradients and stay twins (TWIN_MAPS False starts each map by itself); with
-N_RM_OP above N_CTX the first removal takes image patches; the learned tokens start as the embedding
-of the placeholder "X". Departures: those of ``maple.py``, and no example prompts are printed
-(there: drawn from Python's random stream).
+prompted block get equal gradients and stay equal (TWIN_MAPS False starts each map by itself); with
+N_RM_OP above N_CTX the first removal takes image patches; the learned tokens start from the
+embedding of the placeholder "X". Departures: those of ``maple.py``, and no example prompts are
+printed (there: drawn from Python's random stream).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class MPLLearner(CoupledPromptLearner):
     Args:
         ctx: ``(n, d_text)`` start of the input prompt.
         depth: prompted blocks, input layer included.
-        vision_width: of the image encoder.
+        vision_width: width of the image encoder.
         template: frozen words around the class name.
         n_add: maps per block; each adds ``n`` tokens.
-        n_remove: tokens removed in front of each deeper prompted block.
+        n_remove: number of tokens removed in front of each deeper prompted block.
         twin_maps: whether all maps start as copies of one another.
     """
 
@@ -107,31 +107,31 @@ class MPL(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
-        cfg, widths = cfg.TRAINER[cls.node], clip_widths(clip)
+        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
         require_vit(widths, "MPL")
         n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(cfg.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
+        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
         # tokens of the image, then per deeper block: some removed from the end, some added
         assert isinstance(clip.visual, VisionTransformer)  # see require_vit
-        length = clip.visual.positional_embedding.shape[0] + cfg.N_CTX
-        for layer in range(1, cfg.PROMPT_DEPTH):
-            if cfg.N_RM_OP >= length:
+        length = clip.visual.positional_embedding.shape[0] + node.N_CTX
+        for layer in range(1, node.PROMPT_DEPTH):
+            if node.N_RM_OP >= length:
                 raise ValueError(
-                    f"TRAINER.MPL.N_RM_OP is {cfg.N_RM_OP}, but only {length} tokens are left in "
+                    f"TRAINER.MPL.N_RM_OP is {node.N_RM_OP}, but only {length} tokens are left in "
                     f"front of block {layer}, and the class token has to stay: remove fewer"
                 )
-            length += cfg.N_ADD_OP * cfg.N_CTX - cfg.N_RM_OP
-        words = cfg.CTX_INIT.replace("_", " ").strip()
+            length += node.N_ADD_OP * node.N_CTX - node.N_RM_OP
+        words = node.CTX_INIT.replace("_", " ").strip()
         with torch.no_grad():
             placeholder = tokenize("X")[0, 1:2].to(clip.token_embedding.weight.device)
-            ctx = clip.token_embedding(placeholder).float().repeat(cfg.N_CTX, 1)
+            ctx = clip.token_embedding(placeholder).float().repeat(node.N_CTX, 1)
         template = " ".join([words, "{}."]).strip()
         return MPLLearner(
             ctx,
-            depth=cfg.PROMPT_DEPTH,
+            depth=node.PROMPT_DEPTH,
             vision_width=widths.vision,
             template=template,
-            n_add=cfg.N_ADD_OP,
-            n_remove=cfg.N_RM_OP,
-            twin_maps=cfg.TWIN_MAPS,
+            n_add=node.N_ADD_OP,
+            n_remove=node.N_RM_OP,
+            twin_maps=node.TWIN_MAPS,
         )

@@ -4,12 +4,12 @@ Khattak et al., "Self-regulating Prompts: Foundational Model Adaptation without 
 2023, arXiv 2307.06948. Independent prompts in both encoders, kept near the frozen CLIP by three
 consistency terms, and averaged over the epochs with Gaussian weights.
 
-As in its code: the first N_CTX_TEXT tokens of CTX_INIT start the first text prompt (all four words
-of "a photo of a" in the shipped files, "a photo" with two); the divergence of the class
-distributions is divided by images x classes; the frozen text features are raw averages over 60
-templates. Departures: only the prompts are averaged (there: all weights of CLIP as well, which
-rounds them), and the average survives a resume (there: it starts again); GPA_MEAN and GPA_STD may
-be fractions (there: integers only); every precision works.
+As in its code: the first text prompt starts from the first N_CTX_TEXT tokens of CTX_INIT (all four
+words of "a photo of a" in the shipped files, "a photo" with two); the divergence of the class
+distributions is divided by images x classes; the frozen text features are averages of raw features
+over 60 templates. Departures: only the prompts are averaged (there: all weights of CLIP, too, which
+rounds them), and a resumed run goes on with its average (there: it starts again); GPA_MEAN and
+GPA_STD may be fractions (there: integers only); every precision works.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ from dassl.engine import TRAINER_REGISTRY
 
 
 def gaussian_weights(n_epochs: int, mean: float, std: float) -> list[float]:
-    """Weights of epochs 1 to ``n_epochs``: a normal density at the epoch numbers, sum 1."""
+    """Return weights of epochs 1 to ``n_epochs``: a normal density at the epoch number, sum 1.
+
+    Raises:
+        ValueError: the density is zero at every epoch.
+    """
     density = [math.exp(-0.5 * ((epoch - mean) / std) ** 2) for epoch in range(1, n_epochs + 1)]
     total = sum(density)
     if total == 0.0:
@@ -79,21 +83,21 @@ class PromptSRC(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
+        node = cfg.TRAINER[cls.node]
         return build_deep_prompts(
             clip,
-            "PromptSRC",
-            cls.node,
-            text=(cfg.N_CTX_TEXT, cfg.PROMPT_DEPTH_TEXT),
-            vision=(cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION),
-            ctx_init=cfg.CTX_INIT,
+            method="PromptSRC",
+            node=cls.node,
+            text=(node.N_CTX_TEXT, node.PROMPT_DEPTH_TEXT),
+            vision=(node.N_CTX_VISION, node.PROMPT_DEPTH_VISION),
+            ctx_init=node.CTX_INIT,
         )
 
     def build_model(self) -> None:
         super().build_model()
-        cfg = self.node_cfg
+        node = self.node_cfg
         self.epoch_weights = gaussian_weights(
-            self.cfg.OPTIM.MAX_EPOCH, float(cfg.GPA_MEAN), float(cfg.GPA_STD)
+            self.cfg.OPTIM.MAX_EPOCH, mean=float(node.GPA_MEAN), std=float(node.GPA_STD)
         )
         self.average = {
             name: torch.zeros_like(value) for name, value in self.model.learner.state_dict().items()
@@ -111,7 +115,7 @@ class PromptSRC(PromptTrainer):
         return ce + sum(terms.values()), {"ce": ce, **terms}
 
     def after_epoch(self) -> None:
-        """Add the epoch's prompts to the average; after the last epoch the average is the model."""
+        """Add the epoch's prompts to the average; after the last epoch, load the average."""
         for name, value in self.model.learner.state_dict().items():
             self.average[name] += self.epoch_weights[self.epoch] * value
         if self.epoch + 1 == len(self.epoch_weights):

@@ -1,4 +1,4 @@
-"""VPT: deep visual prompt tuning of CLIP's image encoder, text fixed.
+"""VPT: deep visual prompt tuning of CLIP's image encoder, with fixed text.
 
 Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119, in the form that the MaPLe code
 gives it: prompts follow the patches, the classifier is the text "a photo of a <class>.".
@@ -30,7 +30,7 @@ class VPT(PromptTrainer):
         cfg.TRAINER.VPT = node = CfgNode()
         #: prompt tokens per block
         node.N_CTX_VISION = 2
-        #: accepted as in upstream's files; has no effect
+        #: there for upstream's config files; has no effect
         node.CTX_INIT = "a photo of a"
         node.PREC = "fp16"
         #: prompted blocks, input layer included
@@ -40,6 +40,6 @@ class VPT(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> DeepPromptLearner:
-        cfg = cfg.TRAINER[cls.node]
-        vision = (cfg.N_CTX_VISION, cfg.PROMPT_DEPTH_VISION)
-        return build_deep_prompts(clip, "VPT", cls.node, None, vision)
+        node = cfg.TRAINER[cls.node]
+        vision = (node.N_CTX_VISION, node.PROMPT_DEPTH_VISION)
+        return build_deep_prompts(clip, method="VPT", node=cls.node, text=None, vision=vision)

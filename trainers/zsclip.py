@@ -28,12 +28,12 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 
 class ZeroshotClassifier(nn.Module):
-    """Scaled cosine similarity of images to fixed text features.
+    """Classifier by scaled cosine similarity of images to fixed text features.
 
     Args:
         encoders: of the frozen model.
         text_features: ``(C, embed_dim)``, unit norm, float32.
-        memory: what a batch may hold beside the weights; larger ones are cut into parts.
+        memory: memory bound of a batch; larger batches are split.
     """
 
     text_features: Tensor
@@ -50,18 +50,18 @@ class ZeroshotClassifier(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, 3, side, side)`` to logits ``(B, C)``."""
+        """Compute the logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
         at_once = max(1, len(image))
         if self.memory:
-            at_once = self.memory.fitting(image_bytes(self.clip), "an image")
+            at_once = self.memory.how_many_fit(image_bytes(self.clip), "an image")
         encoded = [self.encoders.encode_image(part).float() for part in image.split(at_once)]
-        features = F.normalize(torch.cat(encoded), dim=-1)
+        features = F.normalize(torch.cat(encoded), dim=-1)  # (B, embed_dim)
         return self.clip.logit_scale.exp() * features @ self.text_features.t()
 
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
-    """One template per data set: the first of DATASET.TEMPLATES, else its own.
+    """Zero-shot CLIP with one template: the first of DATASET.TEMPLATES, else the data set's own.
 
     No shots are drawn, whatever DATASET.NUM_SHOTS says.
     """
@@ -79,7 +79,7 @@ class ZeroshotCLIP(TrainerX):
 
     @classmethod
     def templates(cls, cfg: CfgNode, given: Sequence[str] = ()) -> tuple[str, ...]:
-        """Texts to average over, ``given`` ones in place of the data set's own."""
+        """Return the templates to average over: ``given`` ones, else the data set's own."""
         return tuple(given[:1]) or (dataset_template(cfg.DATASET.NAME),)
 
     @classmethod
@@ -91,13 +91,13 @@ class ZeroshotCLIP(TrainerX):
         classnames: Sequence[str],
         templates: Sequence[str] = (),
     ) -> ZeroshotClassifier:
-        """The frozen CLIP as a classifier, on its device; needs no data set.
+        """Build a classifier from CLIP, on its device; no data set is needed.
 
         Args:
             cfg: the whole config.
-            clip: frozen here.
+            clip: model to freeze and use.
             classnames: the classes to tell apart.
-            templates: texts in place of the data set's own.
+            templates: templates in place of the data set's own.
         """
         clip.requires_grad_(False)
         if clip.logit_scale.device.type == "cpu":
@@ -105,8 +105,9 @@ class ZeroshotCLIP(TrainerX):
         encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
         texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
         if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
-            each = max(text_bytes(clip, class_prompts(clip, classnames, text)) for text in texts)
-            size = min(size, memory.fitting(each, "the text"))
+            prompts = (class_prompts(clip, classnames, text) for text in texts)
+            bytes_each = max(text_bytes(clip, prompt) for prompt in prompts)
+            size = min(size, memory.how_many_fit(bytes_each, "the text"))
         text = encode_templates(encoders, classnames, texts, unit=True, size=size)
         return ZeroshotClassifier(encoders, text, memory)
 
@@ -119,19 +120,19 @@ class ZeroshotCLIP(TrainerX):
         self.model = self.build_classifier(self.cfg, clip, dataset.classnames, given)
 
     def train(self) -> None:  # type: ignore[override]  # as SimpleTrainer's
-        """There is nothing to train: test at once."""
+        """Test at once, since there is nothing to train."""
         print(f"{self.cfg.TRAINER.NAME} has nothing to train")
         self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Nothing is ever saved, so there is nothing to load."""
+        """Do nothing: no weights are trained, so none are saved."""
 
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """Ensemble: DATASET.TEMPLATES, else ImageNet's seven selected templates and the data set's own.
 
-    Every feature is brought to unit norm, averaged over the templates, and again.
+    Features are brought to unit norm, averaged over the templates, and brought to unit norm again.
     """
 
     @classmethod

@@ -1,1 +1,1 @@
-"""What saves time or memory and changes no result; a run works without it."""
+"""Optional parts that save time or memory and change no result beyond rounding."""

@@ -17,17 +17,17 @@ def encode_text_in_chunks(
     changes: LayerChanges | None = None,
     size: int = 0,
 ) -> Tensor:
-    """Text features as ``encoders.encode_text`` gives them, some classes at a time.
+    """Encode a class list as ``encoders.encode_text`` does, some classes at a time.
 
-    With gradients, a chunk keeps its result alone and is encoded once more in the backward pass
-    (Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174). Features and
-    gradients are those of the whole, to rounding.
+    With gradients, only the result of a chunk is kept, and the chunk is encoded once more in the
+    backward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174).
+    Features and gradients equal those of one call, to rounding.
 
     Args:
         encoders: of the model.
         text, changes: as for ``CLIP.encode_text``.
-        size: texts encoded at once, ``B`` for every class where prompts hold one set for each of
-            ``B`` samples; at least one class, 0 for all.
+        size: number of texts to encode at once, of which every class takes ``B`` if prompts hold
+            one set for each of ``B`` samples. At least one class is encoded; 0 is no limit.
 
     Returns:
         ``(C, embed_dim)``, or ``(B, C, embed_dim)``.

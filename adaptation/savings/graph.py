@@ -1,9 +1,9 @@
 """A whole training step as one CUDA graph: captured once, then repeated by a single launch.
 
-A graph repeats kernels on the memory that they had when they were captured and runs no Python. So
-inputs are copied into buffers, learning rates are read from the device (``DeviceRates``), and what
-the step trains must stay where it is. The order of events is that of PyTorch's notes on CUDA graphs
-("Whole-network capture"): steps on a side stream, capture on the same stream, replays.
+A graph repeats kernels on the memory addresses of the capture and runs no Python. Therefore inputs
+are copied into buffers, learning rates are read from the device (``DeviceRates``), and trained
+tensors must stay where they are in memory. As in PyTorch's notes on CUDA graphs ("Whole-network
+capture"), some steps run on a side stream, then follow the capture on that stream and the replays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARM_UP = 3
 
 
 class CudaCapture:
-    """How kernels are captured on a CUDA device.
+    """Capture of kernels on a CUDA device.
 
     Args:
         device: the device.
@@ -33,9 +33,9 @@ class CudaCapture:
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
-        """What runs in the block runs on the stream of the capture.
+        """Run the code in this context on the stream of the capture.
 
-        Libraries keep handles and workspaces for each stream, which a capture must find made.
+        It makes libraries create their handles and workspaces for the stream before the capture.
         """
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
@@ -47,35 +47,34 @@ class CudaCapture:
         """Capture what a function launches, without executing it.
 
         Returns:
-            what repeats it, and the tensor that every repetition writes anew.
+            a function that replays it, and the tensor that every replay writes anew.
         """
         graph = torch.cuda.CUDAGraph()
-        # the data loader's thread may pin memory meanwhile, which the default mode takes as an
-        # error of the capture
+        # the default mode fails when the data loader's thread pins memory during the capture
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
 
 
 class StepGraph:
-    """Repeats a training step as a graph once it has run some times.
+    """Training step that is captured as a graph after its first runs, and replayed from then on.
 
-    The first ``WARM_UP`` steps run one operation at a time and train like any other. So do steps on
-    inputs of another shape than the first ones had, and all steps without a device that captures.
-    When something that the graph works on was replaced, it is captured anew.
+    The first ``WARM_UP`` steps run one operation at a time and train like any other. So do steps
+    whose inputs differ in shape from the first ones, and all steps without a CUDA device. When a
+    tensor that the graph works on was replaced, the step is captured anew.
 
     Args:
-        step: from input tensors on the device to what is logged, tensors with one element by name.
-            Updates parameters with ``optimizer``; draws no random numbers and reads nothing on the
-            host.
-        optimizer: makes the updates.
-        state: gives the tensors besides the optimiser's own that must stay where they are.
-        constants: gives the objects whose tensors the step reads and never writes. They are kept as
-            long as the graph, so that nothing else can take their place in memory.
+        step: maps input tensors on the device to values for the log, one-element tensors by name.
+            It updates parameters with ``optimizer``, draws no random numbers and reads nothing on
+            the host.
+        optimizer: optimiser that makes the updates.
+        state: returns the tensors, besides the optimiser's own, that must stay where they are.
+        constants: returns the objects whose tensors the step reads and never writes. The graph
+            keeps them alive, so that nothing else can take their place in memory.
         capture: how to capture; ``None`` runs all steps one operation at a time.
 
     Raises:
-        ValueError: an optimiser whose steps cannot be captured.
+        ValueError: the steps of the optimiser cannot be captured.
     """
 
     def __init__(
@@ -96,13 +95,13 @@ class StepGraph:
         self.captured = False
         self._n_warm = 0
         self._shapes: list[tuple[torch.Size, torch.dtype]] | None = None
-        # the graph goes before the memory that it works on
+        # release the graph before the memory that it works on
         self._replay: Callable[[], None] | None = None
         self._buffers: list[Tensor] = []
         self._constants: list[object] = []
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """One step; inputs and outputs are those of ``step``, outputs without gradients."""
+        """Take one step; inputs and outputs are those of ``step``, outputs without gradients."""
         with self.rates.on_device():
             if self.captured and self._replaced():
                 self._forget()
@@ -121,19 +120,19 @@ class StepGraph:
                     buffer.copy_(tensor)
                 assert self._replay is not None  # recorded by now
                 self._replay()
-                # the next replay writes over them, and they are read when a log line is due
+                # a copy, since the next replay overwrites them before the log reads them
                 values = self._values.clone()
             return dict(zip(self._names, values.unbind(), strict=True))
 
     def _values_of(self, inputs: Iterable[Tensor]) -> Tensor:
-        """Run a step; what is logged of it as one tensor, which takes one copy per replay."""
+        """Run a step and stack its values for the log, so that a replay takes a single copy."""
         summary = self.step(*inputs)
         self._names = list(summary)
         return torch.stack([value.reshape(()) for value in summary.values()])
 
     def _record(self, capture: CudaCapture, inputs: Iterable[Tensor]) -> None:
         self._buffers = [tensor.clone() for tensor in inputs]
-        # gradients that the capture makes lie in the graph's own memory, where replays rewrite them
+        # have the capture allocate gradients in the graph's own memory, where replays write them
         self.rates.optimizer.zero_grad(set_to_none=True)
         self._replay, self._values = capture.record(lambda: self._values_of(self._buffers))
         self.captured, self._captured_places = True, self._places()
@@ -144,7 +143,7 @@ class StepGraph:
         return self._places() != self._captured_places or any(a is not b for a, b in pairs)
 
     def _places(self) -> list[int]:
-        """Addresses that the graph reads and writes between steps."""
+        """Return the addresses of the tensors that the graph reads and updates."""
         own = (value for entry in self.rates.optimizer.state.values() for value in entry.values())
         kept = (*self.state(), *(value for value in own if isinstance(value, Tensor)))
         return [tensor.data_ptr() for tensor in kept]

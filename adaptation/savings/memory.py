@@ -1,7 +1,7 @@
-"""MODEL.MEMORY_GB: how much may be encoded at once, by estimates of what encoding takes of memory.
+"""The memory bound MODEL.MEMORY_GB: estimates of the memory of encoding, and what fits into it.
 
 An estimate counts the tensors of a transformer in rows as wide as the tower. It is meant to be
-high: automatic mixed precision keeps half of the rows in half the size, which is not counted.
+high: it ignores that automatic mixed precision keeps half of the rows in half the size.
 """
 
 from __future__ import annotations
@@ -18,34 +18,30 @@ from dassl.utils import SettingError
 #: keys, values and result of attention with the pads of ``AttentionGroups``, the hidden layer
 KEPT_ROWS = 12
 
-
-#: rows per token that a block keeps more where it changes inside: ``ln_1 x`` and the result of
-#: attention for low-rank terms, what a branch reads, and its hidden layers, up to this width in all
+#: rows per token that a block keeps in addition if it changes itself: ``ln_1 x`` and the result of
+#: attention for low-rank terms, the input of a branch and its hidden layers up to this width in all
 KEPT_INSIDE = 4
 
-
-#: rows per token that computing one block takes at a time, forward or backward
+#: rows per token that the computation of one block needs at a time, forward or backward
 WORKING_ROWS = 24
 
-
-#: the same of both for every place in ``CausalSequences``: queries, keys, values and result, and
-#: their gradients
+#: rows of both kinds, in addition, per place in ``CausalSequences``: queries, keys, values and
+#: result of attention, and their gradients
 KEPT_PLACES, WORKING_PLACES = 4, 12
 
-
-#: maps as large as the first stage's result that a ResNet holds at a time, and that each of its
-#: blocks keeps for the backward pass
+#: maps of the size of the first stage's result: those that a ResNet holds at a time, and those that
+#: each of its blocks keeps for the backward pass
 WORKING_MAPS, KEPT_MAPS = 8, 8
 
 
 def text_bytes(
-    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, kept: bool = False
+    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, for_backward: bool = False
 ) -> float:
-    """Memory that ``clip.encode_text`` takes per text.
+    """Estimate the bytes that ``clip.encode_text`` takes per text.
 
     Args:
         clip, text, changes: as for ``clip.encode_text``.
-        kept: whether what the backward pass needs is kept.
+        for_backward: whether to count what is kept for the backward pass.
     """
     blocks, changes = clip.transformer.resblocks, Changes.of(changes)
     plan = PrefixPlan(text, changes)
@@ -56,27 +52,34 @@ def text_bytes(
         else:
             n_added += prompt.growth
     n_tokens = sum(plan.suffix_lengths) / len(text) + n_added
-    rows = n_tokens * (WORKING_ROWS + kept * _kept_rows(len(blocks), changes))
+    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(len(blocks), changes))
     lengths = tuple(length + n_added for length in plan.suffix_lengths)
     if attends_in_sequences(text.device, lengths, n_prefix):
         n_places = n_prefix + max(lengths)
-        rows += n_places * (WORKING_PLACES + kept * KEPT_PLACES * len(blocks))
+        rows += n_places * (WORKING_PLACES + for_backward * KEPT_PLACES * len(blocks))
     return rows * clip.transformer.width * _item_size(clip)
 
 
-def image_bytes(clip: CLIP, changes: LayerChanges | None = None, kept: bool = False) -> float:
-    """Memory that ``clip.encode_image`` takes per image; ``kept`` as above."""
+def image_bytes(
+    clip: CLIP, changes: LayerChanges | None = None, for_backward: bool = False
+) -> float:
+    """Estimate the bytes that ``clip.encode_image`` takes per image.
+
+    Args:
+        clip, changes: as for ``clip.encode_image``.
+        for_backward: whether to count what is kept for the backward pass.
+    """
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
         # the first stage's maps; those of a block of each later stage are half as large in all
         maps = 4 * tower.conv3.out_channels * (tower.input_resolution // 4) ** 2
         stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
         blocks = sum(len(stage) / 2**i for i, stage in enumerate(stages))
-        return (WORKING_MAPS + kept * KEPT_MAPS * blocks) * maps * _item_size(clip)
+        return (WORKING_MAPS + for_backward * KEPT_MAPS * blocks) * maps * _item_size(clip)
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
     changes = Changes.of(changes)
     n_tokens += sum(prompt.growth for prompt in changes.prompts())
-    rows = n_tokens * (WORKING_ROWS + kept * _kept_rows(n_blocks, changes))
+    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(n_blocks, changes))
     return rows * tower.transformer.width * _item_size(clip)
 
 
@@ -90,10 +93,10 @@ def _item_size(clip: CLIP) -> int:
 
 
 class MemoryBound:
-    """What a step or a batch may hold beside the weights; false where there is no bound.
+    """Bound on the memory of a step or a batch, not counting the weights; false without a bound.
 
     Args:
-        gb: 10^9 bytes, 0 for no bound.
+        gb: bound in 10^9 bytes; 0 for no bound.
     """
 
     def __init__(self, gb: float) -> None:
@@ -102,16 +105,24 @@ class MemoryBound:
     def __bool__(self) -> bool:
         return self.bytes > 0
 
-    def fitting(self, each: float, what: str, share: float = 1.0, beside: float = 0.0) -> int:
-        """How many things of ``each`` bytes fit into a share of the memory, ``beside`` others.
+    def how_many_fit(
+        self, bytes_each: float, what: str, share: float = 1.0, in_use: float = 0.0
+    ) -> int:
+        """Return how many items fit into the memory.
+
+        Args:
+            bytes_each: size of one item.
+            what: name of an item, for the error.
+            share: share of the bound that they may use, 0 to 1.
+            in_use: bytes of that share that something else uses.
 
         Raises:
-            SettingError: not even one; the text calls it ``what``.
+            SettingError: not even one fits.
         """
-        left = share * self.bytes - beside
-        if left < each:
+        free = share * self.bytes - in_use
+        if free < bytes_each:
             raise SettingError(
                 f"MODEL.MEMORY_GB is {self.bytes / 1e9:g}, too little for {what}: use "
-                f"{1.01 * (each + beside) / share / 1e9:.3g} or more, or 0 for no bound"
+                f"{1.01 * (bytes_each + in_use) / share / 1e9:.3g} or more, or 0 for no bound"
             )
-        return int(left // each)
+        return int(free // bytes_each)

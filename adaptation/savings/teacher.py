@@ -1,10 +1,10 @@
-"""Features of the frozen CLIP on disk: of the teacher's templates, and of views that come again.
+"""Cache of the frozen CLIP's features on disk: of the teacher's templates and of repeated views.
 
-A file's key names everything that its features follow from: the weights (SHA-256 of the state
+The key of a file names everything that its features depend on: the weights (SHA-256 of the state
 dict), the precision, the kind of device and its libraries, the source of the encoders, transforms
 and random draws, the version of PyTorch, and the class names and templates, or the size of the
-batches and the recipe of the views (``dassl.data.views``). Change any of them, and another file is
-used.
+batches and the recipe of the views (``dassl.data.views``). A change of any of them leads to another
+file.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ from support.bounded_folder import BoundedFolder
 from support.download import cache_folder
 from support.files import sha256_of_all
 
-#: bytes that the name of a view takes, of which its first part names the file
+#: bytes of a view's name within its recipe
 NAME_BYTES = 16
-#: one entry, since safetensors writes several in random order
+#: the only metadata entry, since safetensors writes several in random order
 METADATA = "teacher"
 SUFFIX = ".safetensors"
-#: longest wait for another process that writes
+#: longest wait, in seconds, for another process that writes
 WAIT_S = 30.0
 
 _fingerprints: WeakKeyDictionary[CLIP, tuple[list, str]] = WeakKeyDictionary()
 
 
 def weights_fingerprint(model: CLIP) -> str:
-    """SHA-256 of a state dict: names, types, shapes and values; computed once per model."""
+    """Return the SHA-256 of names, types, shapes and values of a state dict, kept per model."""
     tensors = model.state_dict()
     state = [(name, t.data_ptr(), t.dtype, t._version) for name, t in tensors.items()]
-    known = _fingerprints.get(model)
-    if known is None or known[0] != state:
-        _fingerprints[model] = known = (state, _digest(tensors))
-    return known[1]
+    earlier_state, fingerprint = _fingerprints.get(model, (None, ""))
+    if earlier_state != state:
+        fingerprint = _digest(tensors)
+        _fingerprints[model] = (state, fingerprint)
+    return fingerprint
 
 
 @functools.cache
 def source_fingerprint() -> str:
-    """SHA-256 of the source files that decide on frozen features and on how they are kept."""
+    """Return the SHA-256 of the source files that compute frozen features and keep them."""
     here = Path(__file__).parent.parent
     own = ("learner.py", "classifier.py", "texts.py", "together.py")
     files = [Path(tools.__file__), Path(random_state.__file__), *(here / name for name in own)]
@@ -65,24 +66,24 @@ def source_fingerprint() -> str:
 
 
 class FeatureFiles:
-    """Tensors in the files of a :class:`~support.bounded_folder.BoundedFolder`.
+    """Files of tensors in a :class:`~support.bounded_folder.BoundedFolder`.
 
-    Where the folder cannot be used, nothing is kept; a note says so once.
+    If the folder cannot be used, nothing is kept; a note says so once.
 
     Args:
-        limit_mb: what the files may take, in 10^6 bytes.
-        folder: where they lie.
+        limit_mb: largest total size of the files, in 10^6 bytes.
+        folder: folder of the files.
     """
 
     def __init__(self, limit_mb: int, folder: Path) -> None:
         self.folder = BoundedFolder(folder, SUFFIX, limit_mb * 10**6, WAIT_S)
 
     def load(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """Tensors on the CPU, or ``None`` if there is no intact file.
+        """Read tensors to the CPU; return ``None`` if there is no intact file.
 
         Args:
             kind: first part of the file's name.
-            key: what the tensors follow from, as JSON has it.
+            key: everything that the tensors depend on, in types of JSON.
         """
         try:
             return self.folder.load(_file_name(kind, key), functools.partial(_read, key))
@@ -103,8 +104,9 @@ class FeatureFiles:
 
         Args:
             kind, key: as for :meth:`load`.
-            tensors: what to keep.
-            merge: makes one of what is there (written by another process, say) and ``tensors``.
+            tensors: tensors to keep.
+            merge: joins the present content of the file, which another process may have written,
+                with ``tensors``; by default the content is replaced.
         """
         limit = self.folder.limit
         try:
@@ -121,7 +123,7 @@ class FeatureFiles:
                 f"features of the frozen CLIP that take {len(data) / 1e6:,.1f} MB are not "
                 f"kept: MODEL.TEACHER_CACHE_MB is {limit // 10**6}",
             )
-        except OSError as error:  # no permission, a full disk, a lock that is not to be had
+        except OSError as error:  # no permission, a full disk, a lock that another process holds
             text = f"features of the frozen CLIP are not kept: {error}"
             self.folder.note_once("folder", text)
 
@@ -132,17 +134,17 @@ def _file_name(kind: str, key: Mapping[str, Any]) -> str:
 
 
 def _serialised(key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Content of a file: tensors, and as metadata their key and checksum."""
+    """Serialise tensors, with their key and checksum as metadata."""
     content = {"key": key, "sha256": _digest(tensors)}
     on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
     return serialise(on_host, {METADATA: json.dumps(content)})
 
 
 def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Tensors of a file.
+    """Read the tensors of a file.
 
     Raises:
-        ValueError: it is damaged, or of another key.
+        ValueError: the file is damaged, or of another key.
         OSError: it cannot be read.
     """
     try:
@@ -158,7 +160,7 @@ def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 @dataclass
 class _Bank:
-    """Features of the views of one recipe in batches of one size, by the rest of their names."""
+    """Features of views of one recipe, computed in batches of one size, by name in the recipe."""
 
     rows: dict[str, Tensor]
     unsaved: dict[str, Tensor] = field(default_factory=dict)
@@ -166,13 +168,13 @@ class _Bank:
 
 
 class TeacherCache:
-    """Frozen features of one CLIP, looked up instead of computed where that is the same.
+    """Cache of one CLIP's frozen features, used only where computing would give the same.
 
     Args:
         model: the frozen CLIP, on its device.
-        precision: what it computes in.
-        limit_mb: what the files may take, in 10^6 bytes; 0 computes everything each time.
-        folder: where they lie; ``teacher`` in the checkpoints' cache folder by default.
+        precision: precision that it computes in.
+        limit_mb: largest total size of the files, in 10^6 bytes; 0 computes everything each time.
+        folder: folder of the files; by default ``teacher`` in the checkpoints' cache folder.
     """
 
     def __init__(
@@ -185,7 +187,11 @@ class TeacherCache:
     def text_features(
         self, classnames: Sequence[str], templates: Sequence[str], compute: Callable[[], Tensor]
     ) -> Tensor:
-        """What ``compute`` gives for these names and templates: ``(C, embed_dim)``."""
+        """Look up the result of ``compute`` for these names and templates, or compute it.
+
+        Returns:
+            ``(C, embed_dim)``.
+        """
         if not self._keeps():
             return compute()
         key = {**self._key(), "classnames": list(classnames), "templates": list(templates)}
@@ -199,15 +205,15 @@ class TeacherCache:
     def image_features(
         self, views: Sequence[str], image: Tensor, compute: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What ``compute`` gives for a batch; it is called unless every view of it is known.
+        """Look up the features of a batch, or compute the whole batch if a view of it is new.
 
-        A row was computed in the batch in which its view came first. Rows are known for batches of
-        that size only: another size means other matrix products, whose sums round differently.
+        The features of a view are those of the first batch that it was in, and are used only in
+        batches of the same size: in another size the matrix products round differently.
 
         Args:
             views: names of the ``B`` views.
             image: ``(B, 3, side, side)``.
-            compute: from images to ``(B, embed_dim)``.
+            compute: maps images to ``(B, embed_dim)``.
         """
         if not self._keeps():
             return compute(image)
@@ -224,11 +230,11 @@ class TeacherCache:
         return computed
 
     def _keeps(self) -> bool:
-        # a hook, say, may change features and has no part in their key
+        # a hook or a replaced module may change features, but is not part of the key
         return self.files.folder.limit > 0 and self.model.changed_part() is None
 
     def save(self) -> None:
-        """Write new features of views, and forget those that no batch has used since last time."""
+        """Write new features of views; forget recipes that were not used since the last call."""
         for place, bank in list(self._banks.items()):
             if bank.unsaved:
                 self.files.save("views", self._views_key(*place), _packed(bank.unsaved), _merged)
@@ -238,7 +244,7 @@ class TeacherCache:
             bank.used = False
 
     def _place(self, view: str, batch: int, device: torch.device) -> tuple[_Bank, str]:
-        """The bank of a view, read when it is not yet known, and the view's name in it."""
+        """Return the bank of a view, read from its file at first, and the view's name in it."""
         recipe, name = view.split("/")
         if (recipe, batch) not in self._banks:
             found = self.files.load("views", self._views_key(recipe, batch))
@@ -268,7 +274,7 @@ class TeacherCache:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors."""
+    """Return the SHA-256 of named tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -277,7 +283,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _packed(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Named rows as two tensors: ``views`` (N, NAME_BYTES) uint8, ``features`` (N, embed_dim)."""
+    """Pack named rows in two tensors.
+
+    Returns:
+        ``views``, ``(N, NAME_BYTES)`` uint8, and ``features``, ``(N, embed_dim)``.
+    """
     names = torch.frombuffer(bytearray.fromhex("".join(rows)), dtype=torch.uint8)
     features = torch.stack(list(rows.values())).cpu()
     return {"views": names.view(-1, NAME_BYTES), "features": features}

@@ -168,10 +168,10 @@ def test_estimates_hold(make_cfg, tower):
     with allocated() as peak:
         if tower == "text":
             features = own.clip.encode_text(text, changes)
-            estimate = len(text) * text_bytes(own.clip, text, changes, kept=True)
+            estimate = len(text) * text_bytes(own.clip, text, changes, for_backward=True)
         else:
             features = own.clip.encode_image(image, changes)
-            estimate = len(image) * image_bytes(own.clip, changes, kept=True)
+            estimate = len(image) * image_bytes(own.clip, changes, for_backward=True)
         features.square().sum().backward()
     assert 0.4 < peak.value / estimate < 1
 

@@ -140,7 +140,7 @@ def test_resnet_with_gradients(make_cfg):
     clip.encode_image(image)
     with allocated() as peak:
         clip.encode_image(image).sum().backward()
-    assert 0.2 < peak.value / (2 * image_bytes(clip, kept=True)) < 1
+    assert 0.2 < peak.value / (2 * image_bytes(clip, for_backward=True)) < 1
     with allocated() as peak, torch.no_grad():
         clip.encode_image(image)
     assert 0.2 < peak.value / (2 * image_bytes(clip)) < 1

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import clip
 from clip import convert
-from clip.model import CLIP, TRAITS
+from clip.model import CLIP, EXTRA_ENTRIES
 from clip.weights import build_model, convert_weights
 
 from .archives import save_torchscript
@@ -176,7 +176,7 @@ def test_open_clip_file_needs_no_architecture_afterwards(tmp_path, capsys, dtype
     assert "activation: GELU\n" in output
     assert "mean [0.5, 0.5, 0.5], standard deviation [0.25, 0.25, 0.25]" in output
     weights = clip.load_state_dict(target)
-    assert set(TRAITS) <= weights.keys()
+    assert set(EXTRA_ENTRIES) <= weights.keys()
     if dtype != "fp16":
         assert_same_bits(weights, clip.load_state_dict(source))
         images = torch.randn(2, 3, 32, 32)

@@ -24,7 +24,7 @@ from adaptation.trainer import load_clip
 from clip import openclip
 from clip.changes import Prompt, deep_prompts
 from clip.loading import check_name
-from clip.model import TRAITS
+from clip.model import EXTRA_ENTRIES
 from clip.weights import build_model
 
 from . import plain
@@ -470,7 +470,7 @@ def test_path_alone_is_not_guessed(tmp_path, recwarn):
     torch.save(weights, tmp_path / "a.pt")
     with pytest.warns(UserWarning, match=r"taken as OpenAI's .*open_clip:ARCHITECTURE="):
         found = clip.load_state_dict(tmp_path / "a.pt")
-    assert not set(TRAITS) & found.keys()
+    assert not set(EXTRA_ENTRIES) & found.keys()
     halved = {key: value.half().float() for key, value in weights.items()}
     torch.save(halved, tmp_path / "a.pt")  # as OpenAI's weights in float32
     recwarn.clear()
