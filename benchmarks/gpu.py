@@ -64,7 +64,7 @@ def prepare(
         if runs:
             trainer.model.share_frozen(runs[0].trainer.model)
         log = SimpleNamespace(step_done=lambda summary: None)
-        runs.append(SimpleNamespace(trainer=trainer, named=nullcontext, log=log))
+        runs.append(SimpleNamespace(trainer=trainer, own_output=nullcontext, log=log))
     trainer = runs[0].trainer
     batch = random_batch(trainer, BATCH)
     if trainer.device.type == "cuda":  # as a loader gives it
