@@ -70,11 +70,19 @@ def summarize(directory: Path, args: argparse.Namespace) -> Summary | None:
     """
     print(f"Parsing files in {directory}")
     results: dict[str, RunResult] = {}
+    runs: dict[tuple[str, int], str] = {}
     for folder in visible_folders(directory):
         try:
-            results[folder.name] = read_result(folder, args.keyword, args.test_log)
+            result = read_result(folder, args.keyword, args.test_log)
         except BadLog as reason:
             note(f"skipped: {reason}")
+            continue
+        if result.record is not None and result.record["seed"] is not None:
+            run = result.record["data"]["name"], result.record["seed"]
+            if (first := runs.setdefault(run, folder.name)) != folder.name:
+                note(f"left out: {folder}: it has seed {run[1]}, as {first} has")
+                continue
+        results[folder.name] = result
     data_sets = {result.facts.get("DATASET.NAME") for result in results.values()}
     if len(data_sets) == len(results):
         described = {name: description_across_data_sets(result) for name, result in results.items()}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dassl.config import values_of_file
 from protocols import (
     EVALUATION,
     PROTOCOLS,
@@ -16,13 +17,16 @@ from protocols import (
     TRAINING,
     VARIANTS,
     ZEROSHOT,
+    Folder,
     protocol_of,
     read_folder,
 )
+from support.command_line import ROOT
 
 from .logs import BadLog
 from .record import FILE, RunResult, read_result
 
+DATA_SETS = ROOT / "configs" / "datasets"
 # Key of a protocol -> what it says, in the order of the tables.
 TABLES = {protocol.key: protocol for protocol in PROTOCOLS}
 TITLES = {key: protocol.title for key, protocol in TABLES.items()}
@@ -88,6 +92,31 @@ def layout_root(run: Path) -> Path | None:
     return None
 
 
+def _contradiction(kind: Folder, fields: dict[str, str], result: RunResult) -> str:
+    """Return how the record of a run contradicts its folder, as after copying; else nothing."""
+    record = result.record
+    if record is None:
+        return ""
+    data_set_file = DATA_SETS / f"{fields['dataset']}.yaml"
+    registered = record["data"]["name"]
+    if data_set_file.is_file():
+        registered = values_of_file(str(data_set_file)).get("DATASET.NAME", registered)
+    said = {
+        "seed": (fields.get("seed"), record["seed"]),
+        "data set": (registered, record["data"]["name"]),
+        "classes": (kind.classes, result.facts.get("DATASET.SUBSAMPLE_CLASSES")),
+        "trainer": (fields["trainer"], record["method"]),
+    }
+    if kind.sets_shots and fields.get("shots", "all") != "all":
+        said["shots"] = fields["shots"], record["shots"]
+    differences = [
+        f"{name} {recorded} (the folder says {expected})"
+        for name, (expected, recorded) in said.items()
+        if None not in (expected, recorded) and str(expected) != str(recorded)
+    ]
+    return f"its {FILE} is of {', '.join(differences)}" if differences else ""
+
+
 def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """Return all finished results below a folder.
 
@@ -123,6 +152,9 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             result = read_result(folder, keyword, True if tests_only else None)
         except BadLog as reason:
             note(f"skipped: {reason}")
+            continue
+        if problem := _contradiction(kind, fields, result):
+            note(f"left out: {folder}: {problem}")
             continue
         value, facts = result.value, result.facts
         number, source = fields.get("shots", "0"), fields.get("source", "")

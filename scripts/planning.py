@@ -22,6 +22,7 @@ POSITIVE = re.compile("[1-9][0-9]*")
 SET_ELSEWHERE = {
     "DATASET.NUM_SHOTS": "SHOTS (fewshot.sh: by its second argument)",
     "DATASET.SUBSAMPLE_CLASSES": "the protocol",
+    "SEED": "the argument SEED",
 }
 #: longest name of a folder
 MAX_LABEL = 200
@@ -162,16 +163,12 @@ def read_arguments(
         elif name == "SHOTS":
             shots = rest.pop(0)
         elif name == "SEED":
-            seeds = [rest.pop(0)]
-            if not SEEDS.fullmatch(seeds[0]):
-                raise ValueError(
-                    "SEED must be a whole number from 0 on, or several with commas, "
-                    f"not {seeds[0]!r}"
-                )
+            seeds = [read_seeds(rest.pop(0))]
         elif name == "[SEED...]":
             while rest and SEEDS.fullmatch(rest[0]):
-                seeds.append(rest.pop(0))
+                seeds.append(read_seeds(rest.pop(0)))
             seeds = seeds or ["1", "2", "3"]
+            read_seeds(",".join(seeds))
         elif name == "[MAX_EPOCH]" and rest and rest[0].isdecimal():
             epochs = rest.pop(0)
             if not POSITIVE.fullmatch(epochs):
@@ -183,6 +180,22 @@ def read_arguments(
         )
     check_pairs(rest)
     return Arguments(tuple(datasets), shots, tuple(seeds), epochs, tuple(rest))
+
+
+def read_seeds(word: str) -> str:
+    """Return the seeds of a word such as 1,2,3, written as folders have them.
+
+    Raises:
+        ValueError: it names none, or one twice.
+    """
+    if not SEEDS.fullmatch(word):
+        raise ValueError(
+            f"SEED must be a whole number from 0 on, or several with commas, not {word!r}"
+        )
+    seeds = [str(int(seed)) for seed in word.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"SEED names a seed twice: {word}")
+    return ",".join(seeds)
 
 
 def check_pairs(words: Sequence[str]) -> None:
@@ -315,6 +328,11 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
 def _check_environment(method: Method, script: Script, env: Mapping[str, str]) -> None:
     if env.get("SUBFOLDER") and not all("subfolder" in folder.fields for folder in script.runs):
         raise ValueError(f"SUBFOLDER is not for {script.name}, whose folders have none")
+    tag, levels = env.get("TAG", ""), Path(env.get("SUBFOLDER", "")).parts
+    if tag and (tag != Path(tag).name or tag == ".."):
+        raise ValueError(f"TAG is {tag!r}, which names no one folder: leave out slashes")
+    if ".." in levels or Path(env.get("SUBFOLDER", "")).is_absolute():
+        raise ValueError(f"SUBFOLDER is {env['SUBFOLDER']!r}: name folders below that of the runs")
     if env.get("WEIGHTS") and not (script.published and method.trains):
         raise ValueError("WEIGHTS is for testing what a method trained")
     if not script.trains and not script.trained_by and method.trains:

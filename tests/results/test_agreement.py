@@ -82,7 +82,6 @@ MIXED = {
         "OPTIM.LR 0.01 (not 0.002), OPTIM.MAX_EPOCH 5 (not 50), test images",
     ),
     "the test images": ({"test_images": "others"}, "test images 'dtd all others'"),
-    "the classes": ({"part": "base"}, "DATASET.SUBSAMPLE_CLASSES 'base'"),
 }
 
 
@@ -155,6 +154,36 @@ def test_base_and_new_of_the_same_weights(tmp_path, capsys):
     assert run(capsys, tmp_path)[1] == ""
 
 
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (lambda out: shots(out, 4), "seed 1 (the folder says 4)"),
+        (lambda out: shots(out, 1, dataset="eurosat"), "data set DescribableTextures"),
+        (lambda out: shots(out, 1, trainer="MMLoP"), "trainer CoOp (the folder says MMLoP)"),
+        (lambda out: base2new(out, 1, "test_new"), "classes all (the folder says new)"),
+        (lambda out: out / "dtd/CoOp/vit_b16_4shots/seed1", "shots 16 (the folder says 4)"),
+    ],
+)
+def test_a_run_at_the_place_of_another_does_not_count(place, says, tmp_path, capsys):
+    """As after copying a folder: what the record says is believed, not its path."""
+    for seed in (1, 2):
+        write_record(shots(tmp_path, seed), 80_000 + seed, seed=seed)
+    (alone,) = records(capsys, tmp_path)
+    write_record(place(tmp_path), 80_001, seed=1)
+    out, err = run(capsys, tmp_path, "--format", "json")
+    assert json.loads(out) == [alone]
+    assert "left out: " in err and says in err
+
+
+def test_a_seed_counts_once_in_a_directory(tmp_path, capsys):
+    for name, seed in (("seed1", 1), ("seed2", 2), ("seed2_copy", 2)):
+        write_record(tmp_path / "runs" / name, 50_000 + 10_000 * seed, seed=seed)
+    assert parse_test_res.main([str(tmp_path / "runs")]) == 0
+    captured = capsys.readouterr()
+    assert "* accuracy: 65.00% +- 5.00%" in captured.out
+    assert "seed2_copy: it has seed 2, as seed2 has" in captured.err
+
+
 def test_a_missing_seed_is_named(tmp_path, capsys):
     for dataset in ("dtd", "eurosat"):
         for seed in (1, 2, 3):
@@ -216,13 +245,13 @@ def test_what_the_data_sets_file_sets_may_differ(tmp_path, capsys):
 
 
 def test_logs_beside_records(tmp_path, capsys):
-    write_record(shots(tmp_path, 1), 50_000, settings={"OPTIM.MAX_EPOCH": 30})
-    few_shot(tmp_path, "dtd", "CoOp", 16, {2: 60.0, 3: 80.0}, optim={"LR": 0.002})
+    write_record(shots(tmp_path, 1, "own"), 50_000, dataset="own", settings={"OPTIM.MAX_EPOCH": 30})
+    few_shot(tmp_path, "own", "CoOp", 16, {2: 60.0, 3: 80.0}, optim={"LR": 0.002})
     out, err = run(capsys, tmp_path)
     assert "| 63.33 ± 12.47 |" in out and err == ""
     (row,) = records(capsys, tmp_path)
     assert row["accuracy"] == 63.3333, "two of them are rounded"
-    few_shot(tmp_path, "dtd", "CoOp", 16, {3: 80.0}, optim={"LR": 0.1})
+    few_shot(tmp_path, "own", "CoOp", 16, {3: 80.0}, optim={"LR": 0.1})
     out, err = run(capsys, tmp_path)
     assert "| 55.00 ± 5.00 |" in out
     assert "seed 3 with OPTIM.LR 0.1 (not 0.002)\n" in err

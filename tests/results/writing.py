@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dassl.config import values_of_file
 from results.record import identity_in, write
+from support.command_line import ROOT
 
 ARGUMENTS = """***************
 ** Arguments **
@@ -221,8 +223,10 @@ def write_record(
         chosen_on: split that chose the epoch.
     """
     config: dict[str, dict] = {}
+    file = ROOT / "configs" / "datasets" / f"{dataset}.yaml"
+    registered = values_of_file(str(file))["DATASET.NAME"] if file.is_file() else dataset
     given = {
-        "DATASET.NAME": dataset,
+        "DATASET.NAME": registered,
         "DATASET.NUM_SHOTS": 16,
         "DATASET.SUBSAMPLE_CLASSES": part,
         "MODEL.BACKBONE.NAME": "ViT-B/16",
@@ -249,7 +253,7 @@ def write_record(
             "shots": 16,
             "images_per_class": {"least": 16, "most": 16},
             "data": {
-                "name": dataset,
+                "name": registered,
                 "classes": {"number": 2, "sha256": f"{dataset} {part}", "names": ["a", "b"]},
                 "train": images,
                 "train_u": None,

@@ -436,9 +436,9 @@ OPTIONS = [
     (f"mmlop/base2new_train digits 1 {ALL_KEYS}", {}, {"--output-dir": MMLOP_TINY.format("")}),
     (f"mmlop/base2new_test digits 1 {ALL_KEYS}", {}, {"--model-dir": MMLOP_TINY.format("")}),
     (
-        "mmlop/fewshot digits 2 1 USE_CUDA 1 SEED 2",
+        "mmlop/fewshot digits 2 01 USE_CUDA 1 OPTIM.LR 2",
         {},
-        {"--output-dir": "output/digits/MMLoP/tiny-SEED=2_2shots/seed1", "USE_CUDA": "1"},
+        {"--output-dir": "output/digits/MMLoP/tiny-OPTIM.LR=2_2shots/seed1", "USE_CUDA": "1"},
     ),
     # seeds with commas are trained together
     (

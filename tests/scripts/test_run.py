@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[2]
         ("mmlop/base2new_train", ["digits"], {}, "usage: scripts/mmlop/base2new_train.sh DATASET"),
         ("mmlop/fewshot", ["digits"], {}, "usage: scripts/mmlop/fewshot.sh DATASET SHOTS"),
         ("mmlop/base2new_train", ["digits", "-1"], {}, "SEED must be a whole number"),
+        ("mmlop/base2new_train", ["digits", "1,01"], {}, "SEED names a seed twice: 1,01"),
+        ("mmlop/fewshot", ["digits", "1", "2", "02"], {}, "SEED names a seed twice"),
+        ("mmlop/fewshot", ["digits", "1", "SEED", "5"], {}, "SEED is set by the argument SEED"),
+        ("mmlop/fewshot", ["digits", "1"], {"TAG": "a/b"}, "TAG is 'a/b'"),
+        ("mmlop/fewshot", ["digits", "1"], {"TAG": ".."}, "TAG is '..'"),
+        ("mmlop/fewshot", ["digits", "1"], {"SUBFOLDER": "../q"}, "SUBFOLDER is '../q'"),
         ("mmlop/base2new_train", ["digits", "1"], {"SHOTS": "0"}, "SHOTS must be"),
         ("mmlop/fewshot", ["digits", "each"], {}, "SHOTS must be a whole number from 1 on, or all"),
         ("mmlop/base2new_train", ["digits", "1", "OPTIM.LR"], {}, "a key has no value"),
@@ -258,8 +264,8 @@ def test_finished_seeds_are_not_trained_with_the_others(tmp_path, python_that_re
     assert lines[0] == f"finished already: {folder}/seed2"
     assert "--seeds 1,3" in lines[1]
     assert f"--output-dir {folder}/seed{{seed}}" in lines[1]
-    done = call("coop/fewshot", "digits", "1", "2,2", **env)
-    assert done.stdout.splitlines() == [lines[0]] * 2
+    done = call("coop/fewshot", "digits", "1", "2", **env)
+    assert done.stdout.splitlines() == lines[:1]
 
 
 def test_testing_needs_the_training(tmp_path, python_that_reports, call):
