@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not asked_for(config, "gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # a shell that starts the tests in the background has them, and what they start, ignore Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # float32 is float32 in comparisons
     torch.backends.cudnn.allow_tf32 = False
 
