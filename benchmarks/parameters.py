@@ -22,23 +22,25 @@ from dassl.engine import TRAINER_REGISTRY
 from support.command_line import add_traceback, run_command
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "trainers"
+#: constructor arguments of ViT-B/16, in their order
+VIT_B16 = {
+    "embed_dim": 512,
+    "image_resolution": 224,
+    "vision_layers": 12,
+    "vision_width": 768,
+    "vision_patch_size": 16,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "transformer_width": 512,
+    "transformer_heads": 8,
+    "transformer_layers": 12,
+}
 
 
 def vit_b16() -> CLIP:
     """Build a ViT-B/16 without values, but for the token table, which learners copy words from."""
     with torch.device("meta"):
-        clip = CLIP(
-            embed_dim=512,
-            image_resolution=224,
-            vision_layers=12,
-            vision_width=768,
-            vision_patch_size=16,
-            context_length=77,
-            vocab_size=49408,
-            transformer_width=512,
-            transformer_heads=8,
-            transformer_layers=12,
-        )
+        clip = CLIP(**VIT_B16)
     clip.token_embedding.to_empty(device="cpu")
     return clip
 

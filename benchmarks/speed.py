@@ -33,14 +33,13 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.parameters import VIT_B16
 from support.command_line import add_traceback, output_file, positive, run_command
 from train import ask_for_large_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "speed.json"
 DOCUMENT = ROOT / "docs" / "performance.md"
-#: constructor arguments of ViT-B/16
-VIT_B16 = (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
 BATCH, TEST_BATCH = 4, 100
 #: the plain computation, this toolbox, and this toolbox with MODEL.MEMORY_GB
 PLAIN, PACKED, WITHIN = "plain", "ours", "ours, MEMORY_GB "
@@ -67,7 +66,7 @@ AIM_FLOOR, AIM_FLOOR_CLASSES, AIM_FLOOR_METHODS = 0.1, 50, ("PromptSRC", "IVLP")
 GAIN = "plain / ours (all runs)"
 
 
-def save_random_clip(path: Path, sizes: Sequence[int | None] = VIT_B16) -> None:
+def save_random_clip(path: Path, sizes: Sequence[int | None] = tuple(VIT_B16.values())) -> None:
     """Write a CLIP with random weights; biases and gains are not trivial."""
     import torch
 

@@ -25,7 +25,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from adaptation.classifier import PromptedCLIP
 from adaptation.losses import consistency_terms
 from adaptation.savings.teacher import TeacherCache, weights_fingerprint
-from benchmarks.parameters import CONFIGS, build_learner
+from benchmarks.parameters import CONFIGS, VIT_B16, build_learner
 from clip.model import CLIP
 from dassl.utils import write_json
 from support.command_line import add_traceback, output_file, positive, run_command
@@ -37,18 +37,7 @@ BATCH, CLASSES = 4, 50
 
 def random_vit_b16() -> CLIP:
     """Build a CLIP ViT-B/16 with small random weights."""
-    clip = CLIP(
-        embed_dim=512,
-        image_resolution=224,
-        vision_layers=12,
-        vision_width=768,
-        vision_patch_size=16,
-        context_length=77,
-        vocab_size=49408,
-        transformer_width=512,
-        transformer_heads=8,
-        transformer_layers=12,
-    )
+    clip = CLIP(**VIT_B16)
     for parameter in clip.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
