@@ -16,6 +16,7 @@ from dassl.utils import collect_env_info
 from results import record
 from support.code_state import git_state
 from support.command_line import ROOT
+from support.files import remove_leftovers
 
 from .version import __version__
 
@@ -31,6 +32,7 @@ def keep_record(
         arguments: name -> value of all arguments of the command line.
         given: config key -> the file or the option that set it.
     """
+    remove_leftovers(cfg.OUTPUT_DIR)
     started, git = _now(), git_state(ROOT)
     model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
     trained = record.identity_in(model_dir) if model_dir else None
