@@ -6,18 +6,18 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from dassl.config import CfgNode, clean_cfg
 from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from dassl.engine.run_notes import run_facts
 from dassl.utils import collect_env_info
-from results import record
+from results import predictions, record
 from support.code_state import git_state
 from support.command_line import ROOT
 from support.files import remove_leftovers
 
+from .predictions import check_halves, keep_predictions
 from .version import __version__
 
 
@@ -31,7 +31,11 @@ def keep_record(
         cfg: the config that it was built from.
         arguments: name -> value of all arguments of the command line.
         given: config key -> the file or the option that set it.
+
+    Raises:
+        ValueError: ``TEST.BASE_AND_NEW`` does not fit the other settings.
     """
+    check_halves(cfg)
     remove_leftovers(cfg.OUTPUT_DIR)
     started, git = _now(), git_state(ROOT)
     model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
@@ -43,6 +47,7 @@ def keep_record(
         model["trained"] = trained
         if trained and load_epoch is None:
             model["chosen_on"] = trained["chosen_on"]
+        keep_predictions(trainer, facts)
         content = {
             "method": cfg.TRAINER.NAME,
             "eval_only": arguments["eval_only"],
@@ -65,8 +70,12 @@ def keep_record(
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
 
+    def forget() -> None:
+        record.forget(cfg.OUTPUT_DIR)
+        predictions.forget(cfg.OUTPUT_DIR)
+
     trainer.run_notes.commit = git["commit"] if git else None
-    trainer.run_notes.on_start = partial(record.forget, cfg.OUTPUT_DIR)
+    trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
 
 

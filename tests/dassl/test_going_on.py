@@ -258,7 +258,7 @@ def test_a_disk_that_is_really_full(build, tmp_path):
     """A small file system in memory, where the system lets us mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk])
     if mounted.returncode:
         pytest.skip("this system lets nobody mount")
     try:
