@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dassl.engine.going_on import BEFORE, NEWEST, Position, find_start
 from dassl.utils import SettingError, set_random_seed
 from support.ending import REQUEST, ToldToEnd
 from tests.dassl import toy
+from tests.dassl.test_engine import steps
 from tests.going_on import differences, end_in_step, is_told_to_end, last_checkpoint
 
 
@@ -113,8 +115,8 @@ def test_order_of_every_sampler(build, sampler):
     assert_same_end(straight, resumed)
 
 
-def test_what_is_shown_of_an_epoch_goes_on(build, capsys):
-    """Averages of losses are those of the whole epoch."""
+def test_what_is_shown_of_an_epoch_goes_on(build, capsys, monkeypatch):
+    """Averages of losses are those of the whole epoch, and TensorBoard has every step once."""
 
     def lines() -> list[str]:
         out = capsys.readouterr().out
@@ -125,8 +127,11 @@ def test_what_is_shown_of_an_epoch_goes_on(build, capsys):
     trainer = build(toy.ToyTrainer, "resumed")
     end_in_step(trainer, 2)
     assert is_told_to_end(trainer.train)
+    now = time.time  # files of TensorBoard are ordered by the second of their creation
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
     build(toy.ToyTrainer, "resumed").train()
     assert [line for line in lines() if line] == straight
+    assert steps(trainer.cfg)["train/loss"] == list(range(12))
 
 
 def test_an_epoch_of_ones_own_goes_on_at_its_start(build):
