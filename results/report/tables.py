@@ -1,0 +1,157 @@
+"""The tables of a report: those of the command line, with published figures in their cells."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..published.comparison import comparison_table
+from ..published.matching import Comparison
+from ..rows import Row, listing
+from ..runs import TITLES, has_halves, shots_name, shots_phrase
+from ..tables import Table, cell, column_order, gaps
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+
+
+@dataclass
+class Cell:
+    """A cell: its text, what stands smaller below it, and the number it is sorted by, if any."""
+
+    text: str
+    below: str = ""
+    best: bool = False
+
+    @property
+    def order(self) -> str:
+        """The number that the text begins with; empty for words."""
+        match = _NUMBER.match(self.text.replace(",", ""))
+        return match[0] if match else ""
+
+
+@dataclass
+class View:
+    """A table of the page; the first ``left`` columns are words, ``notes`` stand below it."""
+
+    title: str
+    header: list[str]
+    lines: list[list[Cell]]
+    left: int
+    notes: list[str] = field(default_factory=list)
+
+
+def view_of(table: Table) -> View:
+    """Return a table of the command line."""
+    lines = [[Cell(text) for text in line] for line in table.lines]
+    return View(table.title, table.header, lines, table.left, table.notes)
+
+
+class Published:
+    """Published figures, by our row and metric.
+
+    Args:
+        comparisons: of all protocols.
+        ci95: whether the rows' spreads are 95% intervals.
+    """
+
+    def __init__(self, comparisons: list[Comparison], ci95: bool) -> None:
+        self.comparisons = comparisons
+        self.ci95 = ci95
+        self.found: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
+        for c in comparisons:
+            # an ablation's figures are those of other settings, or stand in the table as well
+            if c.figure and c.figure.protocol != "ablation":
+                self.found[id(c.row), c.metric].setdefault(c.figure.value, c.difference)
+
+    def beside(self, row: Row, metric: str) -> str:
+        """Return what is published for a metric of a row, with our difference to it."""
+        figures = self.found.get((id(row), metric), {})
+        return "; ".join(f"{value} published, {d:+.2f}" for value, d in figures.items())
+
+    def table(self, protocol: str) -> View | None:
+        """Return all comparisons of a protocol with their sources; None if there are none."""
+        if not any(c.protocol == protocol for c in self.comparisons):
+            return None
+        return view_of(comparison_table(protocol, self.comparisons, self.ci95))
+
+
+def _cell(row: Row | None, metric: str, published: Published) -> Cell:
+    return Cell(cell(row, metric), published.beside(row, metric) if row else "")
+
+
+def _mark_best(lines: list[list[Cell]], columns: Iterable[int]) -> None:
+    """Mark the largest number of each column where there are several."""
+    for column in columns:
+        numbers = [float(line[column].order) for line in lines if line[column].order]
+        for line in lines:
+            if len(numbers) > 1 and line[column].order:
+                line[column].best = float(line[column].order) == max(numbers)
+
+
+def _parameters(row: Row | None) -> Cell:
+    return Cell("-" if row is None or row.parameters is None else f"{row.parameters:,}")
+
+
+def halves_view(protocol: str, rows: list[Row], name: str, published: Published) -> View:
+    """Return base, new and H of a data set or an average.
+
+    Args:
+        protocol: key of it.
+        rows: of the protocol.
+        name: of the data set or average.
+        published: figures.
+    """
+    mine = [row for row in rows if row.dataset == name]
+    metrics = ("base", "new", "H")
+    lines = [
+        [Cell(row.method.trainer), Cell(row.method.config), _parameters(row)]
+        + [Cell(str(shots_name(row.method.shots))), Cell(str(len(row.seeds)))]
+        + [_cell(row, metric, published) for metric in metrics]
+        for row in mine
+    ]
+    _mark_best(lines, range(5, 8))
+    header = ["trainer", "config", "parameters", "shots", "seeds", *metrics]
+    return View(f"{TITLES[protocol]}, {name} (%)", header, lines, 2, gaps(mine))
+
+
+def accuracy_views(protocol: str, rows: list[Row], published: Published) -> Iterable[View]:
+    """Yield one table per source and number of shots, a line per method; zero-shot in each.
+
+    Args:
+        protocol: key of it.
+        rows: of the protocol.
+        published: figures.
+    """
+    for source in sorted({row.method.source for row in rows}):
+        of_source = [row for row in rows if row.method.source == source]
+        for shots in sorted({row.method.shots for row in of_source} - {0}, reverse=True) or [0]:
+            chosen = [row for row in of_source if row.method.shots in (0, shots)]
+            columns = column_order(chosen)
+            lines = []
+            for line in sorted({row.line for row in chosen}):
+                mine = {row.dataset: row for row in chosen if row.line == line}
+                parameters = {row.parameters for row in mine.values()}
+                one = next(iter(mine.values())) if len(parameters) == 1 else None
+                seeds = listing({len(row.seeds) for row in mine.values()})
+                lines.append(
+                    [Cell(line.trainer), Cell(line.config), _parameters(one), Cell(seeds)]
+                    + [_cell(mine.get(column), "accuracy", published) for column in columns]
+                )
+            _mark_best(lines, range(4, 4 + len(columns)))
+            names = [f"{name} (source)" if name == source else name for name in columns]
+            title = TITLES[protocol] + (f" from {source}" if source else "")
+            title += f", {shots_phrase(shots)} (accuracy, %)"
+            header = ["trainer", "config", "parameters", "seeds", *names]
+            yield View(title, header, lines, 2, gaps(chosen))
+
+
+def views(protocol: str, rows: list[Row], published: Published) -> list[View]:
+    """Return the tables of a protocol, averages first."""
+    mine = [row for row in rows if row.protocol == protocol]
+    if not has_halves(protocol):
+        return list(accuracy_views(protocol, mine, published))
+    averages = dict.fromkeys(row.dataset for row in mine if row.covered)
+    names = [*averages, *dict.fromkeys(row.dataset for row in mine if not row.covered)]
+    return [halves_view(protocol, mine, name, published) for name in names]
