@@ -9,6 +9,7 @@ docs/results.md explains them. With a directory, upstream's behaviour: the mean 
     python parse_test_res.py --compare
     python parse_test_res.py --published
     python parse_test_res.py --plot figures
+    python parse_test_res.py --html report.html
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
 A run is read from its record, ``result.json``, which it writes when it ends; averages are of the
@@ -38,7 +39,7 @@ from results.record import RunResult, metrics_in, read_result
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
-from support.command_line import add_traceback, run
+from support.command_line import add_traceback, output_file, run
 from support.hints import nearest
 
 
@@ -191,7 +192,18 @@ def parse_output(args: argparse.Namespace) -> None:
     if not output.is_dir():
         raise FileNotFoundError(f"no directory {output}: run something first, or pass --output")
 
-    rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        note(line)
+
+    rows = make_rows(collect(output, args.keyword, tell), args.ci95, tell)
+    if args.html and (rows or said):
+        from results.report.page import write_report
+
+        write_report(args.html, output, rows, said, args.ci95)
+        note(f"wrote {args.html}")
     if not rows:
         raise FileNotFoundError(f"Nothing found in {output}{output_hint(output, args.keyword)}")
     style = table_style(args)
@@ -238,6 +250,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compare", action="store_true", help="our results beside the published ones")
     add("--published", action="store_true", help="the published tables, without results of ours")
     add("--plot", metavar="DIR", help="also draw the usual figures, as PNG and PDF, in this folder")
+    add(
+        "--html",
+        metavar="FILE",
+        type=output_file,
+        help="also write one page with tables, figures, and all about the runs",
+    )
     add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
     add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
@@ -259,18 +277,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.published:
         others = [args.directory, args.output, args.compare, args.plot, args.ci95]
-        others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
+        others += [args.html, args.test_log, args.multi_exp, args.keyword != "accuracy"]
         if any(others):
             parser.error("--published takes no directory and no option but --format")
     elif args.directory is None:
         if args.test_log or args.multi_exp:
             parser.error("--test-log and --multi-exp need a directory")
-        if args.keyword != "accuracy" and (args.compare or args.plot):
-            parser.error("--compare and --plot are for --keyword accuracy")
+        if args.keyword != "accuracy" and (args.compare or args.plot or args.html):
+            parser.error("--compare, --plot and --html are for --keyword accuracy")
         args.output = args.output or default_output()
-    elif args.format or args.output or args.compare or args.plot:
+    elif args.format or args.output or args.compare or args.plot or args.html:
         parser.error(
-            "--format, --output, --compare and --plot are for the tables: leave out the directory"
+            "--format, --output, --compare, --plot and --html are for the tables: leave out the "
+            "directory"
         )
     if args.published:
         action = show_published

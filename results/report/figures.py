@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .. import plots
 from ..rows import Row
@@ -29,6 +30,7 @@ MOST_CLASSES = 20
 NAMED_CLASSES, NUMBERED_CLASSES = 26, 12
 #: methods that an alternative text goes through
 MOST_NAMED = 12
+#: inches; all figures of the page have this width, so that their letters have one size
 _PANEL = (3.6, 2.9)
 
 
@@ -115,7 +117,9 @@ class Gallery:
                 for key, found in curves.items()
             )
             largest = max(row.method.shots for found in curves.values() for row in found)
-            best = [row for found in curves.values() for row in found if row.method.shots == largest]
+            best = [
+                row for found in curves.values() for row in found if row.method.shots == largest
+            ]
             caption = f"{shots_name(largest)} shots: {ranking(best, 'accuracy', most=3)}"
             drawn.append(self._given(figure, f"Accuracy against shots, {name}: {said}.", caption))
         return drawn
@@ -131,8 +135,10 @@ class Gallery:
             here = [row for row in rows if row.dataset == name]
             said = ranking(here, metric, lambda row: f" with {row.parameters:,} parameters")
             alt = f"{metric} against trainable parameters, {name}: {said}."
-            sizes = sorted((row for row in here if row.parameters), key=lambda r: r.parameters or 0)
-            caption = f"{sizes[0].parameters:,} to {sizes[-1].parameters:,} parameters"
+            sizes = sorted((row.parameters, row.line) for row in here if row.parameters)
+            names = plots.labels(row.line for row in here)
+            some = ", ".join(f"{names[line]} {number:,}" for number, line in sizes[:4])
+            caption = f"Parameters: {some}"
             drawn.append(self._given(figure, alt, caption))
         return drawn
 
@@ -142,15 +148,17 @@ class Gallery:
 
     # --- of the runs of a data set ----------------------------------------------------------------
 
-    def axes(self, x: str, y: str, title: str, size: tuple[float, float] = _PANEL) -> Axes:
-        """Return the axes of a new figure with one panel."""
+    def panel(
+        self, x: str, y: str, title: str, size: tuple[float, float] = _PANEL
+    ) -> tuple[Figure, Axes]:
+        """Return a new figure and its axes."""
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.3)
-        return axes
+        return figure, axes
 
     def styles(self, methods: Iterable[Method]) -> dict[Method, dict[str, Any]]:
         """Return how the curves of methods are drawn."""
@@ -169,8 +177,8 @@ class Gallery:
         best = max(accuracies, key=lambda method: fmean(accuracies[method].values()))
         classes = sorted(accuracies[best], key=accuracies[best].__getitem__)
         some = classes[:MOST_CLASSES]
-        size = (4.6, 0.19 * len(some) + 0.8)
-        axes = self.axes("accuracy (%)", "", title, size)
+        size = (_PANEL[0], max(_PANEL[1], 0.19 * len(some) + 0.8))
+        figure, axes = self.panel("accuracy (%)", "", title, size)
         axes.grid(axis="y", visible=False)
         places = range(len(some))
         look = styles[best]
@@ -185,7 +193,9 @@ class Gallery:
         hardest, easiest = classes[0], classes[-1]
         numbers = accuracies[best]
         caption = f"Bar: {look['label']}, the best on average. " + (
-            f"The {len(some)} hardest of {len(classes)} classes. " if len(some) < len(classes) else ""
+            f"The {len(some)} hardest of {len(classes)} classes. "
+            if len(some) < len(classes)
+            else ""
         )
         found = (
             f"lowest {shown(hardest, 40)} {numbers[hardest]:.1f}, "
@@ -196,7 +206,7 @@ class Gallery:
             for m, of in list(accuracies.items())[:MOST_NAMED]
         )
         alt = f"Accuracy per class, {title}. {look['label']}: {found}. Means over classes: {means}."
-        return self.draw(axes.figure, alt, caption + found.capitalize() + ".")
+        return self.draw(figure, alt, caption + found.capitalize() + ".")
 
     def confusion(self, matrix: np.ndarray, classes: Sequence[str], who: str, title: str) -> Drawn:
         """Return a confusion matrix; lines are true classes, their cells the share of them.
@@ -210,8 +220,7 @@ class Gallery:
         number = len(classes)
         total = matrix.sum(axis=1, keepdims=True).clip(1)
         share = matrix / total
-        side = min(4.6, max(3.0, 0.24 * number + 1.4))
-        axes = self.axes("predicted class", "true class", f"{title}, {who}", (side, side))
+        figure, axes = self.panel("predicted class", "true class", title, (_PANEL[0], _PANEL[0]))
         axes.grid(visible=False)
         colours = LinearSegmentedColormap.from_list(
             "accent", [to_rgba(ACCENT, 0.0), to_rgba(ACCENT, 0.75)]
@@ -238,10 +247,11 @@ class Gallery:
         worst = confused(matrix, classes, 5)
         said = "; ".join(f"{t} taken for {p} {n} of {of} times" for t, p, n, of in worst)
         right = 100 * matrix.trace() / max(1, matrix.sum())
-        alt = f"Confusion matrix, {title}, {who}: {right:.2f}% on the diagonal. {said or 'No errors'}."
+        alt = f"Confusion matrix, {title}, {who}: {right:.2f}% on the diagonal. "
+        alt += f"{said or 'No errors'}."
         t, p, n, of = worst[0] if worst else ("", "", 0, 0)
         caption = f"Most often: {t} taken for {p}, {n} of {of}." if worst else "No errors."
-        return self.draw(axes.figure, alt, caption + " Share of the true class, %.")
+        return self.draw(figure, alt, caption + " Share of the true class, %; {who}.")
 
     def reliability(self, curves: Mapping[Method, tuple[Any, float]], title: str) -> Drawn:
         """Return accuracy against confidence; on the diagonal a method is calibrated.
@@ -251,7 +261,7 @@ class Gallery:
                 error in percent.
             title: data set, and half of its classes.
         """
-        axes = self.axes("confidence", "accuracy", title)
+        figure, axes = self.panel("confidence", "accuracy", title)
         axes.plot([0, 1], [0, 1], color="#bfbfbf", linewidth=1)
         styles = self.styles(curves)
         for method, (curve, _) in curves.items():
@@ -269,8 +279,10 @@ class Gallery:
             )
             for m, (curve, _) in list(curves.items())[:3]
         )
-        alt = f"Reliability diagram, {title}. Expected calibration error in percent: {said}. {bins}."
-        return self.draw(axes.figure, alt, f"Expected calibration error, %: {said}")
+        alt = (
+            f"Reliability diagram, {title}. Expected calibration error in percent: {said}. {bins}."
+        )
+        return self.draw(figure, alt, f"Expected calibration error, %: {said}")
 
     def training(self, runs: Iterable[Run], title: str) -> list[Drawn]:
         """Return loss, accuracy and learning rate over epochs, a line per run.
@@ -290,21 +302,26 @@ class Gallery:
             found = {method: of for method, of in found.items() if of}
             if not found:
                 continue
-            axes = self.axes("epoch", f"training {words}" if name != "lr" else words, title)
+            figure, axes = self.panel(
+                "epoch", f"training {words}" if name != "lr" else words, title
+            )
             said = []
             for method, of in found.items():
                 label = styles[method]["label"]
                 for number, points in enumerate(of):
                     look = styles[method] | {"label": "_seed" if number else label}
-                    marks = {"markevery": [len(points) - 1], "markersize": 4}
+                    marks: dict[str, Any] = {"markevery": [len(points) - 1], "markersize": 4}
                     axes.plot(*zip(*points, strict=True), **look, **marks, linewidth=1, alpha=0.8)
                 first, last = (fmean(points[i][1] for points in of) for i in (0, -1))
                 said.append(f"{label} {first:.4g} → {last:.4g}")
             if name == "loss" and min(v for of in found.values() for p in of for _, v in p) > 0:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             change = "; ".join(said[:MOST_NAMED])
             alt = f"Training {words} by epoch, {title}, from the first to the last epoch: {change}."
-            drawn.append(self.draw(axes.figure, alt, f"First → last epoch: {'; '.join(said[:4])}"))
+            drawn.append(self.draw(figure, alt, f"First → last epoch: {'; '.join(said[:4])}"))
         return drawn
 
 

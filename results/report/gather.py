@@ -62,6 +62,15 @@ class Run:
         return Method(self.trainer, self.config, shots, self.source)
 
     @property
+    def value(self) -> float | None:
+        """Its accuracy in percent; None where it has none."""
+        if self.result is not None:
+            return self.result.value
+        result = self.record and self.record["result"]
+        accuracy = result["metrics"].get("accuracy") if result else None
+        return accuracy if isinstance(accuracy, float) else None
+
+    @property
     def per_class(self) -> list[dict[str, Any]]:
         """The record's classes with their numbers of test images; empty where there are none."""
         result = self.record and self.record["result"]

@@ -8,6 +8,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -66,7 +67,7 @@ def shown(text: object, most: int = 0) -> str:
 @contextmanager
 def page_style() -> Iterator[None]:
     """Let matplotlib draw figures for :func:`to_svg`: they are made and written in the block."""
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "report",  # equal figures are equal texts
         "text.parse_math": False,  # names may have dollar signs
@@ -117,6 +118,9 @@ def to_svg(figure: Figure, prefix: str, alt: str) -> str:
         if element.tag != "text":
             element.text = None
         _rewrite(element.attrib, prefix, used)
+        if element.tag == "text":  # what is light for a line is too light for words
+            style = element.attrib.get("style", "")
+            element.attrib["style"] = style.replace("var(--line)", "var(--muted)")
     width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     root.attrib = {
         "viewBox": f"0 0 {width:g} {height:g}",

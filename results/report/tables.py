@@ -18,15 +18,25 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 @dataclass
 class Cell:
-    """A cell: its text, what stands smaller below it, and the number it is sorted by, if any."""
+    """A cell: its text, what stands smaller below it, and whether it is the best of its column."""
 
     text: str
     below: str = ""
     best: bool = False
 
     @property
+    def head(self) -> str:
+        """Its first word, the number of a mean with its deviation."""
+        return self.text.partition(" ")[0]
+
+    @property
+    def rest(self) -> str:
+        """What follows the first word."""
+        return self.text.partition(" ")[2]
+
+    @property
     def order(self) -> str:
-        """The number that the text begins with; empty for words."""
+        """The number that it is sorted by, which its text begins with; empty for words."""
         match = _NUMBER.match(self.text.replace(",", ""))
         return match[0] if match else ""
 
@@ -106,14 +116,14 @@ def halves_view(protocol: str, rows: list[Row], name: str, published: Published)
     mine = [row for row in rows if row.dataset == name]
     metrics = ("base", "new", "H")
     lines = [
-        [Cell(row.method.trainer), Cell(row.method.config), _parameters(row)]
-        + [Cell(str(shots_name(row.method.shots))), Cell(str(len(row.seeds)))]
+        [Cell(row.method.trainer, row.method.config)]
         + [_cell(row, metric, published) for metric in metrics]
+        + [Cell(str(len(row.seeds))), Cell(str(shots_name(row.method.shots))), _parameters(row)]
         for row in mine
     ]
-    _mark_best(lines, range(5, 8))
-    header = ["trainer", "config", "parameters", "shots", "seeds", *metrics]
-    return View(f"{TITLES[protocol]}, {name} (%)", header, lines, 2, gaps(mine))
+    _mark_best(lines, range(1, 4))
+    header = ["method", *metrics, "seeds", "shots", "parameters"]
+    return View(f"{TITLES[protocol]}, {name} (%)", header, lines, 1, gaps(mine))
 
 
 def accuracy_views(protocol: str, rows: list[Row], published: Published) -> Iterable[View]:
@@ -136,15 +146,16 @@ def accuracy_views(protocol: str, rows: list[Row], published: Published) -> Iter
                 one = next(iter(mine.values())) if len(parameters) == 1 else None
                 seeds = listing({len(row.seeds) for row in mine.values()})
                 lines.append(
-                    [Cell(line.trainer), Cell(line.config), _parameters(one), Cell(seeds)]
+                    [Cell(line.trainer, line.config)]
                     + [_cell(mine.get(column), "accuracy", published) for column in columns]
+                    + [Cell(seeds), _parameters(one)]
                 )
-            _mark_best(lines, range(4, 4 + len(columns)))
+            _mark_best(lines, range(1, 1 + len(columns)))
             names = [f"{name} (source)" if name == source else name for name in columns]
             title = TITLES[protocol] + (f" from {source}" if source else "")
             title += f", {shots_phrase(shots)} (accuracy, %)"
-            header = ["trainer", "config", "parameters", "seeds", *names]
-            yield View(title, header, lines, 2, gaps(chosen))
+            header = ["method", *names, "seeds", "parameters"]
+            yield View(title, header, lines, 1, gaps(chosen))
 
 
 def views(protocol: str, rows: list[Row], published: Published) -> list[View]:
