@@ -112,7 +112,7 @@ class Predictions:
         return float(100 * (self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:
-        """Return the confusion matrix: images by true (line) and predicted (column) class, C x C."""
+        """Return the number of images by true (line) and predicted (column) class, ``(C, C)``."""
         from sklearn.metrics import confusion_matrix
 
         return confusion_matrix(self.labels, self.predicted, labels=range(len(self.classes)))
@@ -224,7 +224,7 @@ class Predictions:
         return self.reliability(bins, adaptive).error
 
     def scalars(self) -> dict[str, float]:
-        """Return what a record keeps: ``top5``, ``ece``, ``adaptive_ece`` in percent, and ``nll``."""
+        """Return what records keep: ``top5``, ``ece``, ``adaptive_ece`` in percent, and ``nll``."""
         return {
             "top5": self.top_k(5),
             "nll": self.nll(),

@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .rows import Row, in_order, listing
-from .runs import TITLES, has_halves, shots_name, shots_phrase
+from .runs import METRICS, TABLES, TITLES, has_halves, shots_name, shots_phrase
 
 # Largest width of a table with a line per method, in characters; a wider one is transposed if that
 # makes it narrower.
@@ -96,8 +96,16 @@ def gaps(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def halves_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Table]:
-    """Yield one table of base, new and H per data set and per average.
+def shown_metrics(protocol: str, rows: Iterable[Row]) -> list[str]:
+    """Return the metrics of a protocol's rows, in order: those that a row has."""
+    table = TABLES[protocol]
+    known = (*table.metrics, *(("H",) if has_halves(protocol) else ()), *table.beside)
+    found = {metric for row in rows for metric in row.mean}
+    return [metric for metric in known if metric in found or metric not in table.beside]
+
+
+def metrics_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Table]:
+    """Yield one table per data set and per average, of base, new and H, or of all classes.
 
     Args:
         protocol: key of TITLES.
@@ -106,17 +114,16 @@ def halves_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Tabl
     """
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
-        notes = gaps(mine)
+        notes, metrics = gaps(mine), shown_metrics(protocol, mine)
         lines = [
             [row.method.trainer, row.method.config]
             + [str(shots_name(row.method.shots)), str(len(row.seeds))]
-            + [cell(row, metric) for metric in ("base", "new", "H")]
+            + [cell(row, metric) for metric in metrics]
             for row in mine
         ]
         title = f"{TITLES[protocol]}, {dataset} ({keyword}, %)"
-        yield Table(
-            title, ["trainer", "config", "shots", "seeds", "base", "new", "H"], lines, 2, notes
-        )
+        header = ["trainer", "config", "shots", "seeds", *metrics]
+        yield Table(title, header, lines, 2, notes)
 
 
 def column_order(rows: Iterable[Row]) -> list[str]:
@@ -191,8 +198,8 @@ def render_tables(rows: list[Row], style: str, keyword: str) -> str:
     tables: list[Table] = []
     for protocol in TITLES:
         chosen = [row for row in rows if row.protocol == protocol]
-        if has_halves(protocol):
-            tables += halves_tables(protocol, chosen, keyword)
+        if METRICS[protocol] != ("accuracy",):
+            tables += metrics_tables(protocol, chosen, keyword)
         else:
             tables += accuracy_tables(protocol, chosen, keyword, turn=style != "latex")
     return "\n".join(table.render(style) for table in tables)
