@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .. import plots
 from ..rows import Row
@@ -56,7 +56,7 @@ class Gallery:
         self.rows = rows
         self.trainers = [row.method.trainer for row in rows]
         self._number = count(1)
-        self._signs: dict[str, Markup] = {}
+        self._signs: dict[str, tuple[str, str]] = {}
 
     def draw(self, figure: Figure, alt: str, caption: str = "", wide: bool = False) -> Drawn:
         """Return a figure for the page."""
@@ -64,7 +64,7 @@ class Gallery:
         for axes in figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 legend.setdefault(shown(label), self._sign(handle))
-        svg = to_svg(figure, f"f{next(self._number)}", shown(alt))
+        svg = to_svg(figure, f"f{next(self._number)}-", shown(alt))
         return Drawn(Markup(svg), alt, caption, dict(sorted(legend.items())), wide)
 
     def _sign(self, handle: Any) -> Markup:
@@ -79,9 +79,12 @@ class Gallery:
             axes.set_axis_off()
             axes.set(xlim=(0, 2), ylim=(0, 2))
             axes.plot([0.1, 1, 1.9], [1, 1, 1], markevery=[1], markersize=5, **values)
-            svg = to_svg(figure, f"f{next(self._number)}", "")
-            self._signs[key] = Markup(svg.replace('role="img" aria-label=""', 'aria-hidden="true"'))
-        return self._signs[key]
+            prefix = f"f{next(self._number)}-"
+            svg = to_svg(figure, prefix, "")
+            self._signs[key] = prefix, svg.replace('role="img" aria-label=""', 'aria-hidden="true"')
+        prefix, svg = self._signs[key]
+        # the same sign again, with ids of its own
+        return Markup(svg.replace(prefix, f"f{next(self._number)}-"))
 
     # --- of the tables ----------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class Gallery:
     def parameters(self, protocol: str) -> list[Drawn]:
         """Return H or accuracy against trainable parameters, a figure per average."""
         rows, metric = plots.with_parameters(self.rows, lambda line: None, protocol)
-        if not any(row.parameters for row in rows):
+        if len({row.parameters for row in rows}) < 2:
             return []
         drawn = []
         for name in plots.names_of(rows):
@@ -314,6 +317,7 @@ class Gallery:
                     axes.plot(*zip(*points, strict=True), **look, **marks, linewidth=1, alpha=0.8)
                 first, last = (fmean(points[i][1] for points in of) for i in (0, -1))
                 said.append(f"{label} {first:.4g} → {last:.4g}")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name == "loss" and min(v for of in found.values() for p in of for _, v in p) > 0:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -53,7 +53,7 @@ PARTS = {"base": "base classes", "new": "new classes", "accuracy": "all classes"
 MOST_CLASSES = 1000
 NO_PREDICTIONS = (
     "No run kept its predictions, so there is no confusion matrix and no reliability diagram: "
-    "test again with TEST.KEEP_PREDICTIONS True."
+    "test again with TEST.KEEP_PREDICTIONS always."
 )
 
 

@@ -93,7 +93,7 @@ def to_svg(figure: Figure, prefix: str, alt: str) -> str:
 
     Args:
         figure: drawn in :func:`page_style`.
-        prefix: makes its ids differ from those of other figures.
+        prefix: begins its ids, so that they differ from those of other figures.
         alt: what it shows, for those who do not see it.
     """
     buffer = io.StringIO()
@@ -132,16 +132,17 @@ def to_svg(figure: Figure, prefix: str, alt: str) -> str:
 
 
 def _rewrite(attributes: dict[str, str], prefix: str, used: set[str]) -> None:
-    """Rename the ids that are used and drop the others, put variables for colours, round."""
+    """Rename the ids that are used, once each, drop others, put variables for colours, round."""
     name = attributes.pop("id", None)
-    if name in used:
-        attributes["id"] = f"{prefix}-{name}"
+    if name in used:  # matplotlib writes some marks twice
+        used.remove(name)
+        attributes["id"] = f"{prefix}{name}"
     if link := attributes.pop(_LINK, ""):  # of an element, or the content of a picture
-        attributes["href"] = f"#{prefix}-{link[1:]}" if link.startswith("#") else link
+        attributes["href"] = f"#{prefix}{link[1:]}" if link.startswith("#") else link
     for key, value in attributes.items():
         if key in ("aria-label", "id", "href"):
             continue
-        value = _REFERENCE.sub(rf"url(#{prefix}-\1)", value)
+        value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
         if key == "style":
             value = _COLOUR.sub(lambda match: _COLOURS.get(match[0], match[0]), value)
             value = re.sub(r"font-family: [^;]*;? ?", "", value)  # that of the page
