@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from dassl.config import CfgNode, clean_cfg
@@ -65,6 +66,8 @@ def keep_record(
             record.write(cfg.OUTPUT_DIR, content)
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
+        if arguments["eval_only"] and facts["result"]:
+            _show_in_tensorboard(cfg.OUTPUT_DIR, facts["result"])
 
     def forget() -> None:
         record.forget(cfg.OUTPUT_DIR)
@@ -72,6 +75,24 @@ def keep_record(
 
     trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
+
+
+def _show_in_tensorboard(folder: str, result: Mapping[str, Any]) -> None:
+    """Let TensorBoard show a run that only tests, under the names that a training gives its test.
+
+    Args:
+        folder: the run's.
+        result: of ``run_facts``; its numbers are those of step 0.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        with SummaryWriter(log_dir=str(Path(folder, "tensorboard"))) as writer:
+            for name, value in result["metrics"].items():
+                if isinstance(value, float | int):
+                    writer.add_scalar(f"{result['split']}/{name}", value, 0)
+    except OSError as error:
+        print(f"Note: not in TensorBoard: {error}", file=sys.stderr)
 
 
 def _now() -> str:

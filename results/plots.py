@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from support.files import replacing
 
 from .rows import Row, in_order
-from .runs import Method, has_halves, shots_name
+from .runs import METRICS, Method, has_halves, shots_name
 
 # Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness.
 PALETTE = (
@@ -269,6 +269,11 @@ def base_to_new(rows: list[Row], only: str = "") -> Figure | None:
     return panels.finish()
 
 
+def main_metric(protocol: str) -> str:
+    """Return the metric that methods are compared in: H, or the first of the table."""
+    return "H" if has_halves(protocol) else METRICS[protocol][0]
+
+
 def with_parameters(
     rows: list[Row], note: Callable[[str], None], protocol: str = "base2new"
 ) -> tuple[list[Row], str]:
@@ -281,7 +286,7 @@ def with_parameters(
         note: called with a line for every method whose logs do not tell the number.
         protocol: key of it; of several numbers of shots the largest is taken.
     """
-    metric = "H" if has_halves(protocol) else "accuracy"
+    metric = main_metric(protocol)
     mine = [row for row in rows if row.protocol == protocol and metric in row.mean]
     if not has_halves(protocol):
         largest = max((row.method.shots for row in mine), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import re
 from collections import defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 
 from protocols import protocol_of, read_folder
 
+from .. import predictions
 from ..finished import read_last_start
 from ..record import FILE, BadRecord, RunResult, read
 from ..rows import Row, listing
@@ -69,6 +71,11 @@ class Run:
         result = self.record and self.record["result"]
         accuracy = result["metrics"].get("accuracy") if result else None
         return accuracy if isinstance(accuracy, float) else None
+
+    @property
+    def has_predictions(self) -> bool:
+        """Whether it kept its logits."""
+        return (self.folder / predictions.FILE).is_file()
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
@@ -142,18 +149,30 @@ def progress(folder: Path) -> str:
 
 
 def failures(output: Path) -> list[tuple[str, str]]:
-    """Return the calls of a sweep that ended with an error: name, and the line it ended with.
+    """Return the calls of a sweep whose last attempt failed: name, and what it said.
 
     Args:
-        output: ``scripts/all.py`` keeps what its calls print in the folder ``all`` there.
+        output: ``scripts/all.py`` keeps what its calls print in the folder ``all`` there, a file
+            each, and why they failed in ``failures.jsonl``.
     """
-    found = []
-    for log in sorted((output / "all").glob("*.txt")):
+    logs, found = output / "all", {}
+    for log in sorted(logs.glob("*.txt")):
         lines = log.read_text("utf-8", errors="replace").split("\n")
         last = [line.strip() for line in lines if line.strip()][-1:]
         if last and last[0].startswith("error:"):
-            found.append((log.stem.replace("-", " "), last[0].removeprefix("error:").strip()))
-    return found
+            found[log.name] = log.stem.replace("-", " "), last[0].removeprefix("error:").strip()
+    kept = logs / "failures.jsonl"
+    for line in kept.read_text("utf-8", errors="replace").split("\n") if kept.is_file() else ():
+        try:
+            note = json.loads(line)
+            log, time = logs / Path(note["log"]).name, datetime.datetime.fromisoformat(note["time"])
+            told = str(note["run"]), f"{note['reason']} (status {note['status']})"
+        except (ValueError, TypeError, KeyError):
+            continue
+        # a later attempt has begun its log anew
+        if log.is_file() and log.stat().st_mtime <= time.timestamp() + 1:
+            found[log.name] = told
+    return sorted(found.values())
 
 
 def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:

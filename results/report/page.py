@@ -6,26 +6,22 @@ import base64
 import datetime
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dassl.config import leaves
 from support.files import write_text
 
 from .. import plots
-from ..predictions import BadPredictions, Predictions, Reliability
-from ..predictions import read as read_predictions
 from ..published.figures import read_published
 from ..published.matching import compare
 from ..rows import Row, in_order, listing
-from ..runs import TABLES, TITLES, Method, has_halves
+from ..runs import TABLES, TITLES
 from ..tables import cell
-from .figures import Drawn, Gallery, confused
+from .data_sets import DataSet, data_sets
+from .figures import Drawn, Gallery
 from .gather import (
     COUNTS,
     DAMAGED,
@@ -40,46 +36,15 @@ from .gather import (
     failures,
     find_runs,
 )
+from .provenance import facts_of, settings_of
 from .svg import DARK, page_style, shown
-from .tables import Cell, Published, View, views
-
-if TYPE_CHECKING:
-    import numpy as np
+from .tables import Published, View, views
 
 FOLDER = Path(__file__).parent
-#: parts of the classes -> their name
-PARTS = {"base": "base classes", "new": "new classes", "accuracy": "all classes"}
-#: classes of a data set that a table goes through
-MOST_CLASSES = 1000
-NO_PREDICTIONS = (
-    "No run kept its predictions, so there is no confusion matrix and no reliability diagram: "
-    "test again with TEST.KEEP_PREDICTIONS always."
-)
-
-
 #: state of a run -> what a number of such runs is called, and its colour
 WORDS = {COUNTS: "runs count"} | {state: state for state in STATES[1:]}
 KINDS = {COUNTS: "good", LEFT_OUT: "warn", UNTESTED: "", UNFINISHED: "warn"}
 KINDS |= {DAMAGED: "bad", UNKNOWN: "bad"}
-
-
-@dataclass
-class Part:
-    """What a section shows of base, new or all classes of a data set."""
-
-    name: str
-    figures: list[Drawn] = field(default_factory=list)
-    tables: list[View] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class DataSet:
-    """What a section shows of a data set besides its tables."""
-
-    name: str
-    parts: list[Part] = field(default_factory=list)
-    training: list[Drawn] = field(default_factory=list)
 
 
 @dataclass
@@ -103,6 +68,7 @@ class Section:
     published: View | None
     galleries: list[tuple[str, list[Drawn]]]
     datasets: list[DataSet]
+    without_predictions: str
 
 
 @dataclass
@@ -221,220 +187,31 @@ def section(
         published=published.table(key),
         galleries=[(title, drawn) for title, drawn in galleries if drawn],
         datasets=data_sets(mine, names, gallery),
+        without_predictions=without_predictions(mine),
+    )
+
+
+def without_predictions(runs: list[Run]) -> str:
+    """Return the line about runs without predictions; empty where all have them."""
+    counting = [run for run in runs if run.state == COUNTS]
+    lacking = [run for run in counting if not run.has_predictions]
+    if not lacking:
+        return ""
+    return (
+        f"{len(lacking)} of {len(counting)} runs kept no predictions, which confusion matrices and "
+        "reliability diagrams are made of: test them again with TEST.KEEP_PREDICTIONS always."
     )
 
 
 def best_of(key: str, rows: list[Row]) -> Best:
     """Return the best method of the first average, or of the first data set."""
-    metric = "H" if has_halves(key) else "accuracy"
+    metric = plots.main_metric(key)
     names = plots.names_of(row for row in rows if metric in row.mean)
     if not names:
         return Best("–", "no result yet")
     here = [row for row in rows if row.dataset == names[0] and metric in row.mean]
     row = max(here, key=lambda row: row.mean[metric])
     return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}")
-
-
-# --- data set by data set -------------------------------------------------------------------------
-
-
-def data_sets(runs: list[Run], names: list[str], gallery: Gallery) -> list[DataSet]:
-    """Return what there is to see of each data set: of the most shots, where there are several."""
-    found = []
-    for name in names:
-        here = [run for run in runs if run.dataset == name and run.state == COUNTS]
-        most = max((run.method.shots for run in here), default=0)
-        here = [run for run in here if run.method.shots in (0, most)]
-        dataset = DataSet(name)
-        for part, words in PARTS.items():
-            if of_part := [run for run in here if run.part == part]:
-                dataset.parts.append(part_of(of_part, words, f"{name}, {words}", gallery))
-        dataset.training = gallery.training((run for run in here if run.trains), name)
-        if dataset.training or any(p.figures or p.notes for p in dataset.parts):
-            found.append(dataset)
-    return found
-
-
-def part_of(runs: list[Run], words: str, title: str, gallery: Gallery) -> Part:
-    """Return figures and tables of the runs on one part of a data set's classes."""
-    part = Part(words)
-    accuracies = class_accuracies(runs)
-    if accuracies:
-        part.figures.append(gallery.per_class(accuracies, title))
-        part.tables.append(class_table(accuracies, title, gallery))
-    predictions, problems = predictions_of(runs)
-    part.notes += problems
-    if predictions:
-        best = max(predictions, key=lambda m: fmean(p.accuracy for p in predictions[m]))
-        add_confusion(part, best, predictions[best], title, gallery)
-        add_reliability(part, predictions, title, gallery)
-    elif not problems:
-        part.notes.append(NO_PREDICTIONS)
-    return part
-
-
-def class_accuracies(runs: list[Run]) -> dict[Method, dict[str, float]]:
-    """Return method -> class -> accuracy in percent, mean over seeds; of classes with images."""
-    found: dict[Method, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        for entry in run.per_class:
-            name = str(entry["label"]) if entry["name"] is None else entry["name"]
-            found[run.method][name].append(entry["accuracy"])
-    return {
-        method: {name: fmean(values) for name, values in classes.items()}
-        for method, classes in sorted(found.items())
-    }
-
-
-def class_table(accuracies: dict[Method, dict[str, float]], title: str, gallery: Gallery) -> View:
-    """Return a line per class and a column per method."""
-    labels = {method: style["label"] for method, style in gallery.styles(accuracies).items()}
-    classes = list(dict.fromkeys(name for of in accuracies.values() for name in of))
-    lines = [
-        [Cell(shown(name))]
-        + [Cell(f"{of[name]:.2f}" if name in of else "-") for of in accuracies.values()]
-        for name in classes[:MOST_CLASSES]
-    ]
-    left_out = len(classes) - MOST_CLASSES
-    notes = [f"{left_out} more classes stand in the records"] if left_out > 0 else []
-    return View(
-        f"Accuracy per class, {title} (%)",
-        ["class", *(labels[method] for method in accuracies)],
-        lines,
-        1,
-        notes,
-    )
-
-
-def predictions_of(runs: list[Run]) -> tuple[dict[Method, list[Predictions]], list[str]]:
-    """Return method -> the predictions of its seeds, and what is wrong with others."""
-    found: dict[Method, list[Predictions]] = defaultdict(list)
-    problems = []
-    for run in runs:
-        try:
-            predictions = read_predictions(run.folder, run.record)
-        except BadPredictions as error:
-            problems.append(f"No figures of it: {error}")
-            continue
-        if predictions is not None:
-            found[run.method].append(predictions)
-    return dict(sorted(found.items())), problems
-
-
-def add_confusion(
-    part: Part, best: Method, predictions: list[Predictions], title: str, gallery: Gallery
-) -> None:
-    """Add the confusion matrix of a method, over its seeds, and its most frequent errors."""
-    classes = predictions[0].classes
-    alike = [p for p in predictions if list(p.classes) == list(classes)]
-    matrix: np.ndarray = sum(p.confusion() for p in alike)  # type: ignore[assignment]
-    who = f"{best.trainer}, {len(alike)} seed{'' if len(alike) == 1 else 's'}"
-    part.figures.append(gallery.confusion(matrix, classes, who, title))
-    lines = [
-        [Cell(true), Cell(predicted), Cell(str(n)), Cell(str(of)), Cell(f"{100 * n / of:.1f}")]
-        for true, predicted, n, of in confused(matrix, classes, 20)
-    ]
-    header = ["true class", "predicted class", "times", "of images", "%"]
-    part.tables.append(View(f"Most frequent confusions, {title}, {who}", header, lines, 2))
-
-
-def add_reliability(
-    part: Part, predictions: dict[Method, list[Predictions]], title: str, gallery: Gallery
-) -> None:
-    """Add the reliability diagram of all methods, and their calibration in numbers."""
-    curves = {
-        method: (pooled([p.reliability() for p in of]), fmean(p.ece() for p in of))
-        for method, of in predictions.items()
-    }
-    part.figures.append(gallery.reliability(curves, title))
-    styles = gallery.styles(predictions)
-    lines = []
-    for method, of in predictions.items():
-        scalars = [p.scalars() for p in of]
-        numbers = {name: fmean(s[name] for s in scalars) for name in scalars[0]}
-        lines.append(
-            [Cell(styles[method]["label"]), Cell(str(len(of)))]
-            + [Cell(f"{fmean(p.accuracy for p in of):.2f}")]
-            + [Cell(f"{value:.3f}" if name == "nll" else f"{value:.2f}")
-               for name, value in numbers.items()]
-        )  # fmt: skip
-    header = ["method", "seeds", "accuracy", *SCALARS]
-    part.tables.append(View(f"Calibration, {title} (%; NLL in nats)", header, lines, 1))
-
-
-#: as ``Predictions.scalars`` orders them
-SCALARS = ("top-5", "NLL", "ECE", "adaptive ECE")
-
-
-def pooled(curves: list[Reliability]) -> Reliability:
-    """Return the reliability of the images of several seeds together; of bins of equal width."""
-    import numpy as np
-
-    bins: dict[float, list[tuple[float, float, float, int]]] = defaultdict(list)
-    for curve in curves:
-        columns = curve.low, curve.high, curve.confidence, curve.accuracy, curve.count
-        for low, *rest in zip(*columns, strict=True):
-            bins[round(float(low), 6)].append(tuple(rest))
-    lines = []
-    for low, parts in sorted(bins.items()):
-        highs, confidences, accuracies, counts = (
-            np.array(column) for column in zip(*parts, strict=True)
-        )
-        lines.append(
-            (low, highs[0], np.average(confidences, weights=counts),
-             np.average(accuracies, weights=counts), counts.sum())
-        )  # fmt: skip
-    return Reliability(*(np.array(column) for column in zip(*lines, strict=True)))
-
-
-# --- a run in the page ----------------------------------------------------------------------------
-
-
-def facts_of(run: Run, environments: list[str]) -> list[tuple[str, str]]:
-    """Return what the page tells of a run: name and text."""
-    record = run.record
-    if record is None:
-        return [("record", "none: read from its log")] if run.result else []
-    seconds, memory, git = record["seconds"], record["memory"], record["git"]
-    found: list[tuple[str, Any]] = [
-        ("started", record["started"]),
-        ("ended", record["ended"]),
-        ("training", seconds["training"] and f"{seconds['training']:.1f} s"),
-        ("epochs", len(seconds["epochs"]) or None),
-        ("test", seconds["testing"] and f"{seconds['testing']:.1f} s"),
-        ("device", f"{record['device']['type']}, {record['device']['name']}"),
-        ("most memory", memory["host_bytes"] and f"{memory['host_bytes'] / 2**20:,.0f} MiB"),
-        ("on the GPU", memory["cuda_bytes"] and f"{memory['cuda_bytes'] / 2**20:,.0f} MiB"),
-        ("parameters", f"{record['parameters']:,}"),
-        ("weights of epoch", record["model"]["epoch"]),
-        ("chosen on", record["model"]["chosen_on"]),
-        ("weights from", record["model"]["model_dir"]),
-        ("seeds together", record["seeds_together"] and listing(record["seeds_together"])),
-        ("versions", ", ".join(f"{n} {v}" for n, v in record["versions"].items())),
-        ("code", git and git["commit"] + (", with changes" if git["dirty"] else "")),
-        ("classes", record["data"]["classes"] and record["data"]["classes"]["number"]),
-    ]
-    for split in ("train", "val", "test"):
-        if images := record["data"][split]:
-            found.append((f"{split} images", f"{images['images']:,}, {images['sha256'][:12]}"))
-    if record["result"]:
-        numbers = record["result"]["metrics"].items()
-        found.append(("result", ", ".join(f"{n} {v:.2f}" if isinstance(v, float) else f"{n} {v}"
-                                          for n, v in numbers)))  # fmt: skip
-    if record["environment"] in environments:
-        found.append(("environment", f"no. {environments.index(record['environment']) + 1} below"))
-    return [(name, shown(text)) for name, text in found if text is not None and text != ""]
-
-
-def settings_of(run: Run) -> list[tuple[str, str, str]]:
-    """Return all settings of a run: key, value, and what gave it (empty for a default)."""
-    if run.record is None:
-        return []
-    given = run.record["given"]
-    return [
-        (key, shown(value), shown(given.get(key, "")))
-        for key, value in leaves(run.record["config"])
-    ]
 
 
 def render(page: Page) -> str:

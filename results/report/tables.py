@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from ..published.comparison import comparison_table
 from ..published.matching import Comparison
 from ..rows import Row, listing
-from ..runs import TITLES, has_halves, shots_name, shots_phrase
-from ..tables import Table, cell, column_order, gaps
+from ..runs import METRICS, TITLES, shots_name, shots_phrase
+from ..tables import Table, cell, column_order, gaps, shown_metrics
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
@@ -104,8 +104,8 @@ def _parameters(row: Row | None) -> Cell:
     return Cell("-" if row is None or row.parameters is None else f"{row.parameters:,}")
 
 
-def halves_view(protocol: str, rows: list[Row], name: str, published: Published) -> View:
-    """Return base, new and H of a data set or an average.
+def metrics_view(protocol: str, rows: list[Row], name: str, published: Published) -> View:
+    """Return base, new and H of a data set or an average, or the metrics of another protocol.
 
     Args:
         protocol: key of it.
@@ -114,14 +114,14 @@ def halves_view(protocol: str, rows: list[Row], name: str, published: Published)
         published: figures.
     """
     mine = [row for row in rows if row.dataset == name]
-    metrics = ("base", "new", "H")
+    metrics = shown_metrics(protocol, mine)
     lines = [
         [Cell(row.method.trainer, row.method.config)]
         + [_cell(row, metric, published) for metric in metrics]
         + [Cell(str(len(row.seeds))), Cell(str(shots_name(row.method.shots))), _parameters(row)]
         for row in mine
     ]
-    _mark_best(lines, range(1, 4))
+    _mark_best(lines, range(1, 1 + len(metrics)))
     header = ["method", *metrics, "seeds", "shots", "parameters"]
     return View(f"{TITLES[protocol]}, {name} (%)", header, lines, 1, gaps(mine))
 
@@ -161,8 +161,8 @@ def accuracy_views(protocol: str, rows: list[Row], published: Published) -> Iter
 def views(protocol: str, rows: list[Row], published: Published) -> list[View]:
     """Return the tables of a protocol, averages first."""
     mine = [row for row in rows if row.protocol == protocol]
-    if not has_halves(protocol):
+    if METRICS[protocol] == ("accuracy",):
         return list(accuracy_views(protocol, mine, published))
     averages = dict.fromkeys(row.dataset for row in mine if row.covered)
     names = [*averages, *dict.fromkeys(row.dataset for row in mine if not row.covered)]
-    return [halves_view(protocol, mine, name, published) for name in names]
+    return [metrics_view(protocol, mine, name, published) for name in names]

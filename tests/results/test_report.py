@@ -14,6 +14,7 @@ import pytest
 
 import parse_test_res
 import train
+from support.command_line import ROOT
 
 from .writing import base2new, few_shot, transfer, write_record
 
@@ -86,13 +87,15 @@ def output(data_root, tmp_path_factory) -> Path:
     (folder / "all").mkdir()
     (folder / "all" / "coop-fewshot-dtd-2-shots-seed-1.txt").write_text(f"...\nerror: {FAILED}\n")
 
-    run = folder / "base2new/train_base/testimages/shots_4/MMLoP/tiny/seed1"
-    words = ["--trainer", "MMLoP", "--root", str(data_root), "--seed", "1", "--quiet"]
-    words += ["--config-file", "configs/trainers/MMLoP/tiny.yaml", "--output-dir", str(run)]
-    words += ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "2"]
-    words += ["DATASET.SUBSAMPLE_CLASSES", "base", "USE_CUDA", "False"]
-    words += ["DATALOADER.NUM_WORKERS", "0", "TEST.KEEP_PREDICTIONS", "always"]
-    assert train.main(words) == 0
+    tail = "testimages/shots_4/MMLoP/tiny/seed1"
+    trained, tested = (folder / f"base2new/{part}/{tail}" for part in ("train_base", "test_new"))
+    options = ["--trainer", "MMLoP", "--root", str(data_root), "--seed", "1", "--quiet"]
+    options += ["--config-file", str(ROOT / "configs/trainers/MMLoP/tiny.yaml")]
+    pairs = ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "2"]
+    pairs += ["USE_CUDA", "False", "DATALOADER.NUM_WORKERS", "0", "DATASET.SUBSAMPLE_CLASSES"]
+    assert train.main([*options, "--output-dir", str(trained), *pairs, "base"]) == 0
+    options += ["--eval-only", "--model-dir", str(trained)]
+    assert train.main([*options, "--output-dir", str(tested), *pairs, "new"]) == 0
     return folder
 
 
@@ -300,13 +303,31 @@ def test_what_is_missing_or_failed_is_said(page, output):
     assert "ucf101/CoOp/plain_16shots/seed3" in words and "damaged" in words
     assert FAILED in words and "coop fewshot dtd 2 shots seed 1" in words
     assert "1 unfinished" in page.locator("#overview").inner_text()
-    run = page.locator("details.run", has_text="testimages/shots_4/MMLoP/tiny/seed1").first
+    run = page.locator("details.run", has_text="train_base/testimages/shots_4/MMLoP/tiny/seed1").last
     open_all(page)
-    record = json.loads((next(output.rglob("testimages/**/result.json"))).read_text("utf-8"))
+    record = json.loads(next(output.rglob("train_base/testimages/**/result.json")).read_text("utf-8"))
     words = run.inner_text()
     for fact in (record["started"], record["versions"]["torch"], "OPTIM.MAX_EPOCH: 2"):
         assert fact in words
     assert "KEY VALUE" in words  # what gave a setting
+
+
+def test_tensorboard_shows_the_runs_under_the_same_names(output):
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    shown = EventMultiplexer().AddRunsFromDirectory(str(output))
+    shown.Reload()
+    tail = "testimages/shots_4/MMLoP/tiny/seed1/tensorboard"
+    tags = {run: set(found["scalars"]) for run, found in shown.Runs().items()}
+    assert tags.keys() == {f"base2new/{part}/{tail}" for part in ("train_base", "test_new")}
+    trained, tested = tags[f"base2new/train_base/{tail}"], tags[f"base2new/test_new/{tail}"]
+    assert {"train/loss", "train/acc", "train/lr", "test/accuracy"} <= trained
+    assert "test/accuracy" in tested and not any(tag.startswith("train/") for tag in tested)
+    record = json.loads(
+        (output / "base2new/test_new" / tail).parent.joinpath("result.json").read_text()
+    )
+    (event,) = shown.Scalars(f"base2new/test_new/{tail}", "test/accuracy")
+    assert event.value == pytest.approx(record["result"]["metrics"]["accuracy"], abs=1e-3)
 
 
 def test_a_page_of_runs_that_all_failed_says_so(tmp_path, capsys):
