@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: classes that a figure shows one by one
 MOST_CLASSES = 20
 #: classes up to which a confusion matrix names them, and shows its numbers
-NAMED_CLASSES, NUMBERED_CLASSES = 26, 12
+NAMED_CLASSES, NUMBERED_CLASSES = 20, 12
 #: methods that an alternative text goes through
 MOST_NAMED = 12
 #: inches; all figures of the page have this width, so that their letters have one size
@@ -223,7 +223,7 @@ class Gallery:
         number = len(classes)
         total = matrix.sum(axis=1, keepdims=True).clip(1)
         share = matrix / total
-        figure, axes = self.panel("predicted class", "true class", title, (_PANEL[0], _PANEL[0]))
+        figure, axes = self.panel("predicted class", "true class", title, (_PANEL[0], 3.9))
         axes.grid(visible=False)
         colours = LinearSegmentedColormap.from_list(
             "accent", [to_rgba(ACCENT, 0.0), to_rgba(ACCENT, 0.75)]
@@ -237,8 +237,9 @@ class Gallery:
             axes.set_ylim(number, 0)
             places = [i + 0.5 for i in range(number)]
             names = [shown(c, 18) for c in classes]
-            axes.set_xticks(places, names, rotation=90, fontsize=7)
-            axes.set_yticks(places, names, fontsize=7)
+            letters = 7 if number <= NUMBERED_CLASSES else 6
+            axes.set_xticks(places, names, rotation=90, fontsize=letters)
+            axes.set_yticks(places, names, fontsize=letters)
         else:
             axes.imshow(share, cmap=colours, vmin=0, vmax=1, interpolation="none", aspect="auto")
         if number <= NUMBERED_CLASSES:
@@ -254,7 +255,7 @@ class Gallery:
         alt += f"{said or 'No errors'}."
         t, p, n, of = worst[0] if worst else ("", "", 0, 0)
         caption = f"Most often: {t} taken for {p}, {n} of {of}." if worst else "No errors."
-        return self.draw(figure, alt, caption + " Share of the true class, %; {who}.")
+        return self.draw(figure, alt, f"{caption} Shares of the true class, %; {who}.")
 
     def reliability(self, curves: Mapping[Method, tuple[Any, float]], title: str) -> Drawn:
         """Return accuracy against confidence; on the diagonal a method is calibrated.
@@ -285,7 +286,8 @@ class Gallery:
         alt = (
             f"Reliability diagram, {title}. Expected calibration error in percent: {said}. {bins}."
         )
-        return self.draw(figure, alt, f"Expected calibration error, %: {said}")
+        some = ", ".join(f"{label} {error:.2f}" for error, label in errors[:4])
+        return self.draw(figure, alt, f"Expected calibration error, %: {some}")
 
     def training(self, runs: Iterable[Run], title: str) -> list[Drawn]:
         """Return loss, accuracy and learning rate over epochs, a line per run.
