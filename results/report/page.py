@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from markupsafe import Markup
 from support.files import write_text
 
 from .. import plots
+from ..columns import COLUMNS, Column
+from ..differences import Differences
 from ..published.figures import read_published
 from ..published.matching import compare
 from ..rows import Row, in_order, listing
@@ -38,7 +41,7 @@ from .gather import (
 )
 from .provenance import facts_of, settings_of
 from .svg import DARK, page_style, shown
-from .tables import Published, View, views
+from .tables import Published, View, view_of, views
 
 FOLDER = Path(__file__).parent
 #: state of a run -> what a number of such runs is called, and its colour
@@ -65,6 +68,7 @@ class Section:
     coverage: Coverage
     best: Best
     tables: list[View]
+    differences: list[View]
     published: View | None
     galleries: list[tuple[str, list[Drawn]]]
     datasets: list[DataSet]
@@ -116,6 +120,8 @@ def write_report(
     rows: list[Row],
     notes: list[str],
     ci95: bool,
+    columns: Sequence[Column] = (),
+    differences: Differences | None = None,
 ) -> None:
     """Write the page about all runs below an output folder, whole or not at all.
 
@@ -125,19 +131,29 @@ def write_report(
         rows: of all tables.
         notes: every line that was said when they were made.
         ci95: whether their spreads are 95% intervals.
+        columns: of the tables, beside the number of parameters.
+        differences: from a baseline.
 
     Raises:
         OSError: the file cannot be written, or a log not be read.
     """
     with page_style():
-        page = gather(output, rows, notes, ci95)
+        page = gather(output, rows, notes, ci95, columns, differences)
         write_text(render(page), path)
 
 
-def gather(output: Path, rows: list[Row], notes: list[str], ci95: bool) -> Page:
+def gather(
+    output: Path,
+    rows: list[Row],
+    notes: list[str],
+    ci95: bool,
+    columns: Sequence[Column],
+    differences: Differences | None,
+) -> Page:
     """Return what the page shows; arguments as for :func:`write_report`."""
     runs = find_runs(output, rows, notes)
     gallery = Gallery(rows)
+    columns = list(dict.fromkeys([COLUMNS["params"], *columns]))
     published = Published(compare(rows, read_published(), ci95), ci95)
     environments = dict.fromkeys(
         run.record["environment"] for run in runs if run.record and run.record["environment"]
@@ -149,7 +165,11 @@ def gather(output: Path, rows: list[Row], notes: list[str], ci95: bool) -> Page:
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=versions(runs),
         interval="95% interval" if ci95 else "standard deviation",
-        sections=[section(key, rows, runs, gallery, published) for key in TITLES if key in present],
+        sections=[
+            section(key, rows, runs, gallery, published, columns, differences)
+            for key in TITLES
+            if key in present
+        ],
         runs=runs,
         environments=list(environments),
         failures=failures(output),
@@ -165,7 +185,13 @@ def versions(runs: list[Run]) -> str:
 
 
 def section(
-    key: str, rows: list[Row], runs: list[Run], gallery: Gallery, published: Published
+    key: str,
+    rows: list[Row],
+    runs: list[Run],
+    gallery: Gallery,
+    published: Published,
+    columns: Sequence[Column],
+    differences: Differences | None,
 ) -> Section:
     """Return a protocol's part of the page."""
     mine = [run for run in runs if run.protocol == key]
@@ -183,7 +209,8 @@ def section(
         states={state: counts[state] for state in STATES if counts[state]},
         coverage=coverage_of(key, rows, names),
         best=best_of(key, of_protocol),
-        tables=views(key, rows, published),
+        tables=views(key, rows, published, columns),
+        differences=[view_of(table) for table in differences.tables(key)] if differences else [],
         published=published.table(key),
         galleries=[(title, drawn) for title, drawn in galleries if drawn],
         datasets=data_sets(mine, names, gallery),

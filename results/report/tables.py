@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ..columns import Column, cells, runs_behind
 from ..published.comparison import comparison_table
 from ..published.matching import Comparison
 from ..rows import Row, listing
@@ -100,11 +101,9 @@ def _mark_best(lines: list[list[Cell]], columns: Iterable[int]) -> None:
                 line[column].best = float(line[column].order) == max(numbers)
 
 
-def _parameters(row: Row | None) -> Cell:
-    return Cell("-" if row is None or row.parameters is None else f"{row.parameters:,}")
-
-
-def metrics_view(protocol: str, rows: list[Row], name: str, published: Published) -> View:
+def metrics_view(
+    protocol: str, rows: list[Row], name: str, published: Published, columns: Sequence[Column]
+) -> View:
     """Return base, new and H of a data set or an average, or the metrics of another protocol.
 
     Args:
@@ -112,57 +111,63 @@ def metrics_view(protocol: str, rows: list[Row], name: str, published: Published
         rows: of the protocol.
         name: of the data set or average.
         published: figures.
+        columns: further ones.
     """
     mine = [row for row in rows if row.dataset == name]
     metrics = shown_metrics(protocol, mine)
     lines = [
         [Cell(row.method.trainer, row.method.config)]
         + [_cell(row, metric, published) for metric in metrics]
-        + [Cell(str(len(row.seeds))), Cell(str(shots_name(row.method.shots))), _parameters(row)]
+        + [Cell(str(len(row.seeds))), Cell(str(shots_name(row.method.shots)))]
+        + [Cell(text) for text in cells(columns, runs_behind(row, rows))]
         for row in mine
     ]
     _mark_best(lines, range(1, 1 + len(metrics)))
-    header = ["method", *metrics, "seeds", "shots", "parameters"]
+    header = ["method", *metrics, "seeds", "shots", *(column.head for column in columns)]
     return View(f"{TITLES[protocol]}, {name} (%)", header, lines, 1, gaps(mine))
 
 
-def accuracy_views(protocol: str, rows: list[Row], published: Published) -> Iterable[View]:
+def accuracy_views(
+    protocol: str, rows: list[Row], published: Published, columns: Sequence[Column]
+) -> Iterable[View]:
     """Yield one table per source and number of shots, a line per method; zero-shot in each.
 
     Args:
         protocol: key of it.
         rows: of the protocol.
         published: figures.
+        columns: further ones.
     """
     for source in sorted({row.method.source for row in rows}):
         of_source = [row for row in rows if row.method.source == source]
         for shots in sorted({row.method.shots for row in of_source} - {0}, reverse=True) or [0]:
             chosen = [row for row in of_source if row.method.shots in (0, shots)]
-            columns = column_order(chosen)
+            datasets = column_order(chosen)
             lines = []
             for line in sorted({row.line for row in chosen}):
                 mine = {row.dataset: row for row in chosen if row.line == line}
-                parameters = {row.parameters for row in mine.values()}
-                one = next(iter(mine.values())) if len(parameters) == 1 else None
+                behind = [run for row in mine.values() for run in row.read]
                 seeds = listing({len(row.seeds) for row in mine.values()})
                 lines.append(
                     [Cell(line.trainer, line.config)]
-                    + [_cell(mine.get(column), "accuracy", published) for column in columns]
-                    + [Cell(seeds), _parameters(one)]
+                    + [_cell(mine.get(column), "accuracy", published) for column in datasets]
+                    + [Cell(seeds), *map(Cell, cells(columns, behind))]
                 )
-            _mark_best(lines, range(1, 1 + len(columns)))
-            names = [f"{name} (source)" if name == source else name for name in columns]
+            _mark_best(lines, range(1, 1 + len(datasets)))
+            names = [f"{name} (source)" if name == source else name for name in datasets]
             title = TITLES[protocol] + (f" from {source}" if source else "")
             title += f", {shots_phrase(shots)} (accuracy, %)"
-            header = ["method", *names, "seeds", "parameters"]
+            header = ["method", *names, "seeds", *(column.head for column in columns)]
             yield View(title, header, lines, 1, gaps(chosen))
 
 
-def views(protocol: str, rows: list[Row], published: Published) -> list[View]:
-    """Return the tables of a protocol, averages first."""
+def views(
+    protocol: str, rows: list[Row], published: Published, columns: Sequence[Column]
+) -> list[View]:
+    """Return the tables of a protocol, averages first; arguments as for :func:`metrics_view`."""
     mine = [row for row in rows if row.protocol == protocol]
     if METRICS[protocol] == ("accuracy",):
-        return list(accuracy_views(protocol, mine, published))
+        return list(accuracy_views(protocol, mine, published, columns))
     averages = dict.fromkeys(row.dataset for row in mine if row.covered)
     names = [*averages, *dict.fromkeys(row.dataset for row in mine if not row.covered)]
-    return [metrics_view(protocol, mine, name, published) for name in names]
+    return [metrics_view(protocol, mine, name, published, columns) for name in names]

@@ -303,9 +303,13 @@ def test_what_is_missing_or_failed_is_said(page, output):
     assert "ucf101/CoOp/plain_16shots/seed3" in words and "damaged" in words
     assert FAILED in words and "coop fewshot dtd 2 shots seed 1" in words
     assert "1 unfinished" in page.locator("#overview").inner_text()
-    run = page.locator("details.run", has_text="train_base/testimages/shots_4/MMLoP/tiny/seed1").last
+    run = page.locator(
+        "details.run", has_text="train_base/testimages/shots_4/MMLoP/tiny/seed1"
+    ).last
     open_all(page)
-    record = json.loads(next(output.rglob("train_base/testimages/**/result.json")).read_text("utf-8"))
+    record = json.loads(
+        next(output.rglob("train_base/testimages/**/result.json")).read_text("utf-8")
+    )
     words = run.inner_text()
     for fact in (record["started"], record["versions"]["torch"], "OPTIM.MAX_EPOCH: 2"):
         assert fact in words
