@@ -103,7 +103,8 @@ def output(data_root, tmp_path_factory) -> Path:
 def report(output, tmp_path_factory) -> Path:
     """The file of the report."""
     path = tmp_path_factory.mktemp("report") / "report.html"
-    assert parse_test_res.main(["--output", str(output), "--html", str(path), "--traceback"]) == 0
+    words = ["--output", str(output), "--html", str(path), "--baseline", "CoOp/vit_b16"]
+    assert parse_test_res.main([*words, "--columns", "epochs", "--traceback"]) == 0
     return path
 
 
@@ -185,6 +186,14 @@ def test_tables_hold_means_deviations_seeds_and_published_figures(page):
     assert "published" in rows["CoOp"] and "published" in rows["MMLoP"]
     assert of.locator("td.best", has_text="82.00").count() == 1
     assert of.locator("td.best", has_text="72.00").count() == 0
+
+
+def test_differences_from_a_baseline_and_further_columns(page):
+    of = table(page, "Base-to-new: difference from CoOp/vit_b16")
+    rows = of.locator("tbody tr", has_text="MMLoP").filter(has_text="dtd").all_inner_texts()
+    assert "+5.00" in rows[0] and "3 seeds" in rows[0]
+    heads = table(page, "Few-shot, 16 shots (accuracy, %)").locator("thead th").all_inner_texts()
+    assert "epochs" in heads and "params" in heads
 
 
 def test_tables_sort_by_click_and_by_key(page):
@@ -303,13 +312,10 @@ def test_what_is_missing_or_failed_is_said(page, output):
     assert "ucf101/CoOp/plain_16shots/seed3" in words and "damaged" in words
     assert FAILED in words and "coop fewshot dtd 2 shots seed 1" in words
     assert "1 unfinished" in page.locator("#overview").inner_text()
-    run = page.locator(
-        "details.run", has_text="train_base/testimages/shots_4/MMLoP/tiny/seed1"
-    ).last
+    name = "base2new/train_base/testimages/shots_4/MMLoP/tiny/seed1"
+    run = page.locator("details.run", has=page.locator("summary", has_text=name))
     open_all(page)
-    record = json.loads(
-        next(output.rglob("train_base/testimages/**/result.json")).read_text("utf-8")
-    )
+    record = json.loads((output / name / "result.json").read_text("utf-8"))
     words = run.inner_text()
     for fact in (record["started"], record["versions"]["torch"], "OPTIM.MAX_EPOCH: 2"):
         assert fact in words
