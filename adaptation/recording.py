@@ -67,7 +67,7 @@ def keep_record(
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
         if arguments["eval_only"] and facts["result"]:
-            _show_in_tensorboard(cfg.OUTPUT_DIR, facts["result"])
+            _track_test(trainer, cfg.OUTPUT_DIR, facts["result"])
 
     def forget() -> None:
         record.forget(cfg.OUTPUT_DIR)
@@ -77,21 +77,21 @@ def keep_record(
     trainer.run_notes.on_end = write
 
 
-def _show_in_tensorboard(folder: str, result: Mapping[str, Any]) -> None:
-    """Let TensorBoard show a run that only tests, under the names that a training gives its test.
+def _track_test(trainer: TrainerBase, folder: str, result: Mapping[str, Any]) -> None:
+    """Write the result of a run that only tests where a training's is written, as step 0.
 
     Args:
+        trainer: that has tested.
         folder: the run's.
-        result: of ``run_facts``; its numbers are those of step 0.
+        result: of ``run_facts``.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     try:
-        with SummaryWriter(log_dir=str(Path(folder, "tensorboard"))) as writer:
-            for name, value in result["metrics"].items():
-                if isinstance(value, float | int):
-                    writer.add_scalar(f"{result['split']}/{name}", value, 0)
-    except OSError as error:
+        trainer.init_writer(str(Path(folder, "tensorboard")))
+        for name, value in result["metrics"].items():
+            if isinstance(value, float | int):
+                trainer.write_scalar(f"{result['split']}/{name}", value, 0)
+        trainer.close_writer()
+    except OSError as error:  # the record has it
         print(f"Note: not in TensorBoard: {error}", file=sys.stderr)
 
 

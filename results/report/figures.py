@@ -226,7 +226,7 @@ class Gallery:
         figure, axes = self.panel("predicted class", "true class", title, (_PANEL[0], 3.9))
         axes.grid(visible=False)
         colours = LinearSegmentedColormap.from_list(
-            "accent", [to_rgba(ACCENT, 0.0), to_rgba(ACCENT, 0.75)]
+            "accent", [to_rgba(ACCENT, 0.0), to_rgba(ACCENT, 0.6)]
         )
         if number <= NAMED_CLASSES:
             import numpy as np

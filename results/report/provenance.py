@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from dassl.config import leaves
 
+from ..record import FIELDS
 from ..rows import listing
 from .gather import Run
 from .svg import shown
@@ -43,6 +45,11 @@ def facts_of(run: Run, environments: list[str]) -> list[tuple[str, str]]:
         found.append(("result", ", ".join(f"{n} {v:.2f}" if isinstance(v, float) else f"{n} {v}"
                                           for n, v in numbers)))  # fmt: skip
     found.append(("predictions", "kept" if run.has_predictions else "not kept"))
+    found += [
+        (name, json.dumps(value, ensure_ascii=False))
+        for name, value in record.items()
+        if name not in FIELDS
+    ]
     if record["environment"] in environments:
         found.append(("environment", f"no. {environments.index(record['environment']) + 1} below"))
     return [(name, shown(text)) for name, text in found if text is not None and text != ""]
