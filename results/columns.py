@@ -64,36 +64,34 @@ def _memory(runs: Sequence[RunResult]) -> int | None:
     return max(known) if known else None
 
 
-def _trained_settings(run: RunResult) -> tuple[str, str] | None:
+def _trained(run: RunResult) -> tuple[str | None, str | None]:
     """Return rule of selection and number of epochs of the training behind a run; None if unknown.
 
     A test's are those that the record of the training has, which its own record repeats.
     """
     if run.facts.get("parameters") == "0":
-        return None
+        return None, None
     if run.facts.get("eval_only") == "False":
-        found = run.facts.get("TEST.FINAL_MODEL"), run.facts.get("OPTIM.MAX_EPOCH")
-        return found if None not in found else None  # type: ignore[return-value]  # checked
-    model = run.record["model"] if run.record is not None else {"trained": None}
-    trained = model["trained"]
-    if not isinstance(trained, dict) or "OPTIM.MAX_EPOCH" not in trained.get("settings", {}):
-        return None
-    epochs, loaded = trained["settings"]["OPTIM.MAX_EPOCH"], model["load_epoch"]
-    if loaded not in (None, epochs):
-        return f"epoch {loaded}", str(epochs)
-    return SELECTIONS.get(model["chosen_on"], str(model["chosen_on"])), str(epochs)
-
-
-def _settings(runs: Iterable[RunResult], number: int) -> set[str]:
-    return {known[number] for run in runs if (known := _trained_settings(run)) is not None}
+        return run.facts.get("TEST.FINAL_MODEL"), run.facts.get("OPTIM.MAX_EPOCH")
+    model = {} if run.record is None else run.record["model"]
+    trained = model.get("trained")
+    if not isinstance(trained, dict) or not isinstance(trained.get("settings"), dict):
+        return None, None
+    epochs, loaded = trained["settings"].get("OPTIM.MAX_EPOCH"), model["load_epoch"]
+    chosen = SELECTIONS.get(model["chosen_on"], str(model["chosen_on"]))
+    return (
+        chosen if loaded in (None, epochs) else f"epoch {loaded}",
+        None if epochs is None else str(epochs),
+    )
 
 
 def _selection(runs: Sequence[RunResult]) -> str | None:
-    return listing(_settings(runs, 0)) or None
+    return listing({rule for rule, _ in map(_trained, runs) if rule}) or None
 
 
 def _epochs(runs: Sequence[RunResult]) -> int | str | None:
-    return _between(int(number) for number in _settings(runs, 1) if number.isdecimal())
+    numbers = [epochs for _, epochs in map(_trained, runs) if epochs]
+    return _between(int(epochs) for epochs in numbers if epochs.isdecimal())
 
 
 def _gigabytes(size: int) -> str:
@@ -151,7 +149,7 @@ def cells(columns: Iterable[Column], runs: Sequence[RunResult]) -> list[str]:
 def blanks(
     columns: Sequence[Column], runs_of: Iterable[tuple[str, Sequence[RunResult]]]
 ) -> list[str]:
-    """Return a line for each column that some methods have no value in, and why.
+    """Return lines that name the columns in which methods have no value, and say why.
 
     Args:
         columns: of a table.
@@ -162,15 +160,15 @@ def blanks(
         for name, runs in runs_of
         if not runs or any(run.facts.get("parameters") != "0" for run in runs)
     ]
-    lines = []
+    lacking: dict[str, list[str]] = {}
     for column in columns:
         names = [name for name, runs in trained if column.value(runs) is None]
         if names:
-            lines.append(
-                f"no {column.head} of {', '.join(dict.fromkeys(names))}: no record of a training "
-                "behind this table tells it"
-            )
-    return lines
+            lacking.setdefault(", ".join(dict.fromkeys(names)), []).append(column.head)
+    return [
+        f"no {', '.join(heads)} of {names}: no record of a training behind this table tells it"
+        for names, heads in lacking.items()
+    ]
 
 
 def values(columns: Iterable[Column], runs: Sequence[RunResult]) -> dict[str, Any]:

@@ -161,7 +161,6 @@ class Baseline:
     """
 
     def __init__(self, name: str, rows: Sequence[Row]) -> None:
-        self.name = name
         trainer, _, config = name.partition("/")
         of_trainer = [row for row in rows if row.method.trainer.lower() == trainer.lower()]
         if not of_trainer:
@@ -170,6 +169,7 @@ class Baseline:
             raise ValueError(
                 f"--baseline: no results of {trainer!r}; there are: {', '.join(names)}{hint}"
             )
+        self.name = "/".join(filter(None, (of_trainer[0].method.trainer, config)))
         self.rows = [r for r in of_trainer if config in ("", r.method.config, r.line.config)]
         if not self.rows:
             configs = sorted({row.method.config for row in of_trainer if not row.covered})

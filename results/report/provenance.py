@@ -7,10 +7,17 @@ from typing import Any
 
 from dassl.config import leaves
 
-from ..record import FIELDS
 from ..rows import listing
 from .gather import Run
 from .svg import shown
+
+#: fields of a record that have words of their own here or stand elsewhere on the page; whatever
+#: else a record holds is shown as it is
+ELSEWHERE = frozenset(
+    "schema method eval_only seed seeds_together shots images_per_class data model result not_tested "
+    "parameters device started ended seconds memory versions git environment config given arguments"
+    .split()
+)  # fmt: skip
 
 
 def facts_of(run: Run, environments: list[str]) -> list[tuple[str, str]]:
@@ -44,11 +51,13 @@ def facts_of(run: Run, environments: list[str]) -> list[tuple[str, str]]:
         numbers = record["result"]["metrics"].items()
         found.append(("result", ", ".join(f"{n} {v:.2f}" if isinstance(v, float) else f"{n} {v}"
                                           for n, v in numbers)))  # fmt: skip
+    words = {name: value for name, value in record["arguments"].items() if value}
+    found.append(("arguments", json.dumps(words, ensure_ascii=False)))
     found.append(("predictions", "kept" if run.has_predictions else "not kept"))
     found += [
         (name, json.dumps(value, ensure_ascii=False))
         for name, value in record.items()
-        if name not in FIELDS
+        if name not in ELSEWHERE
     ]
     if record["environment"] in environments:
         found.append(("environment", f"no. {environments.index(record['environment']) + 1} below"))

@@ -196,11 +196,15 @@ def test_whether_a_run_finished_and_what_it_is_to_another(run, trained, tmp_path
         (["OPTIM.MAX_EPOCH", "2"], "same"),
         (["OPTIM.MAX_EPOCH", "2", "OPTIM.LR", "0.5"], "other"),
         (["OPTIM.MAX_EPOCH", "2", "TEST.PER_CLASS_RESULT", "True"], "more"),
+        (["OPTIM.MAX_EPOCH", "2", "TEST.BASE_AND_NEW", "True"], "more"),
+        (["OPTIM.MAX_EPOCH", "2", "TEST.KEEP_PREDICTIONS", "always"], "same"),
     ):
         pairs += ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "2", "USE_CUDA", "False"]
         asked = Settings([str(ROOT / "configs/trainers/CoOp/tiny.yaml")], pairs)
         assert by_record.compared_to(asked) == by_log.compared_to(asked)
         assert by_record.compared_to(asked).kind == kind
+    predictions.forget(tmp_path / "run")
+    assert by_record.compared_to(asked).kind == "more", "it keeps none, and is asked for them"
     (tmp_path / "run" / record.FILE).write_text("{")
     assert not read_last_start(tmp_path / "run", trains=True).finished
 
