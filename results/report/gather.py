@@ -25,7 +25,7 @@ COUNTS, LEFT_OUT, UNTESTED = "counts", "left out", "not tested"
 UNFINISHED, DAMAGED, UNKNOWN = "unfinished", "damaged", "in no known folder"
 STATES = (COUNTS, LEFT_OUT, UNTESTED, UNFINISHED, DAMAGED, UNKNOWN)
 
-_EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
+_EPOCH = re.compile(r"epoch \[(\d{1,9})/(\d{1,9})\]")
 # A name, its last value, and in brackets its mean over the epoch so far.
 _AVERAGE = re.compile(r"(\w+) [-+.\deE]+ \(([-+.\deE]+)\)")
 _RATE = re.compile(r"\blr ([-+.\deE]+)")
