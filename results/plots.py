@@ -351,11 +351,12 @@ def save_plots(rows: list[Row], folder: Path, note: Callable[[str], None]) -> No
         note: called with one line for every file written and every figure left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "few_shot": few_shot(rows),
-        "base_to_new": base_to_new(rows),
-        "parameters": parameters(rows, note),
-    }
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may have dollar signs
+        figures = {
+            "few_shot": few_shot(rows),
+            "base_to_new": base_to_new(rows),
+            "parameters": parameters(rows, note),
+        }
     for name, figure in figures.items():
         if figure is None:
             note(f"no figure {name}: no results for it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def with_classes(folder: Path, names: tuple[str, ...], right: int) -> None:
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
+def sweep_logs(folder: Path) -> None:
+    """Write what a sweep leaves: a call that failed, one that was killed, one that did it again."""
+    folder.mkdir()
+    (folder / "coop-fewshot-dtd-2-shots-seed-1.txt").write_text(f"...\nerror: {FAILED}\n")
+    notes = []
+    for name, seconds in (("killed", 0), ("better", -60)):
+        log = folder / f"{name}.txt"
+        log.write_text("epoch [1/2]\n")
+        time = datetime.fromtimestamp(log.stat().st_mtime + seconds).astimezone().isoformat()
+        note = {"run": f"the {name} one", "reason": "Killed", "status": 137, "time": time}
+        notes.append(json.dumps(note | {"log": str(log)}))
+    (folder / "failures.jsonl").write_text("\n".join([*notes, '{"run": 1}', "{"]))
+
+
 @pytest.fixture(scope="module")
 def output(data_root, tmp_path_factory) -> Path:
     """Written runs of all protocols and a real one; some unfinished, damaged, of hostile names."""
@@ -84,8 +99,7 @@ def output(data_root, tmp_path_factory) -> Path:
     damaged = folder / "ucf101/CoOp/plain_16shots/seed3"
     write_record(damaged, 61_000, dataset="ucf101", seed=3)
     (damaged / "result.json").write_text('{"schema": 1', encoding="utf-8")
-    (folder / "all").mkdir()
-    (folder / "all" / "coop-fewshot-dtd-2-shots-seed-1.txt").write_text(f"...\nerror: {FAILED}\n")
+    sweep_logs(folder / "all")
 
     tail = "testimages/shots_4/MMLoP/tiny/seed1"
     trained, tested = (folder / f"base2new/{part}/{tail}" for part in ("train_base", "test_new"))
@@ -311,6 +325,7 @@ def test_what_is_missing_or_failed_is_said(page, output):
     assert "dtd/CoOp/vit_b16_16shots/seed3" in words and "in epoch 2 of 3" in words
     assert "ucf101/CoOp/plain_16shots/seed3" in words and "damaged" in words
     assert FAILED in words and "coop fewshot dtd 2 shots seed 1" in words
+    assert "the killed one: Killed (status 137)" in words and "the better one" not in words
     assert "1 unfinished" in page.locator("#overview").inner_text()
     name = "base2new/train_base/testimages/shots_4/MMLoP/tiny/seed1"
     run = page.locator("details.run", has=page.locator("summary", has_text=name))
