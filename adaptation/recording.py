@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,6 +16,7 @@ from dassl.utils import collect_env_info
 from results import predictions, record
 from support.code_state import git_state
 from support.command_line import ROOT
+from support.files import remove_leftovers
 
 from .predictions import check_halves, keep_predictions
 from .version import __version__
@@ -35,6 +37,7 @@ def keep_record(
         ValueError: ``TEST.BASE_AND_NEW`` does not fit the other settings.
     """
     check_halves(cfg)
+    remove_leftovers(cfg.OUTPUT_DIR)
     started, git = _now(), git_state(ROOT)
     model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
     trained = record.identity_in(model_dir) if model_dir else None
@@ -55,6 +58,7 @@ def keep_record(
             "model": model,
             "started": started,
             "ended": _now(),
+            "host": platform.node(),
             "versions": {"library": __version__, **facts["versions"]},
             "git": git,
             "environment": collect_env_info(),
@@ -73,6 +77,7 @@ def keep_record(
         record.forget(cfg.OUTPUT_DIR)
         predictions.forget(cfg.OUTPUT_DIR)
 
+    trainer.run_notes.commit = git["commit"] if git else None
     trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
 
