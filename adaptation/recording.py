@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from dassl.config import CfgNode, clean_cfg
@@ -69,6 +70,8 @@ def keep_record(
             record.write(cfg.OUTPUT_DIR, content)
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
+        if arguments["eval_only"] and facts["result"]:
+            _track_test(trainer, cfg.OUTPUT_DIR, facts["result"])
 
     def forget() -> None:
         record.forget(cfg.OUTPUT_DIR)
@@ -77,6 +80,24 @@ def keep_record(
     trainer.run_notes.commit = git["commit"] if git else None
     trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
+
+
+def _track_test(trainer: TrainerBase, folder: str, result: Mapping[str, Any]) -> None:
+    """Write the result of a run that only tests where a training's is written, as step 0.
+
+    Args:
+        trainer: that has tested.
+        folder: the run's.
+        result: of ``run_facts``.
+    """
+    try:
+        trainer.init_writer(str(Path(folder, "tensorboard")))
+        for name, value in result["metrics"].items():
+            if isinstance(value, float | int):
+                trainer.write_scalar(f"{result['split']}/{name}", value, 0)
+        trainer.close_writer()
+    except OSError as error:  # the record has it
+        print(f"Note: not in TensorBoard: {error}", file=sys.stderr)
 
 
 def _now() -> str:
