@@ -86,6 +86,7 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    splits_batches = True
     model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str

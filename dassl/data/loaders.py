@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dassl.config import optional
-from dassl.utils import check_availability
+from dassl.utils import check_availability, ranks
 
 from .dataset_wrapper import DatasetWrapper
 from .samplers import AVAI_SAMPLERS, build_sampler
@@ -46,7 +46,8 @@ class CachingLoader(InterruptibleLoader):
     dataset: DatasetWrapper
 
     def __iter__(self) -> Any:
-        self.dataset.open_cache()
+        with ranks.main_first():  # which fills it, for the others to read
+            self.dataset.open_cache()
         return super().__iter__()
 
 

@@ -15,12 +15,14 @@ from dassl.utils import (
     load_checkpoint,
     mkdir_if_missing,
     print_detail,
+    ranks,
     save_checkpoint,
     tolist_if_not,
 )
 from dassl.utils.checkpoint import BEST, NUMBERED, latest_checkpoint, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
+from .ranks import check_still_together, shared_training
 from .run_notes import RunNotes
 
 __all__ = ["TrainerBase"]
@@ -31,6 +33,10 @@ class TrainerBase:
 
     Subclasses register their models, and implement ``run_epoch`` and the other abstract methods.
     """
+
+    #: whether several processes may share a batch: its loss is a mean over images, plus terms that
+    #: do not depend on the batch
+    splits_batches = False
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -99,7 +105,7 @@ class TrainerBase:
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Save every registered model to ``<directory>/<name>/``.
+        """Save every registered model to ``<directory>/<name>/``, in the main process.
 
         Args:
             epoch: index of the finished epoch, from 0; stored as ``epoch + 1``.
@@ -108,13 +114,14 @@ class TrainerBase:
             val_result: validation result in percent.
             model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
         """
-        for name in self.get_model_names():
+        for name in self.get_model_names() if ranks.is_main() else ():
             save_checkpoint(
                 self.checkpoint_state(name, epoch, val_result),
                 osp.join(directory, name),
                 is_best=is_best,
                 model_name=model_name,
             )
+        ranks.barrier()  # what is read next is there
 
     def checkpoint_state(
         self, name: str, epoch: int, val_result: float | None = None
@@ -252,14 +259,14 @@ class TrainerBase:
     # --- TensorBoard ----------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str, purge_step: int | None = None) -> None:
-        """Open a TensorBoard writer unless there is one.
+        """Open a TensorBoard writer, in the main process, unless there is one.
 
         Args:
             log_dir: folder of its files.
             purge_step: step that the run goes on at; what earlier files of the folder hold from
                 there on is not shown any more.
         """
-        if self._writer is None:
+        if self._writer is None and ranks.is_main():
             # TensorBoard takes seconds to import, and only training needs it.
             from torch.utils.tensorboard import SummaryWriter
 
@@ -287,13 +294,15 @@ class TrainerBase:
         self.before_train()
         self.run_notes.on_start()
         start = time.perf_counter()
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            epoch_start = time.perf_counter()
-            self.before_epoch()
-            self.run_epoch()
-            self.run_notes.epoch_seconds.append(time.perf_counter() - epoch_start)
-            self.after_epoch()
+        with shared_training(self):
+            for epoch in range(self.start_epoch, self.max_epoch):
+                self.epoch = epoch
+                epoch_start = time.perf_counter()
+                self.before_epoch()
+                check_still_together(self)
+                self.run_epoch()
+                self.run_notes.epoch_seconds.append(time.perf_counter() - epoch_start)
+                self.after_epoch()
         self.run_notes.training_seconds = time.perf_counter() - start
         self.after_train()
 
