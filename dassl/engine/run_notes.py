@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from dassl.utils import ranks
+
 __all__ = ["RunNotes", "run_facts"]
 
 
@@ -166,10 +168,10 @@ def _trained_parameters(trainer: Any) -> int:
     return sum(found.values())
 
 
-def _device(trainer: Any) -> dict[str, str]:
+def _device(trainer: Any) -> dict[str, Any]:
     device = torch.device(getattr(trainer, "device", "cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return {"type": device.type, "name": name}
+    return {"type": device.type, "name": name, "processes": ranks.world_size()}
 
 
 def _host_peak() -> int | None:
