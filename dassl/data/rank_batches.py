@@ -35,7 +35,8 @@ class SlicedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            ranks.ShareOfStep.n_images = self.pieces.sizes.popleft()
+            share = ranks.ShareOfStep
+            share.n_images, share.all_have_images = self.pieces.sizes.popleft()
             yield batch
 
     def __len__(self) -> int:
@@ -52,15 +53,16 @@ class _Pieces(Sampler[list[int]]):
 
     def __init__(self, batches: Iterable[Sequence[int]]) -> None:
         self.batches = batches
-        #: sizes of the pieces that are on their way, which workers fetch some ahead
-        self.sizes: deque[int] = deque()
+        #: sizes of the pieces that are on their way, which workers fetch some ahead, and whether
+        #: all processes have one
+        self.sizes: deque[tuple[int, bool]] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
         self.sizes = sizes = deque()
         rank, n_ranks = ranks.rank(), ranks.world_size()
         for batch in self.batches:
             piece = batch[len(batch) * rank // n_ranks : len(batch) * (rank + 1) // n_ranks]
-            sizes.append(len(piece))
+            sizes.append((len(piece), len(batch) >= n_ranks))
             yield list(piece or batch[:1])
 
     def __len__(self) -> int:

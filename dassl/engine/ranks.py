@@ -76,7 +76,7 @@ def shared_training(trainer: Any) -> Iterator[None]:
     if not ranks.several():
         yield
         return
-    ranks.check_agreement({"first epoch": trainer.start_epoch})
+    ranks.check_agreement({"first epoch": getattr(trainer, "start_epoch", 0)})
     ranks.broadcast(_tensors(trainer))
     set_random_state(ranks.from_main(get_random_state))
     reducer = _Reducer(_trained(trainer))

@@ -60,6 +60,8 @@ class ShareOfStep:
 
     #: 1 in each process where the batch is not split: the means are then plain ones
     n_images = 1
+    #: whether no process has a stand-in
+    all_have_images = True
 
 
 def started() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import train
+from adaptation.savings import rank_texts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ranks, set_random_seed
@@ -52,6 +53,8 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
         "MaPLe",
         ["DATALOADER.NUM_WORKERS", "1", "DATALOADER.CACHE", "fast"],
     ),
+    "texts not shared out": ("MMLoP", []),
+    "contexts of every class": ("CoOp", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", ""]),
     "mapped anew": ("LoRVP", ["TRAINER.LORVP.HEAD", "ilm", "OPTIM.MAX_EPOCH", "2"]),
     "trainer of one's own": ("OwnCoOp", []),
 }
@@ -60,6 +63,7 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
 def run(name: str, out: Path, data_root: str) -> None:
     """Train and test; keep weights, scalars, test outputs and results."""
     method, pairs = CASES[name]
+    rank_texts.LEAST_CLASSES = 100 if name == "texts not shared out" else 1
     if method == "LoRVP" and pairs:
         pairs = [*pairs, "TRAINER.LORVP.SOURCE_NAMES", str(out / "names.txt")]
     file = ROOT / f"configs/trainers/{method}/tiny.yaml"
