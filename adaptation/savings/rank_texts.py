@@ -59,6 +59,6 @@ class _Gathered(torch.autograd.Function):
         return ranks.sum_over_ranks(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         n_images = ranks.ShareOfStep.n_images
         return ranks.sum_over_ranks(gradient * n_images)[ctx.rows] / n_images, None, None

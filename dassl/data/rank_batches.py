@@ -58,7 +58,8 @@ class _Pieces(Sampler[list[int]]):
         self.sizes: deque[tuple[int, bool]] = deque()
 
     def __iter__(self) -> Iterator[list[int]]:
-        self.sizes = sizes = deque()
+        sizes: deque[tuple[int, bool]] = deque()
+        self.sizes = sizes
         rank, n_ranks = ranks.rank(), ranks.world_size()
         for batch in self.batches:
             piece = batch[len(batch) * rank // n_ranks : len(batch) * (rank + 1) // n_ranks]
