@@ -33,6 +33,15 @@ class OwnCoOp(UpstreamCoOp):
         cfg.TRAINER.UPSTREAMCOOP = CfgNode({"N_CTX": 4, "CTX_INIT": "", "PREC": "fp32"})
 
 
+@TRAINER_REGISTRY.register()
+class Drawing(OwnCoOp):
+    """A trainer whose steps draw as many random numbers as there are images."""
+
+    def forward_backward(self, batch):
+        torch.rand(len(batch["label"]))
+        return super().forward_backward(batch)
+
+
 #: name -> method and config pairs that differ from those below
 CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in METHODS} | {
     "zero-shot": ("ZeroshotCLIP", []),
@@ -60,9 +69,13 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
 }
 
 
+#: what several processes find that they cannot share
+REFUSED = {"random steps": ("Drawing", ["OPTIM.MAX_EPOCH", "2"])}
+
+
 def run(name: str, out: Path, data_root: str) -> None:
     """Train and test; keep weights, scalars, test outputs and results."""
-    method, pairs = CASES[name]
+    method, pairs = (CASES | REFUSED)[name]
     rank_texts.LEAST_CLASSES = 100 if name == "texts not shared out" else 1
     if method == "LoRVP" and pairs:
         pairs = [*pairs, "TRAINER.LORVP.SOURCE_NAMES", str(out / "names.txt")]
@@ -111,6 +124,12 @@ def main(out: str, data_root: str) -> None:
     for name in CASES:
         print(f"*** {name}", flush=True)
         run(name, folder, data_root)
+    print("--- refused", flush=True)
+    for name in REFUSED:
+        try:
+            run(name, folder, data_root)
+        except ranks.RankError as error:
+            print(f"{name}: {error}")
 
 
 if __name__ == "__main__":
