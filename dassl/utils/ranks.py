@@ -23,7 +23,6 @@ from .logger import QUIET, LabelledStream, Logger
 __all__ = [
     "RankError",
     "ShareOfStep",
-    "agree_any",
     "barrier",
     "broadcast",
     "check_agreement",
@@ -31,6 +30,7 @@ __all__ = [
     "in_order",
     "is_main",
     "join",
+    "largest",
     "main_first",
     "mean_over_images",
     "portable",
@@ -292,6 +292,11 @@ def check_agreement(own: Mapping[str, object]) -> None:
         )
 
 
-def agree_any(flag: bool) -> bool:
-    """Return in every process whether the flag is set in any of them."""
-    return bool(sum_over_ranks(torch.tensor([float(flag)]))) if several() else flag
+def largest(number: int) -> int:
+    """Return in every process the largest of the numbers that they have."""
+    if not several():
+        return number
+    values = torch.tensor([number])
+    with _talking():
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return int(values)
