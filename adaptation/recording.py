@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -49,6 +50,7 @@ def keep_record(
             "model": model,
             "started": started,
             "ended": _now(),
+            "host": platform.node(),
             "versions": {"library": __version__, **facts["versions"]},
             "git": git,
             "environment": collect_env_info(),
@@ -61,6 +63,7 @@ def keep_record(
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
 
+    trainer.run_notes.commit = git["commit"] if git else None
     trainer.run_notes.on_start = partial(record.forget, cfg.OUTPUT_DIR)
     trainer.run_notes.on_end = write
 

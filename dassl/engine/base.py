@@ -158,9 +158,10 @@ class TrainerBase:
     def trainer_state(self) -> dict[str, Any]:
         """Return what an exact continuation needs besides models, optimisers and schedules.
 
-        These are the random states and, where there is one, the gradient scale.
+        These are the random states, the history of the run and, where there is one, the gradient
+        scale.
         """
-        state: dict[str, Any] = {"random": get_random_state()}
+        state: dict[str, Any] = {"random": get_random_state(), "history": self.run_notes.history()}
         scaler = getattr(self, "scaler", None)
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
@@ -169,6 +170,8 @@ class TrainerBase:
     def load_trainer_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`trainer_state` returned."""
         set_random_state(state["random"])
+        if "history" in state:  # older checkpoints have none
+            self.run_notes.load_history(state["history"])
         scaler = getattr(self, "scaler", None)
         # A disabled scaler has an empty state, which an enabled one refuses.
         if scaler is not None and state.get("scaler"):

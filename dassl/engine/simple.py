@@ -28,6 +28,7 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
+from .run_notes import device_of
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
@@ -246,6 +247,9 @@ class SimpleTrainer(TrainerBase):
             raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
         self.going_on.enable(self.cfg)
         epoch, steps = self.going_on.position
+        start = self.going_on.start
+        device = device_of(self)["name"]
+        self.run_notes.begin(epoch, steps, None if start is None else start.path, device)
         self.init_writer(
             osp.join(self.output_dir, "tensorboard"), epoch * self.steps_per_epoch() + steps
         )
