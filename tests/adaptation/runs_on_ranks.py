@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from adaptation.savings import rank_texts
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ranks, set_random_seed
+from support.ending import REQUEST, ToldToEnd
 from tests.compat.upstream_trainer import UpstreamCoOp
 from tests.trainers.test_contract import METHODS, node
 
@@ -64,6 +66,7 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
     ),
     "texts not shared out": ("MMLoP", []),
     "contexts of every class": ("CoOp", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", ""]),
+    "told to end": ("MMLoP", ["OPTIM.MAX_EPOCH", "2"]),
     "mapped anew": ("LoRVP", ["TRAINER.LORVP.HEAD", "ilm", "OPTIM.MAX_EPOCH", "2"]),
     "trainer of one's own": ("OwnCoOp", []),
 }
@@ -88,6 +91,8 @@ def run(name: str, out: Path, data_root: str) -> None:
     words += ["DATALOADER.TEST.BATCH_SIZE", "7", "DATALOADER.NUM_WORKERS", "0"]
     words += ["INPUT.SEEDED_VIEWS", "True", "USE_CUDA", "False", *pairs]
     cfg = train.setup_cfg(train.build_parser().parse_args(words))
+    if name == "told to end":
+        begin_only(cfg)
     set_random_seed(cfg.SEED)
     trainer = build_trainer(cfg)
     scalars, outputs = [], []
@@ -110,6 +115,29 @@ def run(name: str, out: Path, data_root: str) -> None:
             "results": dict(trainer.run_notes.results),
         }
         torch.save(kept, out / f"{name}.pt")
+
+
+def begin_only(cfg) -> None:
+    """Have a signal come to the last process in a step; all save and end after that step."""
+    set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    step = trainer.forward_backward
+
+    def told(batch):
+        if trainer.epoch == 1 and trainer.batch_idx == 2:
+            REQUEST.number = signal.SIGTERM if ranks.rank() == ranks.world_size() - 1 else None
+        return step(batch)
+
+    trainer.forward_backward = told
+    try:
+        trainer.train()
+    except ToldToEnd:
+        ranks.check_agreement({"step": trainer.batch_idx, "epoch": trainer.epoch})
+        assert (trainer.epoch, trainer.batch_idx) == (1, 2)
+    else:
+        raise AssertionError("the run did not end")
+    finally:
+        REQUEST.clear()
 
 
 def main(out: str, data_root: str) -> None:
