@@ -269,6 +269,8 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
             batches = [(run, batch) for run, batch in due if batch is not None]
             if not batches:
                 return
+            for run, _ in batches:
+                run.going_on.step_begins()
             with _forbid_random_draws(runs[0]) if step == 0 else nullcontext():
                 joint_step(batches)
             for run, _ in batches:

@@ -244,7 +244,7 @@ def try_kill(
     started = time.perf_counter()
     if moment == RANDOM_TIME:
         process = starter.start(words, str(folder))
-        process.join(rng.uniform(0, seconds))
+        process.join(rng.uniform(0, 0.8 * seconds))
         if process.is_alive():
             os.kill(process.pid, getattr(signal, name))
     else:
@@ -299,7 +299,8 @@ def measure(kills: int, seed: int, jobs: int, folder: Path) -> list[dict[str, An
         # every other run finds data and caches; the others make them, and may be killed there
         if kill != "SIGKILL, data cache" and number // len(kinds) % 2:
             for part in ("data", "images", "clip"):
-                shutil.copytree(folder / "straight" / what / part, killed / part)
+                if (made := folder / "straight" / what / part).is_dir():
+                    shutil.copytree(made, killed / part)
         rng = random.Random(f"{seed} {number}")
         row = try_kill(starter, what, killed, seconds, rng, kill)
         row.setdefault("problem", None)

@@ -151,9 +151,9 @@ def _read_states(directory: str, names: Sequence[str]) -> list[Start]:
             continue
         except DamagedError as error:
             damaged[path] = error
-    for path, error in damaged.items():
+    for path, why in damaged.items():
         instead = states[0].path if states else "what else there is, or from its beginning"
-        warn_of_damage(path, error, instead)
+        warn_of_damage(path, why, instead)
     return states
 
 
@@ -376,12 +376,15 @@ class GoingOn:
 
     # --- what the run has done ------------------------------------------------------------------
 
+    def step_begins(self) -> None:
+        """Note that a step is taken, which is finished before the process ends."""
+        REQUEST.holding = self.folder is not None
+
     def note_step(self) -> None:
         """Note that a step is done, which is lost unless it is saved."""
         t = self.trainer
         self.position = Position(t.epoch, t.batch_idx + 1)
         self._kept = None
-        REQUEST.holding = self.folder is not None
 
     def step_done(self) -> None:
         """Note a step; save if it is time to, and end if the process was told to."""

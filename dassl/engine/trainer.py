@@ -124,6 +124,7 @@ class TrainerX(SimpleTrainer):
             for batch_idx, batch in enumerate(batches, done):
                 self.batch_idx = batch_idx
                 log.data_loaded()
+                self.going_on.step_begins()
                 log.step_done(self.forward_backward(batch))
                 self.going_on.step_done()
 
@@ -163,6 +164,7 @@ class TrainerXU(SimpleTrainer):
                 self.batch_idx = batch_idx
                 batch_x, batch_u = next(batches_x), next(batches_u)
                 log.data_loaded()
+                self.going_on.step_begins()
                 # its subclasses take two batches
                 log.step_done(self.forward_backward(batch_x, batch_u))  # type: ignore[call-arg]
                 self.going_on.step_done()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import os.path as osp
 import pickle
@@ -184,8 +185,8 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
             damaged[path] = error
             continue
         if most is None or checkpoint.get("epoch", 0) <= most:
-            for file, error in damaged.items():
-                warn_of_damage(file, error, instead=path)
+            for file, why in damaged.items():
+                warn_of_damage(file, why, instead=path)
             return path, checkpoint
     if newest in damaged:
         raise damaged[newest]
@@ -387,7 +388,8 @@ def _without_objects(value: Any) -> Any:
 
 
 def _damaged(fpath: str, error: Exception) -> ValueError:
-    if isinstance(error, OSError) and error.errno is not None:  # the system's
+    # the system's, but for the place outside of the file that a truncated one sends the reader to
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return ValueError(f'cannot read "{fpath}": {error.strerror}')
     return DamagedError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
 
