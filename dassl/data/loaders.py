@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dassl.config import optional
-from dassl.utils import check_availability
+from dassl.utils import check_availability, ranks
 from support.ending import AGAIN, SIGNALS
 
 from .dataset_wrapper import DatasetWrapper
@@ -55,7 +55,8 @@ class CachingLoader(InterruptibleLoader):
     dataset: DatasetWrapper
 
     def __iter__(self) -> Any:
-        self.dataset.open_cache()
+        with ranks.main_first():  # which fills it, for the others to read
+            self.dataset.open_cache()
         return super().__iter__()
 
 
