@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: exit statuses
 WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 2, 1, 130, 141
+#: of a run that was told to end and saved: the same command goes on (EX_TEMPFAIL of sysexits.h)
+UNFINISHED = 75
 
 # As terminals take them for colours and as PyTorch puts them into its texts.
 _ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

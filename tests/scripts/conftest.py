@@ -18,10 +18,10 @@ import scripts.upstream
 ROOT = Path(__file__).parents[2]
 # What scripts read from the environment.
 VARIABLES = "DATA OUTPUT SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER PYTHON DRY_RUN OMP_NUM_THREADS"
-# Stands in for .venv/bin/python: notes every call, and trains and tests in no time. BREAK in the
-# environment is the part of an output folder whose run fails.
+# Stands in for .venv/bin/python: notes every call, and trains and tests in no time, or in TAKES
+# seconds. BREAK in the environment is the part of an output folder whose run fails.
 INTERPRETER = f"""#!{sys.executable}
-import os, pathlib, sys
+import os, pathlib, sys, time
 words = sys.argv[1:]
 with open("calls.txt", "a") as calls:
     calls.write(" ".join(words) + "\\n")
@@ -29,10 +29,11 @@ if words[0] == "train.py":
     option = dict(zip(words[1::], words[2::]))
     if os.environ.get("BREAK", "no such folder") in option["--output-dir"]:
         sys.exit("the reason")
+    time.sleep(float(os.environ.get("TAKES", 0)))
     print("** Arguments **")
     for seed in (option.get("--seeds") or option["--seed"]).split(","):
         folder = pathlib.Path(option["--output-dir"].replace("{{seed}}", seed))
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
         lines += ["=> result", "* accuracy: 6" + seed + ".00%", ""]
         (folder / "log.txt").write_text("\\n".join(lines))
@@ -101,14 +102,20 @@ class Clone:
 
     def call(self, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
         """Run a script from elsewhere, in an environment that holds no more than ``env``."""
+        with self.start(script, *words, **env) as process:
+            out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def start(self, script: str, *words: str, **env: str) -> subprocess.Popen:
+        """Start a script as ``call`` does."""
         clean = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
+        return subprocess.Popen(
             ["bash", str(self.folder / script), *words],
             cwd="/",
             env=clean | env,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
 
     def tables(self, *words: str) -> str:
