@@ -41,6 +41,8 @@ class Board:
 
         self.lock = threading.RLock()
         self.counts = dict.fromkeys(OUTCOMES, 0) | {"finished before": finished}
+        #: call, what became of it, and its seconds if it did something
+        self.outcomes: list[tuple[Call, str, float | None]] = []
         self._left = set(calls)
         self._total = finished + len(self._left)
         self._costs, self._at_once = costs, at_once
@@ -95,6 +97,7 @@ class Board:
             self._running.pop(call, None)
             self._left.discard(call)
             self.counts[outcome] += 1
+            self.outcomes.append((call, outcome, seconds))
             if seconds is not None:
                 self._costs.add(call, seconds)
             if self._bar is not None:

@@ -44,8 +44,9 @@ class Result:
 
 
 def _text(value: object) -> str:
-    several = isinstance(value, Iterable) and not isinstance(value, str)
-    return " ".join(map(str, value)) if several else str(value)  # type: ignore[union-attr]
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return str(value)
 
 
 @contextlib.contextmanager
@@ -118,7 +119,8 @@ def sweep(
     if not text.isdecimal():
         raise ValueError(f"RETRIES must be a whole number from 0 on, not {text!r}")
     places(env, [])  # checked before nvidia-smi is asked
-    cluster = cluster or env.get("CLUSTER")
+    cluster = cluster or env.get("CLUSTER") or None
+    cluster = cluster and Path(cluster).absolute()  # before it is in the repository
     with _in_repository():
         if executor == "local":
             on_cpu = dict(zip(asked.opts[::2], asked.opts[1::2], strict=False)).get("USE_CUDA")
@@ -127,8 +129,14 @@ def sweep(
             where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
             at_once = len(here)
         else:
-            from .cluster import read_cluster
+            from .cluster import read_cluster, require_submitit
 
+            if executor == "slurm" and not cluster:
+                raise ValueError(
+                    "EXECUTOR=slurm needs the settings of the jobs: --cluster FILE, a copy of "
+                    "configs/clusters/example.yaml"
+                )
+            require_submitit()
             settings = read_cluster(cluster)
             at_once = settings.parallel if executor == "slurm" else 1
             where = "as jobs of SLURM" if executor == "slurm" else "in this process"
@@ -141,7 +149,9 @@ def sweep(
             raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
         found = survey(chains, env)
         costs = Costs(found)
-        print(describe(found, costs, at_once, where), file=sys.stderr, flush=True)
+        # what a dry run is for, unless that is the commands
+        out = sys.stdout if dry_run and env.get("DRY_RUN") != "1" else sys.stderr
+        print(describe(found, costs, at_once, where), file=out, flush=True)
         if dry_run:
             return Result(found)
 

@@ -96,7 +96,7 @@ class Runner:
         self.retries, self.patience = retries, patience
         #: what to say of the calls that failed
         self.failures: list[str] = []
-        self.stopped = False
+        self.stopped = self._complete = False
         self._changed = threading.Condition()
         self._queue: deque[Task] = deque()
         self._working = 0
@@ -121,11 +121,17 @@ class Runner:
                     for worker in done:
                         worker.result()
                     self.board.show()
+                self._complete = not self.stopped
             except KeyboardInterrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
                 raise
             finally:
                 self.stop()
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it was stopped before all calls were made."""
+        return self.stopped and not self._complete
 
     def stop(self) -> None:
         """Begin no call any more, and have those that run save and end."""
