@@ -21,10 +21,10 @@ import scripts.upstream
 ROOT = Path(__file__).parents[2]
 # What scripts read from the environment.
 VARIABLES = "DATA OUTPUT SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER PYTHON DRY_RUN OMP_NUM_THREADS"
-# Stands in for .venv/bin/python: notes every call, and trains and tests in no time. Where SLOW is in
-# the output folder it takes TAKES seconds, or until there is a file go-on, and SIGTERM has it save
-# and end. BREAK in the environment is the part of an output folder whose run fails; ENDS is JSON,
-# for such parts the statuses that their runs end with in turn.
+# Stands in for .venv/bin/python: notes every call, and trains and tests in no time. Where SLOW is
+# in the output folder it takes TAKES seconds, or until there is a file go-on, and SIGTERM has it
+# save and end. BREAK in the environment is the part of an output folder whose run fails; ENDS is
+# JSON, for such parts the statuses that their runs end with in turn.
 INTERPRETER = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys, time
 words = sys.argv[1:]
