@@ -38,6 +38,7 @@ OPTION_KEYS = {
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
     "trainer": "TRAINER.NAME",
+    "device": "DEVICE",
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
@@ -56,6 +57,17 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
+
+
+def gpu(text: str) -> str:
+    """Return the name of the device of a GPU's number.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 0 on.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return f"cuda:{int(text)}"
 
 
 class PrintVersion(argparse.Action):
@@ -137,6 +149,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="file that declares config keys: YAML, or Python with a function extend_cfg(cfg)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU if there is one)"
+    )
+    where.add_argument(
+        "--gpu", dest="device", type=gpu, metavar="N", help="the same as --device cuda:N"
     )
     add("--backbone", metavar="NAME", help="name of the backbone")
     add("--head", metavar="NAME", help="name of the head")
@@ -401,13 +420,13 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     from adaptation.recording import keep_record
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
-    from dassl.utils import print_detail, set_random_seed, setup_logger
+    from dassl.utils import device_of_run, print_detail, set_random_seed, setup_logger
 
     setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
         print_detail(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
+    if device_of_run(cfg).type == "cuda":
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves

@@ -290,7 +290,8 @@ def _with_its_parent() -> Callable[[], None] | None:
 def call(command: Sequence[str], env: Mapping[str, str], claim: Claim) -> int:
     """Run a command in the repository, and return its exit status, 128 + n where signal n ended it.
 
-    Ctrl-C reaches it by itself, and it ends as it sees fit; SIGTERM is passed on. Where this
+    Ctrl-C reaches it by itself, and it ends as it sees fit; SIGTERM is passed on, and so is SIGUSR1
+    as SIGTERM. Where this
     process is killed, the command gets SIGTERM too.
 
     Args:
@@ -307,6 +308,8 @@ def call(command: Sequence[str], env: Mapping[str, str], claim: Claim) -> int:
             process.terminate()
 
     handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: end}
+    if hasattr(signal, "SIGUSR1"):  # as schedulers warn
+        handlers[signal.SIGUSR1] = end
     # what is ignored stays so, in the command as well
     before = {n: h for n in handlers if (h := signal.getsignal(n)) != signal.SIG_IGN}
     for number in before:

@@ -17,10 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: exit statuses
-WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 2, 1, 130, 141
-#: of a run that was told to end and saved: the same command goes on (EX_TEMPFAIL of sysexits.h)
-UNFINISHED = 75
+#: exit statuses; UNFINISHED (sysexits' EX_TEMPFAIL) is of a command to be run again
+WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE, UNFINISHED = 2, 1, 130, 141, 75
 
 # As terminals take them for colours and as PyTorch puts them into its texts.
 _ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -143,7 +143,11 @@ def describe(found: Mapping[Call, Found], costs: Costs, at_once: int, where: str
     todo = [call for call, one in found.items() if one.state not in ("finished", "refused")]
     unknown = sum(costs.of(call) is None for call in todo)
     left = costs.left(todo, at_once)
-    time = f"about {spell(left)}" if left is not None else "no finished run tells how long it takes"
+    time = "no finished run tells how long it takes"
+    if left is not None:
+        time = f"about {spell(left)}"
+    if not todo:
+        time = "nothing to do"
     if left is not None and unknown:
         time += f", without {unknown} runs that none tells of"
     lines.append(f"{len(found)} runs, {len(todo)} left, {at_once} at once {where}: {time}")
