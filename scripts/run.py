@@ -156,7 +156,7 @@ def do(plan: Plan, run: Run, env: Mapping[str, str]) -> int | str:
             return f"{run.folder_of(','.join(left))} is done by {claim.holder}"
         # another process may have ended it in the meantime
         weights = find_weights(plan, run)
-        left = [s for s in left if state_of(plan, run, s, weights)[0] != "finished"]
+        left = [seed for seed in left if not is_done(plan, run, seed, weights)]
         return call(plan.command(run, left), env, claim) if left else 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.sweep import sweep
 from scripts.sweep.board import Board
 from scripts.sweep.gpus import places, visible_gpus
 from scripts.sweep.survey import Costs, Found, describe, spell
@@ -164,3 +165,31 @@ def test_two_sweeps_into_one_folder_on_two_gpus(clone, nvidia_smi):
         "GPU 0",
         "GPU 1",
     }
+
+
+def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
+    for name in ("DATA", "OUTPUT", "JOBS", "EXECUTOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = sweep(
+        ["coop", "MMLoP"],
+        "dtd",
+        seeds=[1, 2],
+        opts=("USE_CUDA", "False"),
+        protocol="fewshot",
+        shots=[1, "all"],
+        jobs=3,
+        output="here",
+        together=True,
+        dry_run=True,
+    )
+    assert list(result.found) == [
+        (method, "fewshot", "dtd", shots, "1,2", "USE_CUDA", "False")
+        for method in ("coop", "mmlop")
+        for shots in ("1", "all")
+    ]
+    assert {found.state for found in result.found.values()} == {"new"}
+    assert (result.counts, result.failures, Path.cwd()) == ({}, [], tmp_path)
+    assert "4 runs, 4 left, 3 at once on the CPU" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no method 'cop'"):
+        sweep("cop")
