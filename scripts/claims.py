@@ -72,10 +72,12 @@ def _start_of(pid: int) -> str | None:
     return fields[19]
 
 
-def _is_alive(pid: int, start: str | None) -> bool:
+def is_alive(pid: int, start: str | None = None) -> bool:
+    """Return whether a process of this machine runs, with this start where one is given."""
     try:
         if sys.platform.startswith("linux"):
-            return _start_of(pid) == start
+            now = _start_of(pid)
+            return start is None or start == now
         if os.name == "posix":
             os.kill(pid, 0)
     except ProcessLookupError:
@@ -113,7 +115,7 @@ def _age(path: Path) -> float:
 
 def _is_stale(path: Path, claimant: Claimant) -> bool:
     if claimant.machine == _machine():
-        return not any(_is_alive(*process) for process in claimant.processes)
+        return not any(is_alive(*process) for process in claimant.processes)
     return _age(path) > STALE
 
 

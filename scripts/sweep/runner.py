@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from scripts.claims import is_alive
 from scripts.run import BUSY, FINISHED, NOTE, ROOT
 from support.command_line import INTERRUPTED, UNFINISHED, WRONG_INPUT
 
@@ -25,6 +26,7 @@ from .board import Board
 from .plan import Call, Chain, title
 from .survey import Found, look_at
 
+_HOST = socket.gethostname()
 #: how often a run may end unfinished and be continued, in one sweep
 CONTINUATIONS = 20
 #: seconds until a run is tried again, or until it is looked again at one that another process does
@@ -60,6 +62,20 @@ def tasks_of(chains: Sequence[Chain], found: Mapping[Call, Found]) -> list[Task]
     return tasks
 
 
+def keep_left_logs(logs: Path) -> None:
+    """Give logs that killed sweeps of this machine left their final names.
+
+    While a run goes on, host and process of its sweep are at the end of the name: another sweep
+    may make the same call, to find that the run is being done.
+    """
+    for path in logs.glob("*.txt.*"):
+        final, _, sweep = path.name.rpartition(".txt.")
+        host, _, pid = sweep.rpartition("-")
+        if host == _HOST and pid.isdecimal() and not is_alive(int(pid)):
+            with contextlib.suppress(FileNotFoundError):  # another sweep begins at the same time
+                os.replace(path, path.with_name(f"{final}.txt"))
+
+
 def log_of(logs: Path, call: Call, env: Mapping[str, str]) -> Path:
     """Return the file that a call's output goes to."""
     settings = [env[key] for key in ("CFG", "TAG", "SOURCE") if env.get(key)]
@@ -92,6 +108,7 @@ class Runner:
     ) -> None:
         # unbuffered for the progress that is shown
         self.env = {**env, "PYTHONUNBUFFERED": "1", "BUSY": "skip"}
+        keep_left_logs(logs)
         self.logs, self.places, self.board = logs, places, board
         self.retries, self.patience = retries, patience
         #: what to say of the calls that failed
@@ -210,11 +227,19 @@ class Runner:
         if found.state == "busy":
             return self._busy(call, found.reason)
         log, start = log_of(self.logs, call, self.env), time.monotonic()
-        status = self._call(call, log, place)
-        if self.stopped or status is None:
+        own = log.with_name(f"{log.name}.{_HOST}-{os.getpid()}")
+        status = self._call(call, own, place)
+        if status is None:
+            own.unlink()
+            return "stopped"
+        lines = own.read_text(errors="replace").splitlines()
+        if status == UNFINISHED and lines and lines[-1].startswith(BUSY):
+            own.unlink()
+            return self._busy(call, lines[-1].removeprefix(BUSY))
+        os.replace(own, log)
+        if self.stopped:
             self.board.paused(call)
             return "stopped"
-        lines = log.read_text(errors="replace").splitlines()
         if status == 0:
             before = any(line.startswith(FINISHED) for line in lines) and all(
                 line.startswith((FINISHED, NOTE)) for line in lines
@@ -223,8 +248,6 @@ class Runner:
             self.board.ended(call, outcome, None if before else time.monotonic() - start)
             return outcome
         reason = next((line.strip() for line in lines[::-1] if line.strip()), "")
-        if status == UNFINISHED and reason.startswith(BUSY):
-            return self._busy(call, reason.removeprefix(BUSY))
         if status in (UNFINISHED, INTERRUPTED):
             self._continued[call] += 1
             again = self._continued[call] <= CONTINUATIONS
@@ -253,11 +276,9 @@ class Runner:
 
     def _call(self, call: Call, log: Path, place: Mapping[str, str]) -> int | None:
         """Make a call; return its status, None if it was not begun any more."""
-        with open(log, "wb") as out:
-            pass
         # SLURM sends USR2, which submitit wants, to all processes of a job.
         command = ["bash", "-c", 'trap "" USR2; exec bash "$0" "$@"']
-        with open(log, "ab") as out, self._changed:
+        with open(log, "wb") as out, self._changed:
             if self.stopped:
                 return None
             process = subprocess.Popen(
@@ -284,7 +305,7 @@ class Runner:
         """Keep what a call that did not succeed said: the next attempt writes another log."""
         note = {
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
+            "host": _HOST,
             "run": title(call),
             "call": call,
             "status": status,

@@ -118,8 +118,9 @@ def test_a_sweep_as_jobs_of_slurm(clone, slurm, settings, wait_for):
     again = clone.call(*words, **env)
     assert (again.returncode, again.stdout) == (0, "4 in the queue\n"), again.stderr
 
-    log = clone.folder / "output/all/coop-base2new_train-digits-seed-1.txt"
-    wait_for(lambda: log.exists() and "GPU 5" in log.read_text())
+    logs = clone.folder / "output/all"
+    name = "coop-base2new_train-digits-seed-1.txt"  # and the job's host and process
+    wait_for(lambda: ["GPU 5" for log in logs.glob(f"{name}.*") if "GPU 5" in log.read_text()])
     (slurm / "time-is-up").touch()
     wait_for((slurm / "ended-17_1").exists)
     trained = [line for line in clone.runs() if "--eval-only" not in line]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from scripts.sweep import sweep
 from scripts.sweep.board import Board
 from scripts.sweep.gpus import places, visible_gpus
+from scripts.sweep.runner import keep_left_logs
 from scripts.sweep.survey import Costs, Found, describe, spell
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +146,22 @@ def test_what_ends_is_tried_again_if_that_can_help(clone):
             (["base2new_test", "digits", "1"], 1, True),
         ]
     )
+
+
+def test_logs_of_killed_sweeps_get_their_names(tmp_path):
+    host = socket.gethostname()
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    for end in (f"{host}-{ended.pid}", f"{host}-{os.getpid()}", "far.away-1"):
+        (tmp_path / f"a-{end[-3:]}.txt.{end}").write_text(end)
+    keep_left_logs(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert f"a-{str(ended.pid)[-3:]}.txt" in names and len(names) == 3
+    assert {name.partition(".txt.")[2] for name in names} == {
+        "",
+        f"{host}-{os.getpid()}",
+        "far.away-1",
+    }
 
 
 def test_two_sweeps_into_one_folder_on_two_gpus(clone, nvidia_smi):
