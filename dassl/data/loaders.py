@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dassl.config import optional
-from dassl.utils import check_availability, device_of_run
+from dassl.utils import check_availability
 
 from .dataset_wrapper import DatasetWrapper
 from .samplers import AVAI_SAMPLERS, build_sampler
@@ -105,7 +105,10 @@ def build_data_loader(
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=device_of_run(cfg).type == "cuda" and not on_gpu,
+        pin_memory=torch.cuda.is_available()
+        and cfg.USE_CUDA
+        and cfg.DEVICE != "cpu"
+        and not on_gpu,
         worker_init_fn=_end_in_silence,
     )
 
