@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.command_line import ROOT, add_traceback, run
+from support.ending import REQUEST
 from support.hints import nearest
 
 if TYPE_CHECKING:
@@ -328,6 +329,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.going_on import saved_in
 
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
@@ -361,7 +363,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     check_method_keys(given_keys(args), cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
-    if cfg.RESUME and not any(Path(cfg.RESUME).glob("*/checkpoint")):
+    if cfg.RESUME and not saved_in(cfg.RESUME):
         raise FileNotFoundError(
             f"--resume: {cfg.RESUME} is no run folder with a checkpoint; without the option a run "
             "goes on from its output folder, or starts there"
@@ -498,7 +500,7 @@ def build_runs(
 
 
 def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
-    """Return the line that Ctrl-C ends with: what is saved, and what to do to go on.
+    """Return the line that signals end with: what is saved, and what to do to go on.
 
     Args:
         args: the parsed command line.
@@ -506,18 +508,11 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     """
     if args.eval_only or not cfgs:
         return "interrupted; the same command starts again"
-    from dassl.utils.checkpoint import latest_checkpoint
+    from dassl.engine.going_on import saved_in
 
-    folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
-    newest = [latest_checkpoint(str(folder)) for folder in folders]
-    saved = [path for path in newest if path is not None]
+    saved = [path for cfg in cfgs for path in saved_in(cfg.OUTPUT_DIR)]
     if not saved:
-        freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
-        due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
-        return (
-            f"interrupted before anything was saved ({due}: TRAIN.CHECKPOINT_FREQ); the same "
-            "command starts again"
-        )
+        return "interrupted before anything was saved; the same command starts again"
     same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
     return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
 
@@ -538,7 +533,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
-        nobody foresaw, 130 after Ctrl-C.
+        nobody foresaw. 130 after Ctrl-C and 75 after SIGTERM or SIGUSR1, when the step is finished
+        and saved; the same command goes on.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv
@@ -546,6 +542,10 @@ def main(argv: list[str] | None = None) -> int:
     cfgs: list[CfgNode] = []
 
     def act() -> None:
+        with REQUEST.signals():
+            train_or_test()
+
+    def train_or_test() -> None:
         trainer = build_runs(args, words, cfgs)
         if args.no_train and not args.eval_only:
             return

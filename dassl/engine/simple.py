@@ -26,6 +26,7 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
+from .run_notes import device_of
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
@@ -97,10 +98,8 @@ class SimpleTrainer(TrainerBase):
     # `build_data_loader` sets them; `epoch` is assigned before that
     train_loader_x: Any = None
     train_loader_u: Any = None
-    # set by build_model and, while an epoch runs, by run_epoch
+    # set by build_model
     model: Any
-    num_batches: int
-    batch_idx: int
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
@@ -242,8 +241,13 @@ class SimpleTrainer(TrainerBase):
             self.start_epoch = self.resume_model_if_exist(directory)
         except (ValueError, OSError, RuntimeError) as error:  # PyTorch's of weights that do not fit
             raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
+        self.going_on.enable(self.cfg)
+        epoch, steps = self.going_on.position
+        start = self.going_on.start
+        device = device_of(self)["name"]
+        self.run_notes.begin(epoch, steps, None if start is None else start.path, device)
         self.init_writer(
-            osp.join(self.output_dir, "tensorboard"), self.start_epoch * self.steps_per_epoch()
+            osp.join(self.output_dir, "tensorboard"), epoch * self.steps_per_epoch() + steps
         )
         self.has_ended = False
         self.time_start = time.time()
