@@ -39,6 +39,7 @@ OPTION_KEYS = {
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
     "trainer": "TRAINER.NAME",
+    "device": "DEVICE",
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
@@ -57,6 +58,17 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
+
+
+def gpu(text: str) -> str:
+    """Return the name of the device of a GPU's number.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 0 on.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return f"cuda:{int(text)}"
 
 
 class PrintVersion(argparse.Action):
@@ -138,6 +150,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="file that declares config keys: YAML, or Python with a function extend_cfg(cfg)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU if there is one)"
+    )
+    where.add_argument(
+        "--gpu", dest="device", type=gpu, metavar="N", help="the same as --device cuda:N"
     )
     add("--backbone", metavar="NAME", help="name of the backbone")
     add("--head", metavar="NAME", help="name of the head")
@@ -389,6 +408,11 @@ def share_among_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
             f"--seeds trains seeds together in one process, and torchrun started "
             f"{ranks.started()}: run one seed with --seed, or leave out torchrun"
         )
+    if ":" in cfg.DEVICE:
+        raise ValueError(
+            f"DEVICE is {cfg.DEVICE}, one GPU, and torchrun started {ranks.started()} processes, "
+            "each on the GPU of its number: leave it out; CUDA_VISIBLE_DEVICES says which GPUs"
+        )
     if args.eval_only:
         return
     key = "INPUT.SEEDED_VIEWS"
@@ -440,6 +464,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
     from dassl.utils import (
+        device_of_run,
         print_detail,
         ranks,
         set_random_seed,
@@ -447,7 +472,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
         use_deterministic_algorithms,
     )
 
-    ranks.join(cfg.USE_CUDA)
+    ranks.join(device_of_run(cfg).type == "cuda")
     if ranks.is_main():
         setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
@@ -455,7 +480,7 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
         set_random_seed(cfg.SEED)
     if args.deterministic:
         use_deterministic_algorithms()
-    elif torch.cuda.is_available() and cfg.USE_CUDA:
+    elif device_of_run(cfg).type == "cuda":
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves

@@ -115,7 +115,10 @@ def build_data_loader(
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA and not on_gpu,
+        pin_memory=torch.cuda.is_available()
+        and cfg.USE_CUDA
+        and cfg.DEVICE != "cpu"
+        and not on_gpu,
         worker_init_fn=_end_in_silence,
     )
 

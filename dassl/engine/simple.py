@@ -21,6 +21,7 @@ from dassl.utils import (
     SettingError,
     check_availability,
     count_num_param,
+    device_of_run,
     is_quiet,
     load_pretrained_weights,
     print_result,
@@ -108,9 +109,9 @@ class SimpleTrainer(TrainerBase):
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         self.check_cfg(cfg)
-        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
-        self.device = torch.device("cuda" if use_cuda else "cpu")
-        print(f"Device: {torch.cuda.get_device_name() if use_cuda else 'CPU'}")
+        self.device = device_of_run(cfg)
+        on_gpu = self.device.type == "cuda"
+        print(f"Device: {torch.cuda.get_device_name(self.device) if on_gpu else 'CPU'}")
         self.start_epoch = self.epoch = 0
         self.has_ended = False
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
@@ -202,7 +203,7 @@ class SimpleTrainer(TrainerBase):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("model", self.model, self.optim, self.sched)
         devices = torch.cuda.device_count()
-        if self.device.type == "cuda" and devices > 1 and not ranks.several():
+        if self.device == torch.device("cuda") and devices > 1 and not ranks.several():
             print(f"Detected {devices} GPUs (use nn.DataParallel)")
             self.model = nn.DataParallel(self.model)
 

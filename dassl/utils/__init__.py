@@ -10,6 +10,7 @@ from .checkpoint import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from .devices import choose_device, device_of_run
 from .logger import Logger, is_quiet, print_detail, print_result, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -46,8 +47,10 @@ __all__ = [
     "SettingError",
     "check_availability",
     "check_isfile",
+    "choose_device",
     "collect_env_info",
     "count_num_param",
+    "device_of_run",
     "download_url",
     "init_network_weights",
     "is_quiet",
