@@ -172,6 +172,7 @@ def test_a_run_goes_on_after_a_failure_with_other_numbers_of_processes(tmp_path,
         "no seed": ({"--seed": ("--seed", "-1")}, "need its seed, but SEED is -1"),
         "views": ({"INPUT.SEEDED_VIEWS": ("INPUT.SEEDED_VIEWS", "False")}, "SEEDED_VIEWS True"),
         "graph": ({"OPTIM.CUDA_GRAPH": ("OPTIM.CUDA_GRAPH", "True")}, "CUDA_GRAPH captures"),
+        "one GPU": ({"DEVICE": ("DEVICE", "cuda:1")}, "each on the GPU of its number"),
         "own": ({}, "Silent does not say that its loss"),
     }.values(),
 )
