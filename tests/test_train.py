@@ -410,7 +410,6 @@ def begin(folder: Path, data_root: Path, *pairs: str) -> subprocess.Popen:
     [
         (signal.SIGINT, 130, "interrupted; "),
         (signal.SIGTERM, 75, "SIGTERM: interrupted; "),
-        (signal.SIGUSR1, 75, "SIGUSR1: interrupted; "),
     ],
 )
 def test_a_signal_ends_a_run_with_workers_in_one_line(data_root, tmp_path, number, status, start):
