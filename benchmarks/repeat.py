@@ -86,6 +86,7 @@ def content(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.rglob("model*.pth.tar*")):
         checkpoint = load_checkpoint(str(path))
         checkpoint["meta"] = {**checkpoint["meta"], "config": None}  # the record has it
+        checkpoint["trainer_state"].pop("history", None)  # when and where it was trained
         found[str(path.relative_to(folder))] = dict(flat(checkpoint, ""))
     record = read_json(str(folder / "result.json"))
     kept = {key: record[key] for key in RECORDED}
