@@ -39,6 +39,7 @@ OPTION_KEYS = {
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
     "trainer": "TRAINER.NAME",
+    "device": "DEVICE",
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
@@ -57,6 +58,17 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
+
+
+def gpu(text: str) -> str:
+    """Return the name of the device of a GPU's number.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 0 on.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return f"cuda:{int(text)}"
 
 
 class PrintVersion(argparse.Action):
@@ -139,12 +151,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file that declares config keys: YAML, or Python with a function extend_cfg(cfg)",
     )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU if there is one)"
+    )
+    where.add_argument(
+        "--gpu", dest="device", type=gpu, metavar="N", help="the same as --device cuda:N"
+    )
     add("--backbone", metavar="NAME", help="name of the backbone")
     add("--head", metavar="NAME", help="name of the head")
     add("--eval-only", action="store_true", help="test only")
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
     add("--load-epoch", type=int, metavar="N", help="epoch (default: the best or the last one)")
     add("--untrained", action="store_true", help="with --eval-only: test what was never trained")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="compute the same numbers each time on a GPU, too; slower",
+    )
     add("--no-train", action="store_true", help="build the trainer without training it")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
@@ -358,8 +382,44 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         raise ValueError("--untrained goes with --eval-only, and without --model-dir")
     if args.load_epoch is not None and not args.model_dir:
         raise ValueError("--load-epoch needs the run folder that holds the model: --model-dir")
+    share_among_processes(args, cfg)
     cfg.freeze()
     return cfg
+
+
+def share_among_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Check that the processes that ``torchrun`` started can share the run, and set what they need.
+
+    Args:
+        args: the parsed command line.
+        cfg: its config, whose views of images become seeded.
+
+    Raises:
+        ValueError: they cannot share it.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.ranks import check_can_share
+    from dassl.utils import ranks
+
+    if ranks.started() == 1:
+        return
+    if args.seeds is not None:
+        raise ValueError(
+            f"--seeds trains seeds together in one process, and torchrun started "
+            f"{ranks.started()}: run one seed with --seed, or leave out torchrun"
+        )
+    if ":" in cfg.DEVICE:
+        raise ValueError(
+            f"DEVICE is {cfg.DEVICE}, one GPU, and torchrun started {ranks.started()} processes, "
+            "each on the GPU of its number: leave it out; CUDA_VISIBLE_DEVICES says which GPUs"
+        )
+    if args.eval_only:
+        return
+    key = "INPUT.SEEDED_VIEWS"
+    if not cfg.INPUT.SEEDED_VIEWS and key not in given_keys(args):
+        cfg.INPUT.SEEDED_VIEWS = True
+        print(f"Note: {ranks.started()} processes share this run, so {key} is True")
+    check_can_share(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
 
 
 def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -403,13 +463,24 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     from adaptation.recording import keep_record
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
-    from dassl.utils import print_detail, set_random_seed, setup_logger
+    from dassl.utils import (
+        device_of_run,
+        print_detail,
+        ranks,
+        set_random_seed,
+        setup_logger,
+        use_deterministic_algorithms,
+    )
 
-    setup_logger(cfg.OUTPUT_DIR, console_level(args))
+    ranks.join(device_of_run(cfg).type == "cuda")
+    if ranks.is_main():
+        setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
         print_detail(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
+    if args.deterministic:
+        use_deterministic_algorithms()
+    elif device_of_run(cfg).type == "cuda":
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves
@@ -417,7 +488,8 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     if args.eval_only:
         check_trained(args, cfg, trainer)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    keep_record(trainer, cfg, vars(args), given_keys(args))
+    if ranks.is_main():
+        keep_record(trainer, cfg, vars(args), given_keys(args))
     return trainer
 
 
@@ -527,6 +599,9 @@ def main(argv: list[str] | None = None) -> int:
             train_or_test()
 
     def train_or_test() -> None:
+        from dassl.utils import ranks
+
+        ranks.silence_others()
         trainer = build_runs(args, words, cfgs)
         if args.no_train and not args.eval_only:
             return
@@ -536,6 +611,7 @@ def main(argv: list[str] | None = None) -> int:
             trainer.train()
         if args.seeds is None:
             trainer.run_notes.on_end()  # type: ignore[union-attr]  # one trainer
+        ranks.barrier()  # torchrun ends all processes when one of them ends badly
 
     return run(act, args.traceback, lambda: interruption(args, cfgs))
 

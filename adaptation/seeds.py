@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from dassl.config import CfgNode
 from dassl.engine import SimpleTrainer
 from dassl.engine.going_on import Batches, GoingOn, common_position
 from dassl.engine.trainer import EpochLog
+from dassl.utils.logger import LabelledStream
 from dassl.utils.random_state import get_random_state, set_random_state
 from support.ending import REQUEST
 
@@ -54,22 +55,6 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         )
 
 
-class _LabelledConsole:
-    """Text stream that starts every line with a label."""
-
-    def __init__(self, console: TextIO, label: str) -> None:
-        self.console, self.label, self.at_start = console, label, True
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines(keepends=True):
-            self.console.write(f"{self.label}{line}" if self.at_start else line)
-            self.at_start = line.endswith("\n")
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.console, name)
-
-
 class Batch(NamedTuple):
     """Batch of one seed on the device: images, labels, and the loader's names of the views."""
 
@@ -88,7 +73,7 @@ class SeedRun:
 
     def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
         self.seed = seed
-        self.output: Any = _LabelledConsole(sys.stdout, f"[seed {seed}] ")
+        self.output: Any = LabelledStream(sys.stdout, f"[seed {seed}] ")
         self.random = get_random_state()
         with self.own_state():
             # a PromptTrainer where it trains; others can be tested

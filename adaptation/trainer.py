@@ -85,6 +85,8 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
+    splits_batches = True
     model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str

@@ -19,6 +19,8 @@ _C.RESUME = ""
 # Seeding happens for values >= 0; a negative value leaves the generators as they are.
 _C.SEED = -1
 _C.USE_CUDA = True
+# cpu, cuda or one of several GPUs as cuda:1; empty: a GPU if there is one, else the CPU.
+_C.DEVICE = ""
 _C.VERBOSE = True
 
 _C.INPUT = CN()

@@ -15,6 +15,7 @@ RUNTIME_KEYS = (
     "DATASET.ROOT",
     # device and speed: they change roundings, or the stream of random numbers
     "USE_CUDA",
+    "DEVICE",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.CACHE",
     "DATALOADER.CACHE_MB",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dassl.config import optional
-from dassl.utils import check_availability
+from dassl.utils import check_availability, ranks
 from support.ending import AGAIN, SIGNALS
 
 from .dataset_wrapper import DatasetWrapper
@@ -55,7 +55,8 @@ class CachingLoader(InterruptibleLoader):
     dataset: DatasetWrapper
 
     def __iter__(self) -> Any:
-        self.dataset.open_cache()
+        with ranks.main_first():  # which fills it, for the others to read
+            self.dataset.open_cache()
         return super().__iter__()
 
 
@@ -114,7 +115,10 @@ def build_data_loader(
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA and not on_gpu,
+        pin_memory=torch.cuda.is_available()
+        and cfg.USE_CUDA
+        and cfg.DEVICE != "cpu"
+        and not on_gpu,
         worker_init_fn=_end_in_silence,
     )
 

@@ -15,6 +15,7 @@ from dassl.utils import (
     load_checkpoint,
     mkdir_if_missing,
     print_detail,
+    ranks,
     save_checkpoint,
     tolist_if_not,
 )
@@ -22,6 +23,7 @@ from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
 from .going_on import GoingOn, Start, find_start
+from .ranks import check_still_together, shared_training
 from .run_notes import RunNotes
 
 __all__ = ["TrainerBase"]
@@ -32,6 +34,10 @@ class TrainerBase:
 
     Subclasses register their models, and implement ``run_epoch`` and the other abstract methods.
     """
+
+    #: whether several processes may share a batch: its loss is a mean over images, plus terms that
+    #: do not depend on the batch
+    splits_batches = False
 
     # set by `train` and, while an epoch runs, by `run_epoch`
     device: Any
@@ -108,7 +114,7 @@ class TrainerBase:
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Save every registered model to ``<directory>/<name>/``.
+        """Save every registered model to ``<directory>/<name>/``, in the main process.
 
         Args:
             epoch: index of the finished epoch, from 0; stored as ``epoch + 1``.
@@ -117,7 +123,7 @@ class TrainerBase:
             val_result: validation result in percent.
             model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
         """
-        for name in self.get_model_names():
+        for name in self.get_model_names() if ranks.is_main() else ():
             save_checkpoint(
                 self.checkpoint_state(name, epoch, val_result),
                 osp.join(directory, name),
@@ -125,6 +131,7 @@ class TrainerBase:
                 model_name=model_name,
             )
         self.flush_writer()
+        ranks.barrier()  # what is read next is there
         if not model_name:
             self.going_on.note_numbered(epoch + 1)
 
@@ -278,14 +285,14 @@ class TrainerBase:
     # --- TensorBoard ----------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str, purge_step: int | None = None) -> None:
-        """Open a TensorBoard writer unless there is one.
+        """Open a TensorBoard writer, in the main process, unless there is one.
 
         Args:
             log_dir: folder of its files.
             purge_step: step that the run goes on at; what earlier files of the folder hold from
                 there on is not shown any more.
         """
-        if self._writer is None:
+        if self._writer is None and ranks.is_main():
             # TensorBoard takes seconds to import, and only training needs it.
             from torch.utils.tensorboard import SummaryWriter
 
@@ -318,11 +325,12 @@ class TrainerBase:
         self.before_train()
         self.run_notes.on_start()
         start = time.perf_counter()
-        with self.going_on.running():
+        with shared_training(self), self.going_on.running():
             for epoch in range(self.start_epoch, self.max_epoch):
                 self.epoch = epoch
                 self.going_on.begin_epoch()
                 self.before_epoch()
+                check_still_together(self)
                 self.run_epoch()
                 self.run_notes.epoch_seconds.append(self.going_on.epoch_seconds())
                 self.going_on.steps_done()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from dassl.config import optional
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, ranks
 from dassl.utils.checkpoint import (
     POINTER,
     DamagedError,
@@ -318,11 +318,12 @@ class GoingOn:
         minutes = optional(cfg, "TRAIN.SAVE_MINUTES")
         self._interval = 60 * minutes if minutes > 0 else None
         self._restart_clock()
-        for name in ("", *self.trainer.get_model_names()):
+        ranks.barrier()  # all have read what is there
+        for name in ("", *self.trainer.get_model_names()) if ranks.is_main() else ():
             remove_leftovers(osp.join(self.folder, name))
         if cfg.RESUME and osp.abspath(cfg.RESUME) != osp.abspath(self.folder):
             self.remove()  # of a run that this one takes the place of
-        elif self.start is not None and osp.basename(self.start.path) == BEFORE:
+        elif self.start is not None and osp.basename(self.start.path) == BEFORE and ranks.is_main():
             # the newest one is damaged, or further on than that of another seed
             os.replace(self.start.path, osp.join(self.folder, NEWEST))
         self.position = Position(self.trainer.start_epoch)
@@ -394,6 +395,8 @@ class GoingOn:
 
     def is_due(self) -> bool:
         """Return whether the state is to be saved now."""
+        # a signal comes to the processes of a run at different steps, and they end after the same
+        REQUEST.number = ranks.largest(REQUEST.number or 0) or None
         return REQUEST.number is not None or (
             self._interval is not None and time.monotonic() >= self._due
         )
@@ -462,7 +465,7 @@ class GoingOn:
 
     def remove(self) -> None:
         """Remove the states of a run that has finished."""
-        if self.folder is not None:
+        if self.folder is not None and ranks.is_main():
             for file in (BEFORE, NEWEST):
                 with suppress(FileNotFoundError):
                     os.remove(osp.join(self.folder, file))
@@ -501,6 +504,8 @@ class GoingOn:
     def _write(self, data: bytes) -> None:
         if self.folder is None:
             return
+        if not ranks.is_main():
+            return self._is_saved()
         newest = osp.join(self.folder, NEWEST)
         try:
             with replacing(newest, durable=True) as temporary:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from dassl.utils import ranks
+
 __all__ = ["RunNotes", "device_of", "run_facts"]
 
 
@@ -221,11 +223,11 @@ def _trained_parameters(trainer: Any) -> int:
     return sum(found.values())
 
 
-def device_of(trainer: Any) -> dict[str, str]:
-    """Return type and name of a trainer's device."""
+def device_of(trainer: Any) -> dict[str, Any]:
+    """Return type and name of a trainer's device, and how many processes share the run."""
     device = torch.device(getattr(trainer, "device", "cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return {"type": device.type, "name": name}
+    return {"type": device.type, "name": name, "processes": ranks.world_size()}
 
 
 def _host_peak() -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dassl.utils import AverageMeter, MetricMeter, check_availability
+from dassl.utils import AverageMeter, MetricMeter, check_availability, ranks
 
 from .base import TrainerBase
 from .going_on import Batches
@@ -60,6 +60,7 @@ class EpochLog:
             summary: numbers, or tensors with one element, that ``forward_backward`` returned.
         """
         t = self.trainer
+        summary = ranks.mean_over_images(summary)
         self.losses.update(summary)
         n_iter = t.epoch * t.num_batches + t.batch_idx
         for name, meter in self.losses.meters.items():

@@ -104,7 +104,7 @@ def test_what_a_training_records(trained, data_root):
     model = found["model"]
     assert (model["epoch"], model["chosen_on"], model["model_dir"]) == (2, None, None)
     assert f"Trainable parameters: {found['parameters']:,}\n" in log
-    assert found["device"] == {"type": "cpu", "name": "CPU"}
+    assert found["device"] == {"type": "cpu", "name": "CPU", "processes": 1}
     seconds = found["seconds"]
     assert len(seconds["epochs"]) == 2
     assert seconds["training"] >= sum(seconds["epochs"]) > 0 < seconds["testing"]
