@@ -21,20 +21,16 @@ def test_commands(tmp_path):
 
 
 def test_a_kill_is_seen_and_so_is_another_learner(tmp_path):
-    starter = kills.Starter()
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    for folder in (straight, killed):
-        folder.mkdir()
-    words = kills.command("CoOp", straight, save_minutes=5)
-    assert kills.finish(starter, words, straight) == (0, 1)
-    row = kills.try_kill(starter, "CoOp", killed, 60.0, random.Random(0), "SIGKILL, first epoch")
+    rng, kill = random.Random(0), "SIGKILL, first epoch"
+    row = kills.try_kill(kills.Starter(), "CoOp", tmp_path, 60.0, rng, kill)
     assert row["hit"] and row["status"] == -9 and row["starts"] == 1 and "problem" not in row
-    saved = kills.saved_last(killed)
-    assert saved.keys() == {"seed1"} and kills.is_equal(saved, kills.saved_last(straight))
-    saved["seed1"]["state_dict"]["ctx"] += torch.finfo(torch.float32).eps
-    assert not kills.is_equal(saved, kills.saved_last(straight))
-    (killed / "out" / "seed1" / "unfinished.pth").touch()
-    assert kills.left_over(killed) == ["out/seed1/unfinished.pth"]
+    saved, other = kills.saved_last(tmp_path), kills.saved_last(tmp_path)
+    assert saved.keys() == {"seed1"} and kills.is_equal(saved, other)
+    other["seed1"]["state_dict"]["ctx"] += torch.finfo(torch.float32).eps
+    assert not kills.is_equal(saved, other)
+    assert not kills.left_over(tmp_path)
+    (tmp_path / "out" / "seed1" / "unfinished.pth").touch()
+    assert kills.left_over(tmp_path) == ["out/seed1/unfinished.pth"]
 
 
 def test_document_has_what_was_measured():
