@@ -27,7 +27,7 @@ from dassl.utils.random_state import get_random_state, set_random_state
 from support.ending import REQUEST
 
 from .together import predict_together
-from .trainer import PromptTrainer
+from .trainer import PromptTrainer, backward
 
 
 def check_trains_together(trainer: type, cfg: CfgNode) -> None:
@@ -306,17 +306,13 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
         [batch.image for _, batch in batches],
         [batch.views for _, batch in batches],
     )
-    losses, summaries = [], []
+    losses = []
     for (run, batch), prediction in zip(batches, predictions, strict=True):
         with run.own_output():
-            loss, summary = run.trainer.summarised_loss(prediction, batch.label)
-        run.trainer.optim.zero_grad()
-        losses.append(run.trainer.scaled(loss))
-        summaries.append(summary)
-    # a learner takes part only in its own loss, so its gradients are those of a single run
-    torch.autograd.backward(losses)
-    for (run, _), summary in zip(batches, summaries, strict=True):
+            losses.append(run.trainer.losses(prediction, batch.label))
+    backward([run.trainer for run, _ in batches], losses)
+    for (run, _), each in zip(batches, losses, strict=True):
         with run.own_output():
             run.trainer.update()
             run.trainer.end_step()
-            run.log.step_done(summary)
+            run.log.step_done(each.summary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,6 +78,41 @@ def load_clip(cfg: CfgNode) -> CLIP:
     return clip
 
 
+class Losses(NamedTuple):
+    """Losses of a batch, scaled for the backward pass, and values for the log."""
+
+    loss: Tensor
+    guide: Tensor | None
+    summary: dict[str, Tensor]
+
+
+def backward(trainers: Sequence[PromptTrainer], losses: Sequence[Losses]) -> None:
+    """Compute the gradients of one step of each trainer, edited where the method has a guide.
+
+    Args:
+        trainers: of one method; each learner takes part only in its own losses, so that the
+            gradients are those of a single run.
+        losses: of each.
+    """
+    learned = [(trainer, p) for trainer in trainers for p in trainer.model.learner.parameters()]
+    guides = [each.guide for each in losses if each.guide is not None]
+    for trainer in trainers:
+        trainer.optim.zero_grad()
+    directions: list[Tensor | None] = []
+    if guides:
+        # into .grad, where the mean over processes is taken
+        torch.autograd.backward(guides, retain_graph=True)
+        directions = [parameter.grad for _, parameter in learned]
+        for trainer in trainers:
+            trainer.optim.zero_grad()
+    torch.autograd.backward([each.loss for each in losses])
+    if guides:
+        for (trainer, parameter), direction in zip(learned, directions, strict=True):
+            # all parameters of a learner are trained
+            assert parameter.grad is not None and direction is not None
+            parameter.grad.copy_(trainer.edit_gradient(parameter.grad, direction))
+
+
 class PromptTrainer(TrainerX):
     """Trainer of one :class:`PromptLearner` on a frozen CLIP.
 
@@ -102,6 +137,8 @@ class PromptTrainer(TrainerX):
     draws_as_published = False
     # whether the run becomes longer than it was when it began
     _is_extended = False
+    #: name of a term of ``loss`` that is not part of the loss: ``edit_gradient`` gets its gradients
+    guide: str | None = None
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -271,24 +308,35 @@ class PromptTrainer(TrainerX):
             values for the log, without gradients.
         """
         prediction = self.model.predict(image, views)
-        loss, summary = self.summarised_loss(prediction, label)
-        self.step(loss)
-        return summary
+        losses = self.losses(prediction, label)
+        self.step(losses)
+        return losses.summary
 
-    def summarised_loss(
-        self, prediction: Prediction, label: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch, and values for the log, without gradients."""
+    def losses(self, prediction: Prediction, label: Tensor) -> Losses:
+        """Compute the loss of a batch, the guide if there is one, and values for the log."""
         # left on the device: the engine reads them, and checks the loss, when it prints a line
         loss, terms = self.loss(prediction, label)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
-        return loss, {name: value.detach() for name, value in summary.items()}
+        guide = None if self.guide is None else self.scaled(terms[self.guide])
+        logged = {name: value.detach() for name, value in summary.items()}
+        return Losses(self.scaled(loss), guide, logged)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, losses: Losses) -> None:
         """Run the backward pass and the update."""
-        self.optim.zero_grad()
-        self.scaled(loss).backward()
+        backward([self], [losses])
         self.update()
+
+    def edit_gradient(self, gradient: Tensor, guide: Tensor) -> Tensor:
+        """Return what the optimiser gets in the place of a parameter's gradient.
+
+        It is asked for each parameter where the method names a ``guide``. Both gradients may be
+        scaled by a factor (``PREC`` amp), and no value of them may be read on the host.
+
+        Args:
+            gradient: of the loss.
+            guide: of the guide, of the same shape.
+        """
+        return gradient
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Scale the loss for the backward pass, where the precision needs it."""

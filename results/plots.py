@@ -36,7 +36,10 @@ MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", ":", "-.")
 FILLS = ("full", "left", "bottom", "right", "top")
 # Fixed, so that a method looks the same whichever others are there; new ones get what is left.
-LOOKS = ("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP")
+LOOKS = (
+    *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
+    *("KgCoOp", "TCP", "ProGrad"),
+)
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
 

@@ -122,6 +122,8 @@ _C.OPTIM.SGD_NESTEROV = False
 _C.OPTIM.RMSPROP_ALPHA = 0.99
 _C.OPTIM.ADAM_BETA1 = 0.9
 _C.OPTIM.ADAM_BETA2 = 0.999
+# term in the denominator of adam, amsgrad, adamw and radam
+_C.OPTIM.ADAM_EPS = 1e-8
 # True: children named in NEW_LAYERS learn at LR, all others at LR * BASE_LR_MULT.
 _C.OPTIM.STAGED_LR = False
 _C.OPTIM.NEW_LAYERS = ()
