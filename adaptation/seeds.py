@@ -23,6 +23,7 @@ from dassl.engine import SimpleTrainer
 from dassl.engine.trainer import EpochLog
 from dassl.utils.random_state import get_random_state, set_random_state
 
+from .memory_check import check_runs
 from .together import predict_together
 from .trainer import PromptTrainer
 
@@ -181,6 +182,9 @@ class SeveralSeeds:
             RuntimeError: a training step draws random numbers.
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
+        check_runs([run.trainer for run in self.runs], training=True)
+        for run in self.runs:
+            run.trainer.memory_is_checked = True
         for run in self.runs:
             with run.own_state():
                 run.trainer.before_train()

@@ -8,8 +8,8 @@ fill the tables of ``docs/performance.md``.
 * ``step``: a training step of 4 images; forward, teacher if the method has one, backward, update;
 * ``text``: the text encoder with the method's prompts, forward and backward;
 * ``eval``: a test batch of 100 images; the plain variant encodes the text for every batch;
-* ``memory``: the peak of a step, and with ``--memory-of text`` of the text encoder, above what the
-  process held before, in a process of its own;
+* ``memory``: the peak of a step, with ``--memory-of text`` or ``eval`` that of the text encoder or
+  of a test batch, above what the process held before, in a process of its own;
 * ``flops``: operations of a step and of its text part, counted without running them.
 
 Times are CPU seconds of the process, the variants in turn, after one run that is not counted. Of
@@ -417,7 +417,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cold", action="store_true", help="count the first run of each, too")
     parser.add_argument("--variants", nargs="*", default=[PLAIN, PACKED], help="'plain', 'ours'")
     parser.add_argument("--within", nargs="*", default=[], help="also ours, with MODEL.MEMORY_GB")
-    parser.add_argument("--memory-of", choices=("step", "text"), default="step")
+    parser.add_argument("--memory-of", choices=("step", "text", "eval"), default="step")
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
     parser.add_argument("--out", type=output_file, default=OUT)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
