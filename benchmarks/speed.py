@@ -80,18 +80,25 @@ def save_random_clip(path: Path, sizes: Sequence[int | None] = tuple(VIT_B16.val
     torch.save(clip.state_dict() | {"quick_gelu": torch.tensor(True)}, path)
 
 
+def class_names(n_classes: int) -> list[str]:
+    """Return that many of ImageNet's names, with numbers when they come again."""
+    from open_clip import IMAGENET_CLASSNAMES as NAMES
+
+    rounds = [f" {i}" if i else "" for i in range(-(-n_classes // len(NAMES)))]
+    return [name + number for number in rounds for name in NAMES][:n_classes]
+
+
 def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: object) -> Any:
     """Build a method's trainer in float32, with classes but without images.
 
     Args:
         method: registry name; its first ViT-B/16 config counts.
-        n_classes: that many of ImageNet's names, with numbers when they come again.
+        n_classes: number of classes, named by ``class_names``.
         backbone: checkpoint file of a CLIP.
         variant: ``PLAIN``, ``PACKED``, or ``WITHIN`` and a number of 10^9 bytes.
         pairs: further config keys and values.
     """
     import torch
-    from open_clip import IMAGENET_CLASSNAMES as NAMES
 
     import datasets
     import trainers
@@ -99,8 +106,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     from dassl.config import get_cfg_default
     from dassl.engine import TRAINER_REGISTRY
 
-    rounds = [f" {i}" if i else "" for i in range(-(-n_classes // len(NAMES)))]
-    names = [name + number for number in rounds for name in NAMES][:n_classes]
+    names = class_names(n_classes)
     cfg, registered = get_cfg_default(), TRAINER_REGISTRY.get(method)
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
