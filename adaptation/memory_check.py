@@ -84,9 +84,11 @@ class Load:
             self.text = text_bytes(clip, model.text, text, for_backward=True, plain=plain)
         if training and (image or learner.changes_pixels):
             self.image = image_bytes(clip, image, for_backward=True, plain=plain)
-        self.most_images, vit = n_images, isinstance(clip.visual, VisionTransformer)
-        if vit and not training and not plain and model.text.device.type == "cpu":
-            self.most_images = min(n_images, clip.visual.images_at_once())
+        self.most_images, tower = n_images, clip.visual
+        vit = isinstance(tower, VisionTransformer)
+        on_cpu = model.text.device.type == "cpu"
+        if isinstance(tower, VisionTransformer) and on_cpu and not training and not plain:
+            self.most_images = min(n_images, tower.images_at_once())
         self.share = HELD_WITH_GRADIENTS if training else HELD
         self.image_share = self.share
         if not vit:
@@ -200,7 +202,7 @@ def check_runs(trainers: Sequence[PromptTrainer], training: bool) -> None:
 def _batch(size: int, loader: object) -> int:
     """Return the size of a batch: as set, or of all images if there are fewer."""
     images = getattr(loader, "dataset", None)
-    return min(size, len(images)) if images else size  # type: ignore[arg-type]
+    return min(size, len(images)) if images else size
 
 
 def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int = 1) -> None:

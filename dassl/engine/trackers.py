@@ -117,7 +117,7 @@ class WeightsAndBiases:
                 silent=True,
                 finish_timeout=FINISH_S,
                 finish_timeout_raises=True,
-                **({} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": START_S}),
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", START_S)),
             ),
         )
         write_text(f"{self.run.id}\n", folder / ".wandb-run")
@@ -130,7 +130,7 @@ class WeightsAndBiases:
         self.run.log({tag: value} if step is None else {tag: value, "step": step})
 
     def add_result(self, metrics: Mapping[str, float]) -> None:
-        self.run.summary.update(metrics)
+        self.run.summary.update(dict(metrics))
 
     def close(self) -> None:
         self.run.finish()
