@@ -64,8 +64,8 @@ def text_bytes(
     blocks, changes = clip.transformer.resblocks, Changes.of(changes)
     if plain:
         kept = _kept_rows(len(blocks), changes, plain)
-        rows = clip.context_length * (WORKING_ROWS + for_backward * kept)
-        return rows * clip.transformer.width * _item_size(clip)
+        places = clip.context_length * (WORKING_ROWS + for_backward * kept)
+        return places * clip.transformer.width * _item_size(clip)
     plan = PrefixPlan(text, changes)
     n_prefix, n_added = plan.n_common, 0
     for prompt in changes.prompts():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import trainers  # noqa: F401  # registers the methods
 from adaptation.memory_check import MARGIN, Load, check_file
 from adaptation.seeds import SeveralSeeds
 from adaptation.trainer import PromptTrainer
@@ -29,14 +30,13 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "fast"), [*((m, True) for m in METHODS), ("IVLP", False)])
 def test_estimate(make_cfg, method, fast):
     """An estimate is not above what a step holds by more than the margin, nor far below."""
     torch.manual_seed(1)
     cfg = make_cfg(method, "MODEL.FAST_ENCODERS", fast)
     clip = CLIP(64, 32, 12, 64, 8, 77, 49408, 64, 1, 12)
-    model = TRAINER_REGISTRY.get(method).build_classifier(cfg, clip, NAMES)
+    model = TRAINER_REGISTRY.get(method).build_classifier(cfg, clip, NAMES[:60])
     with allocated() as peak:
         model.predict(images(4)).logits.square().sum().backward()
     assert 0.5 < Load(model, 4).bytes / peak.value < MARGIN
