@@ -15,6 +15,7 @@ RUNTIME_KEYS = (
     "DATASET.ROOT",
     # device and speed: they change roundings, or the stream of random numbers
     "USE_CUDA",
+    "DEVICE",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.CACHE",
     "DATALOADER.CACHE_MB",
@@ -31,6 +32,7 @@ RUNTIME_KEYS = (
     "TRAIN.PRINT_FREQ",
     "TRAIN.TRACKERS",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.SAVE_MINUTES",
     "TEST.NO_TEST",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",

@@ -48,8 +48,11 @@ class Tracker(Protocol):
     def add_result(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the last test, as the result of the run."""
 
+    def flush(self) -> None:
+        """Write what is left, before a checkpoint is saved."""
+
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, and end."""
 
 
 class TensorBoard:
@@ -75,6 +78,9 @@ class TensorBoard:
 
     def add_result(self, metrics: Mapping[str, float]) -> None:
         """Do nothing: the scalars of the test are there already."""
+
+    def flush(self) -> None:
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
@@ -132,6 +138,9 @@ class WeightsAndBiases:
     def add_result(self, metrics: Mapping[str, float]) -> None:
         self.run.summary.update(dict(metrics))
 
+    def flush(self) -> None:
+        """Do nothing: a process of its own writes."""
+
     def close(self) -> None:
         self.run.finish()
 
@@ -186,17 +195,17 @@ class MLflow:
     def add_scalar(self, tag: str, value: float, step: int | None = None) -> None:
         self.pending.append(self.metric(tag, value, int(1000 * time.time()), step or 0))
         if len(self.pending) >= self.AT_ONCE:
-            self._send()
+            self.flush()
 
     def add_result(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self.add_scalar(f"result/{name}", value)
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self.client.set_terminated(self.run_id)
 
-    def _send(self) -> None:
+    def flush(self) -> None:
         pending, self.pending = self.pending, []
         self.client.log_batch(self.run_id, metrics=pending)
 
@@ -290,6 +299,10 @@ class Trackers:
     def add_result(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the final test to all trackers."""
         self._each(lambda tracker: tracker.add_result(metrics))
+
+    def flush(self) -> None:
+        """Have all trackers write what is left."""
+        self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
         """Close all trackers."""

@@ -185,6 +185,9 @@ def test_service_that_goes_away(build, monkeypatch, capsys):
             if not self.left:
                 raise ConnectionError("gone")
 
+        def flush(self):
+            raise ConnectionError("gone")
+
     monkeypatch.setitem(TRACKERS, "gone", Gone)
     trainer = build("gone")
     trainer.train()
