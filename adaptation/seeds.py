@@ -26,6 +26,7 @@ from dassl.utils.logger import LabelledStream
 from dassl.utils.random_state import get_random_state, set_random_state
 from support.ending import REQUEST
 
+from .memory_check import check_runs
 from .together import predict_together
 from .trainer import PromptTrainer, backward
 
@@ -183,6 +184,9 @@ class SeveralSeeds:
             RuntimeError: a training step draws random numbers.
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
+        check_runs([run.trainer for run in self.runs], training=True)
+        for run in self.runs:
+            run.trainer.memory_is_checked = True
         self._find_common_start()
         for run in self.runs:
             with run.own_state():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from .checkpoints import (
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
 from .learner import Prediction, PromptLearner
+from .memory_check import check_file, check_runs, to_device
 from .savings.graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
@@ -50,16 +52,21 @@ def check_backbone(cfg: CfgNode) -> None:
     check_name(name)
 
 
-def load_clip(cfg: CfgNode) -> CLIP:
-    """Load the CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, as ``build_model`` stores it.
+def load_clip(cfg: CfgNode, device: torch.device | str = "cpu") -> CLIP:
+    """Load the CLIP named by ``MODEL.BACKBONE.NAME``, as ``build_model`` stores it.
+
+    Args:
+        cfg: the whole config.
+        device: where the model goes.
 
     Raises:
         ValueError: unknown name, or ``INPUT.SIZE``, ``INPUT.PIXEL_MEAN`` or ``INPUT.PIXEL_STD``
-            differs from what the backbone states.
+            differs from what the backbone states, or the weights do not fit into memory.
     """
-    name = cfg.MODEL.BACKBONE.NAME
+    name, go_on = cfg.MODEL.BACKBONE.NAME, not cfg.MODEL.MEMORY_CHECK
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):
-        clip = build_model(load_state_dict(name))
+        check = partial(check_file, go_on=go_on)
+        clip = build_model(load_state_dict(name, before_reading=check))
     side = clip.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (side, side):
         raise ValueError(
@@ -75,7 +82,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
             f"{list(cfg.INPUT.PIXEL_STD)}, but backbone {name!r} was trained with others: set "
             f"{' '.join(pairs)}"
         )
-    return clip
+    return to_device(clip, torch.device(device), go_on)
 
 
 class Losses(NamedTuple):
@@ -135,6 +142,8 @@ class PromptTrainer(TrainerX):
     #: whether the method's published code builds OpenAI's CLIP unchanged and then draws its start
     #: values in the order of ``build_learner``
     draws_as_published = False
+    #: whether the memory that the run needs was compared with what is free
+    memory_is_checked = False
     # whether the run becomes longer than it was when it began
     _is_extended = False
     #: name of a term of ``loss`` that is not part of the loss: ``edit_gradient`` gets its gradients
@@ -241,7 +250,7 @@ class PromptTrainer(TrainerX):
     def build_model(self) -> None:
         cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(cfg).to(self.device)
+        clip = load_clip(cfg, self.device)
         self.given_templates = given_templates(cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
         self.model = self.build_classifier(
             cfg, clip, self.dm.dataset.classnames, self.given_templates
@@ -363,6 +372,20 @@ class PromptTrainer(TrainerX):
         """Set the learning rate of the next epoch after the last batch of this one."""
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
+
+    def before_train(self) -> None:
+        self.check_memory(training=True)
+        super().before_train()
+
+    def test(self, split: str | None = None) -> float:
+        self.check_memory(training=False)
+        return super().test(split)
+
+    def check_memory(self, training: bool) -> None:
+        """Check once, at the start, that the run fits into memory: see ``check_runs``."""
+        if not self.memory_is_checked:
+            self.memory_is_checked = True
+            check_runs([self], training)
 
     def after_epoch(self) -> None:
         super().after_epoch()

@@ -18,6 +18,19 @@ _CHUNK_BYTES = 1 << 20
 _TEMPORARY = ".tmp"
 
 
+def user_cache(variable: str, name: str) -> Path:
+    """Return a cache folder: the one that an environment variable names, else ``~/.cache/<name>``.
+
+    Where the user has no home, it is one at the root, which only an administrator can make: what
+    cannot be kept is computed or downloaded anew.
+    """
+    given = os.environ.get(variable)
+    home = os.path.expanduser("~")
+    if given:
+        return Path(os.path.expanduser(given))
+    return Path(os.sep if home == "~" else home, ".cache", name)
+
+
 @contextmanager
 def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Let a file appear complete or not at all.

@@ -115,7 +115,7 @@ class ZeroshotCLIP(TrainerX):
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(self.cfg).to(self.device)
+        clip = load_clip(self.cfg, self.device)
         dataset = self.dm.dataset
         given = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
         print(f"Templates: {self.templates(self.cfg, given)}")

@@ -153,6 +153,8 @@ _C.TRAIN.SAVE_MINUTES = 5.0
 _C.TRAIN.PRINT_FREQ = 10
 # Loader that sets the length of an epoch: train_x, train_u or smaller_one (TrainerXU).
 _C.TRAIN.COUNT_ITER = "train_x"
+# Where scalars go: tensorboard, wandb, mlflow, with commas between them; "" is nowhere.
+_C.TRAIN.TRACKERS = "tensorboard"
 
 _C.TEST = CN()
 _C.TEST.EVALUATOR = "Classification"

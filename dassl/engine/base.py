@@ -13,7 +13,6 @@ from torch import nn
 
 from dassl.utils import (
     load_checkpoint,
-    mkdir_if_missing,
     print_detail,
     ranks,
     save_checkpoint,
@@ -25,6 +24,7 @@ from dassl.utils.random_state import get_random_state, set_random_state
 from .going_on import GoingOn, Start, find_start
 from .ranks import check_still_together, shared_training
 from .run_notes import RunNotes
+from .trackers import open_trackers
 
 __all__ = ["TrainerBase"]
 
@@ -282,26 +282,21 @@ class TrainerBase:
         self.model_backward(loss)
         self.model_update(names)
 
-    # --- TensorBoard ----------------------------------------------------------------------------
+    # --- trackers -------------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str, purge_step: int | None = None) -> None:
-        """Open a TensorBoard writer, in the main process, unless there is one.
+        """Open the trackers of ``TRAIN.TRACKERS``, in the main process, unless they are open.
 
         Args:
-            log_dir: folder of its files.
+            log_dir: folder of TensorBoard's files.
             purge_step: step that the run goes on at; what earlier files of the folder hold from
                 there on is not shown any more.
         """
         if self._writer is None and ranks.is_main():
-            # TensorBoard takes seconds to import, and only training needs it.
-            from torch.utils.tensorboard import SummaryWriter
-
-            print_detail(f"Initialize tensorboard (log_dir={log_dir})")
-            mkdir_if_missing(log_dir)
-            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+            self._writer = open_trackers(getattr(self, "cfg", None), log_dir, purge_step)
 
     def close_writer(self) -> None:
-        """Close the TensorBoard writer if there is one."""
+        """Close the trackers if they are open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -312,9 +307,14 @@ class TrainerBase:
             self._writer.flush()
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a TensorBoard scalar; do nothing before :meth:`init_writer`."""
+        """Write a scalar to the trackers; do nothing before :meth:`init_writer`."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
+
+    def write_result(self, metrics: Any) -> None:
+        """Write the metrics of the final test to the trackers that show a result of a run."""
+        if self._writer is not None and isinstance(metrics, Mapping):
+            self._writer.add_result(metrics)
 
     # --- loop -----------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from dassl.utils import (
 
 from .base import TrainerBase
 from .run_notes import device_of
+from .trackers import tracker_names
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
@@ -108,6 +109,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
+        tracker_names(cfg.TRAIN.TRACKERS)  # says what is wrong with them
         self.check_cfg(cfg)
         self.device = device_of_run(cfg)
         on_gpu = self.device.type == "cuda"
@@ -226,7 +228,7 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume if possible, open the TensorBoard writer, start the clock.
+        """Resume if possible, open the trackers, start the clock.
 
         Raises:
             SettingError: the folder holds checkpoints that this run cannot go on from, or there are
@@ -258,7 +260,7 @@ class SimpleTrainer(TrainerBase):
         self.time_start = time.time()
 
     def after_train(self) -> None:
-        """Test the final model if there are images for it, report the time, close the writer."""
+        """Test the final model if there are images for it, report the time, close the trackers."""
         print("Finish training")
         self.has_ended = True
         if self.cfg.TEST.NO_TEST:
@@ -276,6 +278,7 @@ class SimpleTrainer(TrainerBase):
                 print(f"Deploy the model with the best {chosen_on} performance")
                 self.load_model(self.output_dir)
             self.test()
+            self.write_result(self.run_notes.results)
             if chosen_on == "test":
                 print_result("Note: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
         elapsed = round(time.time() - self.time_start)
