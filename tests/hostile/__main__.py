@@ -1,0 +1,210 @@
+"""Read hostile input by the thousand: ``python -m tests.hostile --inputs 2000 --out FILE.json``.
+
+Every reader has a process of its own, which is started again where an input ends it. The table
+says of each reader how many inputs were refused with one line of error, how many were read and
+used, and what must not be: errors that nobody foresaw, inputs without an end, files written outside
+of the target folder, payloads that ran. ``--reader NAME --input N`` shows one input again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from support.command_line import add_traceback, output_file, positive, run_command
+from support.files import write_json
+
+from .judging import SECONDS, clean_environment, judge
+
+#: the address space that a process may take besides what it has, in bytes
+ADDRESSES = 6 << 30
+#: where the figures of the documents are kept
+OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "hostile.json"
+#: what must not be
+BAD = ("tracebacks", "hangs", "outside", "executed", "too_much_memory")
+COLUMNS = {
+    "reader": "reader",
+    "inputs": "inputs",
+    "refused": "refused with one line",
+    "read": "read",
+    "tracebacks": "tracebacks",
+    "hangs": "hangs or crashes",
+    "outside": "writes outside",
+    "executed": "payloads run",
+    "memory_mb": "most memory, MB",
+    "slowest_s": "slowest, s",
+}
+
+
+def work(name: str, first: int, last: int, seed: str, out: int) -> None:
+    """Judge inputs of one reader in this process, a line of JSON for each."""
+    with tempfile.TemporaryDirectory() as folder:
+        clean_environment(Path(folder))
+        import torch
+
+        from .readers import READERS
+
+        torch.set_num_threads(1)
+        material = Path(folder, "material")
+        material.mkdir()
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            session = READERS[name].make(material)
+        with open("/proc/self/statm") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESSES, taken + ADDRESSES))
+        for number in range(first, last):
+            os.write(out, b'{"begun": %d}\n' % number)
+            outcome = judge(session, f"{seed} {name}", number, Path(folder, "box"))
+            os.write(out, json.dumps(outcome.as_dict()).encode() + b"\n")
+
+
+def outcomes(name: str, inputs: int, seed: str) -> list[dict[str, Any]]:
+    """Judge inputs 0 to ``inputs`` of a reader; start its process again where one ends it."""
+    found: list[dict[str, Any]] = []
+    while len(found) <= inputs:
+        words = [sys.executable, "-m", "tests.hostile", "--reader", name, "--seed", seed]
+        words += ["--work", str(len(found)), str(inputs + 1)]
+        with tempfile.TemporaryFile() as errors, subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        ) as process:
+            begun = _follow(process, found)
+            if process.poll() not in (0, None) and not begun:
+                errors.seek(0)
+                raise RuntimeError(errors.read().decode(errors="replace")[-2000:])
+        if len(found) <= inputs:
+            line = f"the process ended with {process.returncode}"
+            found.append({"number": len(found), "verdict": "hang", "line": line})
+    return found
+
+
+def _follow(process: subprocess.Popen, found: list[dict[str, Any]]) -> bool:
+    """Collect what a process says, and kill it if it says nothing for too long."""
+    assert process.stdout is not None
+    begun, left = False, b""
+    while True:
+        patience = 2 * SECONDS if begun else 120
+        if not select.select([process.stdout], [], [], patience)[0]:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return begun
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        if not data:
+            process.wait()
+            return begun
+        *lines, left = (left + data).split(b"\n")
+        for line in map(json.loads, lines):
+            begun = True
+            if "verdict" in line:
+                found.append(line)
+
+
+def summary(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a reader."""
+    from .readers import READERS
+
+    counts = {
+        column: sum(outcome["verdict"] == verdict for outcome in found)
+        for column, verdict in (
+            ("refused", "refused"),
+            ("read", "read"),
+            ("tracebacks", "traceback"),
+            ("hangs", "hang"),
+        )
+    }
+    bound = READERS[name].memory_mb
+    return {
+        "reader": name,
+        "inputs": len(found),
+        **counts,
+        "outside": sum(bool(outcome.get("escaped")) for outcome in found),
+        "executed": sum(bool(outcome.get("executed")) for outcome in found),
+        "memory_mb": round(max(outcome.get("memory_mb", 0.0) for outcome in found)),
+        "too_much_memory": sum(outcome.get("memory_mb", 0.0) > bound for outcome in found),
+        "slowest_s": round(max(outcome.get("seconds", 0.0) for outcome in found), 1),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table of Markdown."""
+    from tabulate import tabulate
+
+    shown = [[row[column] for column in COLUMNS] for row in rows]
+    return tabulate(shown, list(COLUMNS.values()), tablefmt="github", intfmt=",")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command line; the exit status is 1 where a reader did what it must not."""
+    from .readers import READERS
+
+    names = args.reader or list(READERS)
+    if unknown := [name for name in names if name not in READERS]:
+        raise ValueError(f"no reader {unknown[0]!r}: there are {', '.join(READERS)}")
+    if args.work:
+        work(names[0], *args.work, args.seed, os.dup(1))
+        return 0
+    if args.input is not None:
+        return show(names[0], args.input, args.seed)
+
+    def one(name: str) -> dict[str, Any]:
+        start = time.monotonic()
+        found = outcomes(name, args.inputs, args.seed)
+        row = summary(name, found)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        for outcome in found:
+            bad = outcome["verdict"] in ("traceback", "hang") or outcome.get("escaped")
+            large = outcome.get("memory_mb", 0) > READERS[name].memory_mb
+            if bad or large or outcome.get("executed"):
+                print(f"  {json.dumps(outcome)}", file=sys.stderr, flush=True)
+        return row
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(one, names))
+    print(table(rows))
+    if args.out:
+        write_json({"inputs": args.inputs, "seed": args.seed, "readers": rows}, args.out, indent=1)
+    return int(any(row[column] for row in rows for column in BAD))
+
+
+def show(name: str, number: int, seed: str) -> int:
+    """Read one input again, with the place where its error arose."""
+    from .readers import READERS
+
+    with tempfile.TemporaryDirectory() as folder:
+        clean_environment(Path(folder))
+        material, box = Path(folder, "material"), Path(folder, "box")
+        material.mkdir()
+        session = READERS[name].make(material)
+        print(judge(session, f"{seed} {name}", number, box))
+        session.read(box / "target")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    add = parser.add_argument
+    add("--inputs", type=positive, default=2000, metavar="N", help="of each reader (2000)")
+    add("--reader", action="append", metavar="NAME", help="this reader alone; may be given again")
+    add("--input", type=int, metavar="N", help="show this input of the reader")
+    add("--seed", default="1", help="decides on the inputs (1)")
+    add("--jobs", type=positive, default=1, metavar="N", help="readers at the same time (1)")
+    add("--out", type=output_file, metavar="FILE", help=f"keep the figures ({OUT.name})")
+    add("--work", type=int, nargs=2, help=argparse.SUPPRESS)
+    add_traceback(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(build_parser(), run))
