@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from support.download import cache_folder, fetch
 from support.hints import nearest
-from support.weight_files import state_dict_in, why_unreadable
+from support.weight_files import check_container, state_dict_in, why_unreadable
 
 from . import openclip, tiny
 from .model import EXTRA_ENTRIES
@@ -119,6 +119,7 @@ def load_state_dict(
         path = tiny.WEIGHTS if url == tiny.URL else Path(_download(url, root))
     else:
         path = _local_checkpoint(name)
+    check_container(path)
     try:
         content = _read(path)
     except (OSError, MemoryError):

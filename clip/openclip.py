@@ -12,7 +12,6 @@ open_clip is imported only when such a name is used, since the import takes seco
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import warnings
@@ -23,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from support.documents import parse_json
 from support.download import CACHE_VARIABLE
+from support.files import as_text, read_bytes
 from support.hints import closest, did_you_mean
 
 from .model import CLIP, EXTRA_ENTRIES
@@ -282,8 +283,9 @@ def _from_config(path: Path) -> Source:
     """Read a configuration file: a model's configuration, alone or with preprocessing."""
     if not path.is_file():
         raise FileNotFoundError(f"no such configuration file: {path.absolute()}")
+    text = read_bytes(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(as_text(text))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     config = content.get("model_cfg", content) if isinstance(content, dict) else None

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dassl.config import is_runtime_key, leaves
-from support.files import write_text
+from support.documents import parse_json
+from support.files import as_text, read_bytes, write_text
 
 from .logs import NOT_TESTED, BadLog, read_facts, read_run
 
@@ -159,7 +160,7 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     """
     path = Path(folder, FILE)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(as_text(read_bytes(path)))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import filelock
 
-from .files import replacing
+from .files import replacing, require_ordinary
 
 Content = TypeVar("Content")
 
@@ -48,6 +48,7 @@ class BoundedFolder:
         """
         path = self.path / name
         try:
+            require_ordinary(path)
             content = read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None

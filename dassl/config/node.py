@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode as YacsNode
 
+from support.documents import parse_yaml
+from support.files import as_text, read_bytes
 from support.hints import nearest
 
 #: key of a YAML file that names the file it builds on
@@ -80,6 +81,14 @@ class CfgNode(YacsNode):
             found.append((node, key, _coerce(raw, node[key], full_key, "", from_text=True)))
         for node, key, value in found:
             node[key] = value
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        """Read a text that is a Python literal as one, as yacs does; any other stays a text."""
+        try:
+            return super()._decode_cfg_value(value)
+        except (RecursionError, MemoryError, TypeError):  # of brackets in brackets, {[]}
+            return value
 
     def raise_key_rename_error(self, full_key: str) -> None:
         """Raise a ``ConfigKeyError`` that names the successor of a renamed key."""
@@ -184,16 +193,18 @@ def _declare(node: YacsNode, tree: dict, prefix: str, where: str) -> None:
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     if os.path.realpath(path) in readers:
         raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")
-    with open(path, encoding="utf-8") as file:
-        try:
-            tree = yaml.safe_load(file) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_bytes(path)
+    try:
+        tree = parse_yaml(as_text(content)) or {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold 'KEY: value' lines, found a {type(tree).__name__}")
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
+    if not isinstance(base, str) or not base or "\0" in base:
+        raise ValueError(f"{path}: {BASE_KEY} must name the file it builds on, and is {base!r}")
     base_path = os.path.join(os.path.dirname(path), base)
     return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)
 

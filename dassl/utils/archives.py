@@ -6,19 +6,19 @@ import os.path as osp
 import stat
 import tarfile
 import zipfile
-import zlib
-from gzip import BadGzipFile
-from lzma import LZMAError
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["DAMAGED_ARCHIVE", "unpack_archive"]
+from support.files import require_ordinary
 
-#: what reading a damaged, cut-off or foreign file as a zip or tar archive raises
-DAMAGED_ARCHIVE = (
-    *(zipfile.BadZipFile, tarfile.TarError, BadGzipFile, LZMAError, zlib.error),
-    *(EOFError, NotImplementedError),
-)
+__all__ = ["check_archive", "unpack_archive"]
+
+#: bytes that the content of an archive may take in any case, and how many times those of its file
+ALWAYS, MOST_INFLATED = 1 << 28, 100
+_CHUNK_BYTES = 1 << 20
 
 
 def unpack_archive(path: str, folder: str) -> None:
@@ -29,16 +29,49 @@ def unpack_archive(path: str, folder: str) -> None:
         folder: receives the content; created when missing.
 
     Raises:
-        ValueError: the archive is damaged, or one of its members would be written, or is a link
-            that leads, outside of ``folder``. What was unpacked before stays there.
+        ValueError: the archive is damaged, its content is out of all proportion to its size, or one
+            of its members is neither a file nor a folder (a link, a device), or would be written
+            outside of ``folder``. What was unpacked before stays there.
         OSError: the content cannot be written, e.g. because the disk is full.
     """
+    _with_archive(path, folder, _unpack_zip if path.endswith(".zip") else _unpack_tar)
+
+
+def check_archive(path: str) -> None:
+    """Read all of a zip or tar archive, and write nothing.
+
+    Args:
+        path: as for :func:`unpack_archive`.
+
+    Raises:
+        ValueError: it is damaged, or its content is out of all proportion to its size.
+        OSError: it cannot be read.
+    """
+    _with_archive(path, "", _test_zip if path.endswith(".zip") else _test_tar)
+
+
+def _with_archive(path: str, folder: str, work: Callable[[str, str], None]) -> None:
+    require_ordinary(path)
     try:
-        (_unpack_zip if path.endswith(".zip") else _unpack_tar)(path, folder)
-    except DAMAGED_ARCHIVE as error:
-        raise ValueError(
-            f'"{path}" is not a zip or tar archive that can be unpacked: {error}'
-        ) from error
+        work(path, folder)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged, cut-off or foreign file raises nearly anything
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f'"{path}" is not a zip or tar archive that can be unpacked: {why}') from error
+
+
+class _Room:
+    """What the content of an archive may still take."""
+
+    def __init__(self, path: str) -> None:
+        self.size = osp.getsize(path)
+        self.left = ALWAYS + MOST_INFLATED * self.size
+
+    def take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"its {self.size:,} bytes hold more than {MOST_INFLATED} times as many")
 
 
 def _lies_inside(name: str, folder: str) -> bool:
@@ -47,26 +80,58 @@ def _lies_inside(name: str, folder: str) -> bool:
     return target == root or target.startswith(osp.join(root, ""))
 
 
+def _zip_members(archive: zipfile.ZipFile, path: str) -> list[zipfile.ZipInfo]:
+    members, room = archive.infolist(), _Room(path)
+    for member in members:
+        room.take(member.file_size)
+        if member.flag_bits & 1:
+            raise zipfile.BadZipFile(f"{member.filename!r} is encrypted")
+    return members
+
+
 def _unpack_zip(path: str, folder: str) -> None:
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+        members = _zip_members(archive, path)
         for member in members:  # zipfile itself would write such members under another name
-            link = stat.S_ISLNK(member.external_attr >> 16)
-            if link or not _lies_inside(member.filename, folder):
+            mode = member.external_attr >> 16
+            other = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            if other or not _lies_inside(member.filename, folder):
                 raise zipfile.BadZipFile(f"{member.filename!r} is a link or lies outside")
         for member in tqdm(members, desc=osp.basename(path), unit=" files"):
             archive.extract(member, folder)
 
 
+def _test_zip(path: str, _: str) -> None:
+    with zipfile.ZipFile(path) as archive:
+        _zip_members(archive, path)
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"its member {damaged!r} is damaged")
+
+
+def _tar_members(archive: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
+    room = _Room(path)
+    for member in archive:
+        room.take(member.size)
+        yield member
+
+
 def _unpack_tar(path: str, folder: str) -> None:
+    # Python before 3.10.12 and 3.11.4 has no filters; those of some later ones can be led outside
+    # by links, of which there are none here
+    options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with tarfile.open(path) as archive:
-        members = tqdm(archive, desc=osp.basename(path), unit=" files")
-        if hasattr(tarfile, "data_filter"):
-            for member in members:
-                archive.extract(member, folder, filter="data")
-            return
-        # Python before 3.10.12 and 3.11.4 has no filters
-        for member in members:
-            if not _lies_inside(member.name, folder) or not (member.isfile() or member.isdir()):
+        for member in tqdm(_tar_members(archive, path), desc=osp.basename(path), unit=" files"):
+            inside = _lies_inside(member.name, folder)
+            if not inside or not (member.isfile() or member.isdir()):
                 raise tarfile.ExtractError(f"{member.name!r} is a link or lies outside")
-        archive.extractall(folder)
+            archive.extract(member, folder, set_attrs=False, **options)
+
+
+def _test_tar(path: str, _: str) -> None:
+    with tarfile.open(path) as archive:
+        for _member in _tar_members(archive, path):
+            pass
+        room, file = _Room(path), archive.fileobj
+        while chunk := file.read(_CHUNK_BYTES) if file else b"":  # the checksum of a compression
+            room.take(len(chunk))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.documents import parse_yaml
+from support.files import as_text, read_bytes
 from support.hints import nearest
 
 SOURCES = Path(__file__).parents[1] / "sources.yaml"
@@ -59,11 +61,10 @@ def read_sources(path: str | Path) -> dict[str, Source]:
         ValueError: the file is not such a table; names the entry.
         OSError: it cannot be read.
     """
-    import yaml
-
+    content = read_bytes(path)
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        table = parse_yaml(as_text(content))
+    except ValueError as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path} holds no data sets (see {SOURCES} for the format)")

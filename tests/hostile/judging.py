@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from support.command_line import WRONG_INPUT, run
 
 #: seconds that one input may take
-SECONDS = 10.0
+SECONDS = 5.0
 #: longest line that an error may be, in characters
 LONGEST_LINE = 2000
 #: name of the file that a payload would create, and of what lies beside the target folder

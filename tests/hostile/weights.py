@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from .mutations import (
     Payload,
     Random,
     as_json,
+    as_yaml,
     changed_bytes,
     changed_tree,
     odd_text,
@@ -67,11 +69,12 @@ def saved(tree: Any, legacy: bool = False) -> bytes:
     return file.getvalue()
 
 
-def inflated(data: bytes, zeros: int = 1 << 31) -> bytes:
+@functools.cache
+def inflated(data: bytes, zeros: int = 1 << 30) -> bytes:
     """Return an archive of ``torch.save`` whose largest part is zeros, compressed to little."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(
-        out, "w", zipfile.ZIP_DEFLATED
+        out, "w", zipfile.ZIP_DEFLATED, compresslevel=1
     ) as bomb:
         largest = max(archive.infolist(), key=lambda part: part.file_size)
         for part in archive.infolist():
@@ -89,7 +92,6 @@ class _TorchFile:
 
     def __init__(self, tree: Any, own_file: bytes | None = None) -> None:
         self.tree, self.valid = tree, own_file or saved(tree)
-        self.bomb = inflated(self.valid)
 
     def write(self, rng: Random | None, path: Path, canary: Path) -> None:
         if rng is None:
@@ -99,7 +101,7 @@ class _TorchFile:
 
         def change() -> bytes:
             if rng.random() < 0.02:
-                return self.bomb
+                return inflated(self.valid)
             tree = self.tree
             if rng.random() < 0.3:
                 payload = Payload(canary, rng.randrange(4))
@@ -155,7 +157,6 @@ class RunCheckpoint:
         self.image = str(folder / "data/own/cat/0.png")
         file = folder / "run/prompt_learner/model.pth.tar-1"
         self.file = _TorchFile(torch.load(file, weights_only=True), file.read_bytes())
-        self.file.tree["meta"]["config"] = self.file.tree["meta"]["config"]
 
     def write(self, rng: Random | None, target: Path) -> None:
         path = target / "prompt_learner/model.pth.tar-1"
@@ -164,8 +165,6 @@ class RunCheckpoint:
 
             tree = dict(self.file.tree, meta=dict(self.file.tree["meta"]))
             config = changed_tree(rng, yaml.safe_load(tree["meta"]["config"]))
-            from .mutations import as_yaml
-
             text = as_yaml(rng, config, target.parent / CANARY)
             tree["meta"]["config"] = text.decode("utf-8", "replace")
             path.parent.mkdir()
@@ -252,15 +251,15 @@ class InitialWeights:
 
 def use_clip(path: Path) -> None:
     """Load a CLIP and encode an image and a text with it."""
+    from adaptation.texts import class_prompts
     from clip.loading import load_state_dict
-    from clip.tokens import tokenize
     from clip.weights import build_model
 
     model = build_model(load_state_dict(path)).float()
     side = model.visual.input_resolution
     with torch.no_grad():
         image = model.encode_image(torch.zeros(1, 3, side, side))
-        text = model.encode_text(tokenize("a cat", context_length=model.context_length))
+        text = model.encode_text(class_prompts(model, ["cat"], "a {}.").ids)
         assert model.logits(image, text).isfinite().all()
 
 
