@@ -163,6 +163,9 @@ class TrainerBase:
 
         Returns:
             Index of the next epoch; 0 when there is nothing to resume.
+
+        Raises:
+            ValueError: a checkpoint is damaged.
         """
         names = self.get_model_names()
         paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
@@ -178,7 +181,14 @@ class TrainerBase:
                 checkpoint, self._models[name], self._optims[name], self._scheds[name]
             )
         if "trainer_state" in checkpoint:
-            self.load_trainer_state(checkpoint["trainer_state"])
+            try:
+                self.load_trainer_state(checkpoint["trainer_state"])
+            except Exception as error:  # what has other types than were written raises anything
+                text = " ".join(str(error).split())
+                raise ValueError(
+                    f"{path} is damaged: its trainer_state cannot be restored "
+                    f"({type(error).__name__}: {text})"
+                ) from error
         return start_epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:

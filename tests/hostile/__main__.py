@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +25,8 @@ from typing import Any
 from support.command_line import add_traceback, output_file, positive, run_command
 from support.files import write_json
 
-from .judging import SECONDS, clean_environment, judge
+from .judging import CLOCK_SECONDS, clean_environment, judge, warm_up
+from .readers import READERS
 
 #: the address space that a process may take besides what it has, in bytes
 ADDRESSES = 6 << 30
@@ -48,24 +49,27 @@ COLUMNS = {
 
 
 def work(name: str, first: int, last: int, seed: str, out: int) -> None:
-    """Judge inputs of one reader in this process, a line of JSON for each."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Judge inputs of one reader in this process, a line of JSON for each to the file ``out``."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.setpgid(0, 0)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "r+") as nothing:
+        for stream in (0, 1, 2):
+            os.dup2(nothing.fileno(), stream)
         clean_environment(Path(folder))
-        import torch
-
-        from .readers import READERS
-
-        torch.set_num_threads(1)
         material = Path(folder, "material")
         material.mkdir()
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 1)
+        try:
             session = READERS[name].make(material)
+            warm_up(session, Path(folder, "warm"))
+        except BaseException as error:
+            os.write(out, json.dumps({"broken": repr(error)}).encode() + b"\n")
+            raise
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESSES, taken + ADDRESSES))
         for number in range(first, last):
-            os.write(out, b'{"begun": %d}\n' % number)
             outcome = judge(session, f"{seed} {name}", number, Path(folder, "box"))
             os.write(out, json.dumps(outcome.as_dict()).encode() + b"\n")
 
@@ -74,46 +78,39 @@ def outcomes(name: str, inputs: int, seed: str) -> list[dict[str, Any]]:
     """Judge inputs 0 to ``inputs`` of a reader; start its process again where one ends it."""
     found: list[dict[str, Any]] = []
     while len(found) <= inputs:
-        words = [sys.executable, "-m", "tests.hostile", "--reader", name, "--seed", seed]
-        words += ["--work", str(len(found)), str(inputs + 1)]
-        with tempfile.TemporaryFile() as errors, subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        ) as process:
-            begun = _follow(process, found)
-            if process.poll() not in (0, None) and not begun:
-                errors.seek(0)
-                raise RuntimeError(errors.read().decode(errors="replace")[-2000:])
+        source, out = os.pipe()
+        arguments = (name, len(found), inputs + 1, seed, out)
+        process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+        process.start()
+        os.close(out)
+        _follow(process, source, found)
         if len(found) <= inputs:
-            line = f"the process ended with {process.returncode}"
+            line = f"the process ended with {process.exitcode}"
             found.append({"number": len(found), "verdict": "hang", "line": line})
     return found
 
 
-def _follow(process: subprocess.Popen, found: list[dict[str, Any]]) -> bool:
+def _follow(process: Any, source: int, found: list[dict[str, Any]]) -> None:
     """Collect what a process says, and kill it if it says nothing for too long."""
-    assert process.stdout is not None
-    begun, left = False, b""
-    while True:
-        patience = 2 * SECONDS if begun else 120
-        if not select.select([process.stdout], [], [], patience)[0]:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return begun
-        data = os.read(process.stdout.fileno(), 1 << 16)
-        if not data:
-            process.wait()
-            return begun
-        *lines, left = (left + data).split(b"\n")
-        for line in map(json.loads, lines):
-            begun = True
-            if "verdict" in line:
+    left = b""
+    with open(source, "rb", buffering=0) as file:
+        # no input has so long; the first has to wait for the material
+        while select.select([file], [], [], 4 * CLOCK_SECONDS)[0]:
+            data = file.read(1 << 16)
+            if not data:
+                break
+            *lines, left = (left + data).split(b"\n")
+            for line in map(json.loads, lines):
+                if "broken" in line:
+                    raise RuntimeError(f"the valid input: {line['broken']}")
                 found.append(line)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def summary(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of a reader."""
-    from .readers import READERS
-
     counts = {
         column: sum(outcome["verdict"] == verdict for outcome in found)
         for column, verdict in (
@@ -146,14 +143,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command line; the exit status is 1 where a reader did what it must not."""
-    from .readers import READERS
-
     names = args.reader or list(READERS)
     if unknown := [name for name in names if name not in READERS]:
         raise ValueError(f"no reader {unknown[0]!r}: there are {', '.join(READERS)}")
-    if args.work:
-        work(names[0], *args.work, args.seed, os.dup(1))
-        return 0
     if args.input is not None:
         return show(names[0], args.input, args.seed)
 
@@ -169,6 +161,9 @@ def run(args: argparse.Namespace) -> int:
                 print(f"  {json.dumps(outcome)}", file=sys.stderr, flush=True)
         return row
 
+    import train  # noqa: F401  once for all processes
+    import trainers  # noqa: F401
+
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(one, names))
     print(table(rows))
@@ -179,8 +174,6 @@ def run(args: argparse.Namespace) -> int:
 
 def show(name: str, number: int, seed: str) -> int:
     """Read one input again, with the place where its error arose."""
-    from .readers import READERS
-
     with tempfile.TemporaryDirectory() as folder:
         clean_environment(Path(folder))
         material, box = Path(folder, "material"), Path(folder, "box")
@@ -201,7 +194,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", default="1", help="decides on the inputs (1)")
     add("--jobs", type=positive, default=1, metavar="N", help="readers at the same time (1)")
     add("--out", type=output_file, metavar="FILE", help=f"keep the figures ({OUT.name})")
-    add("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     add_traceback(parser)
     return parser
 

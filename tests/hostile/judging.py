@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from support.command_line import WRONG_INPUT, run
 
-#: seconds that one input may take
-SECONDS = 5.0
+#: seconds of the processor, and of the clock, that one input may take
+SECONDS, CLOCK_SECONDS = 5.0, 30.0
 #: longest line that an error may be, in characters
 LONGEST_LINE = 2000
 #: name of the file that a payload would create, and of what lies beside the target folder
@@ -42,7 +42,7 @@ class Outcome:
     ``verdict`` is ``read``, ``refused`` (by one line), ``traceback`` (an error that nobody foresaw,
     or more or less than one line of it) or ``hang``; ``line`` is what was said. ``escaped`` tells
     of files outside of the target folder, ``executed`` of a payload that ran; ``memory_mb`` is what
-    the process took more at the most, in 10^6 bytes.
+    the process took more at the most, in 10^6 bytes, ``seconds`` those of the processor.
     """
 
     number: int
@@ -62,19 +62,23 @@ class Hang(BaseException):
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise ``Hang`` in the main thread after so many seconds."""
+def time_limit() -> Iterator[None]:
+    """Raise ``Hang`` in the main thread after the time that one input may take."""
 
     def stop(*_: object) -> None:
-        raise Hang(f"takes more than {seconds:g} s")
+        raise Hang(f"takes more than {SECONDS:g} s, or waits for {CLOCK_SECONDS:g} s")
 
-    former = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    clocks = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS),)
+    clocks += ((signal.SIGALRM, signal.ITIMER_REAL, CLOCK_SECONDS),)
+    former = [signal.signal(number, stop) for number, _, _ in clocks]
+    for _, timer, seconds in clocks:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        for (number, timer, _), handler in zip(clocks, former, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def _memory(field: str) -> int:
@@ -113,14 +117,14 @@ def judge(session: Session, seed: str, number: int, box: Path) -> Outcome:
     expected = _remains(box)
     out, err = io.StringIO(), io.StringIO()
     _forget_peak()
-    before, start = _memory("VmRSS"), time.monotonic()
+    before, start = _memory("VmRSS"), time.process_time()
     status, hang = None, ""
     try:
         with (
             warnings.catch_warnings(),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            time_limit(SECONDS),
+            time_limit(),
         ):
             warnings.simplefilter("ignore")
             status = run(lambda: session.read(target))
@@ -128,7 +132,7 @@ def judge(session: Session, seed: str, number: int, box: Path) -> Outcome:
         hang = str(error)
     except BaseException as error:
         err.write(f"error: unexpected {error!r} that ends the process\n")
-    seconds, memory = time.monotonic() - start, max(0, _memory("VmHWM") - before)
+    seconds, memory = time.process_time() - start, max(0, _memory("VmHWM") - before)
     executed = (box / CANARY).exists()
     escaped = [name for name in _remains(box) if not name.startswith(f"{CANARY} ")] != expected
     errors = [line for line in err.getvalue().split("\n") if line.startswith("error: ")]
@@ -148,6 +152,15 @@ def judge(session: Session, seed: str, number: int, box: Path) -> Outcome:
 
 def _is_readable(line: str) -> bool:
     return len(line) <= LONGEST_LINE and line.isprintable()
+
+
+def warm_up(session: Session, box: Path) -> None:
+    """Read the valid input once: what is imported on first use is no matter of an input."""
+    (box / "target").mkdir(parents=True)
+    session.write(None, box / "target")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session.read(box / "target")
 
 
 def clean_environment(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import struct
@@ -24,6 +25,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + checksum
 
 
+@functools.cache
 def png(width: int, height: int, mode: int = 2, rows: int | None = None, extra: bytes = b"") -> bytes:
     """Return a PNG of zeros, in which as many rows as given really are."""
     per_row = 1 + width * {0: 1, 2: 3, 3: 1, 6: 4}[mode]
@@ -36,6 +38,11 @@ def png(width: int, height: int, mode: int = 2, rows: int | None = None, extra: 
     palette = _png_chunk(b"PLTE", bytes(30)) if mode == 3 else b""
     parts = [_png_chunk(b"IHDR", head), palette, extra, _png_chunk(b"IDAT", data)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + _png_chunk(b"IEND", b"")
+
+
+@functools.cache
+def _zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count))
 
 
 def _images() -> dict[str, bytes]:
@@ -119,10 +126,9 @@ class ImageFile:
         if kind == 2:
             return png(3000, 3000, rng.choice((0, 2, 3, 6)))
         if kind == 3:  # texts that inflate to much
-            text = zlib.compress(bytes(1 << 27))
-            return png(8, 8, extra=_png_chunk(b"zTXt", b"a\0\0" + text))
+            return png(8, 8, extra=_png_chunk(b"zTXt", b"a\0\0" + _zeros(1 << 27)))
         if kind == 4:
-            return png(8, 8, extra=_png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 27))))
+            return png(8, 8, extra=_png_chunk(b"iCCP", b"a\0\0" + _zeros(1 << 27)))
         if kind == 5:
             return png(8, 8, extra=_png_chunk(b"eXIf", b"MM\0*" + rng.randbytes(200)))
         return png(8, 8, extra=_png_chunk(b"tEXt", b"a\0" + b"x" * 10**6) * 3)

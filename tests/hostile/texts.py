@@ -21,10 +21,9 @@ from .mutations import Random, as_yaml, changed_tree, odd_text, write_hostile
 
 @functools.cache
 def small_clip() -> Any:
-    from clip.weights import build_model
-    from tests.parity_files import recorded_clip
+    from .weights import small_model
 
-    return build_model(recorded_clip()).float()
+    return small_model()
 
 
 @functools.cache
