@@ -8,23 +8,19 @@ says so.
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import os
 import unicodedata
-import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from support import files
 from support.documents import parse_json
 
+from .matlab import check_mat
+
 #: kinds of characters that no name has: control characters, half characters, ends of lines
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
-#: bytes that the variables of a MATLAB file may take; those of the data sets here take a few million
-MOST_MAT = 1 << 27
-# kind of an element of a MATLAB file that is compressed
-_COMPRESSED = 15
 FETCH_AGAIN = "fetch it again, or put the right file in its place"
 
 
@@ -206,9 +202,8 @@ def read_mat(path: str, variable: str, fields: Sequence[str] = ()) -> Any:
 
     what = f"a MATLAB file with {variable!r}"
     content = _read_bytes(path)
-    if _inflated_size(content) > MOST_MAT:
-        raise wrong_file(path, what, f"it holds more than {MOST_MAT:,} bytes, compressed")
     try:
+        check_mat(content)
         table = loadmat(io.BytesIO(content), squeeze_me=True)
     except Exception as error:  # other content makes scipy raise nearly anything
         why = " ".join(str(error).split()) or type(error).__name__
@@ -225,23 +220,6 @@ def read_mat(path: str, variable: str, fields: Sequence[str] = ()) -> Any:
             f"it has no {' and no '.join(missing)}, but {', '.join(present) or 'no fields'}",
         )
     return values
-
-
-def _inflated_size(content: bytes) -> int:
-    """Return the size of the compressed variables of a MATLAB file, or MOST_MAT + 1 if larger."""
-    order: Literal["little", "big"] = "big" if content[126:128] == b"MI" else "little"
-    total, place = 0, 128
-    while place + 8 <= len(content) and total <= MOST_MAT:
-        kind = int.from_bytes(content[place : place + 4], order)
-        size = int.from_bytes(content[place + 4 : place + 8], order)
-        if kind == _COMPRESSED:
-            packed, unpacker = content[place + 8 : place + 8 + size], zlib.decompressobj()
-            with contextlib.suppress(zlib.error):  # which the reader names
-                while packed and total <= MOST_MAT:
-                    total += len(unpacker.decompress(packed, 1 << 20))
-                    packed = unpacker.unconsumed_tail
-        place += 8 + size
-    return total
 
 
 def whole_number(value: Any) -> int | None:

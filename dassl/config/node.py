@@ -200,6 +200,7 @@ def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold 'KEY: value' lines, found a {type(tree).__name__}")
+    _check_keys(tree, path)
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
@@ -207,6 +208,17 @@ def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
         raise ValueError(f"{path}: {BASE_KEY} must name the file it builds on, and is {base!r}")
     base_path = os.path.join(os.path.dirname(path), base)
     return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)
+
+
+def _check_keys(tree: dict, path: str) -> None:
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ValueError(
+                f"{path}: the key {key!r:.80} is no text (YAML reads on, off, yes and no as truth "
+                "values): put it in quotes"
+            )
+        if isinstance(value, dict):
+            _check_keys(value, path)
 
 
 def _overlay(below: dict, above: dict) -> dict:

@@ -18,6 +18,8 @@ __all__ = ["check_archive", "unpack_archive"]
 
 #: bytes that the content of an archive may take in any case, and how many times those of its file
 ALWAYS, MOST_INFLATED = 1 << 28, 100
+#: levels of folders within an archive
+MOST_LEVELS = 50
 _CHUNK_BYTES = 1 << 20
 
 
@@ -75,6 +77,8 @@ class _Room:
 
 
 def _lies_inside(name: str, folder: str) -> bool:
+    if name.count("/") > MOST_LEVELS:  # what Python could neither walk through nor remove
+        return False
     root = osp.realpath(folder)
     target = osp.realpath(osp.join(root, name))
     return target == root or target.startswith(osp.join(root, ""))
@@ -90,13 +94,14 @@ def _zip_members(archive: zipfile.ZipFile, path: str) -> list[zipfile.ZipInfo]:
 
 
 def _unpack_zip(path: str, folder: str) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path) as archive:
         members = _zip_members(archive, path)
         for member in members:  # zipfile itself would write such members under another name
             mode = member.external_attr >> 16
             other = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
             if other or not _lies_inside(member.filename, folder):
-                raise zipfile.BadZipFile(f"{member.filename!r} is a link or lies outside")
+                raise zipfile.BadZipFile(f"{member.filename!r} is a link, or lies outside or too deep")
         for member in tqdm(members, desc=osp.basename(path), unit=" files"):
             archive.extract(member, folder)
 
@@ -124,7 +129,7 @@ def _unpack_tar(path: str, folder: str) -> None:
         for member in tqdm(_tar_members(archive, path), desc=osp.basename(path), unit=" files"):
             inside = _lies_inside(member.name, folder)
             if not inside or not (member.isfile() or member.isdir()):
-                raise tarfile.ExtractError(f"{member.name!r} is a link or lies outside")
+                raise tarfile.ExtractError(f"{member.name!r} is a link, or lies outside or too deep")
             archive.extract(member, folder, set_attrs=False, **options)
 
 

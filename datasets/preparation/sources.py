@@ -72,7 +72,9 @@ def read_sources(path: str | Path) -> dict[str, Source]:
     for stem, entry in table.items():
         try:
             files = tuple(_remote_file(stem, **spec) for spec in entry["files"])
-            train, val, test = entry["images"]
+            train, val, test = (None if n is None else int(n) for n in entry["images"])
+            if not isinstance(stem, str) or "/" in stem or not stem.isprintable():
+                raise ValueError("a data set's name is the name of a folder")
             sources[stem] = Source(int(entry["classes"]), (train, val, test), files)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -86,6 +88,9 @@ def _remote_file(
 ) -> RemoteFile:
     if isinstance(place, str) or isinstance(urls, str):
         raise ValueError(f"place and urls of {file} are lists")
+    for text in (file, *place, *urls, *rest.values()):
+        if not isinstance(text, str) or not text.isprintable():
+            raise ValueError(f"{text!r:.80} is no text")
     if "/" not in file:
         file = f"{stem}/{file}"
     place = tuple(place) or (file.rpartition("/")[2],)

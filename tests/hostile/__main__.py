@@ -164,12 +164,22 @@ def run(args: argparse.Namespace) -> int:
     import train  # noqa: F401  once for all processes
     import trainers  # noqa: F401
 
+    rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(one, names))
+        for row in pool.map(one, names):
+            rows.append(row)
+            if args.out:
+                keep(rows, args)
     print(table(rows))
-    if args.out:
-        write_json({"inputs": args.inputs, "seed": args.seed, "readers": rows}, args.out, indent=1)
     return int(any(row[column] for row in rows for column in BAD))
+
+
+def keep(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write the rows to a file; those of other readers in it stay."""
+    present = json.loads(args.out.read_text("utf-8"))["readers"] if args.out.exists() else []
+    by_name = {row["reader"]: row for row in (*present, *rows)}
+    kept = [by_name[name] for name in READERS if name in by_name]
+    write_json({"seed": args.seed, "readers": kept}, args.out, indent=1)
 
 
 def show(name: str, number: int, seed: str) -> int:

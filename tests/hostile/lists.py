@@ -37,6 +37,7 @@ def build(stem: str, root: Path, *pairs: object) -> Any:
     import datasets
     from dassl.config import get_cfg_default
     from dassl.data.datasets import build_dataset
+    from dassl.utils import read_image
 
     cfg = get_cfg_default()
     datasets.extend_cfg(cfg)
@@ -47,7 +48,8 @@ def build(stem: str, root: Path, *pairs: object) -> Any:
     dataset = build_dataset(cfg)
     for item in (*dataset.train_x, *(dataset.val or ()), *dataset.test):
         assert 0 <= item.label < dataset.num_classes
-        assert os.path.isfile(item.impath), item.impath
+        if not os.path.isfile(item.impath):
+            read_image(item.impath)  # says so
     use_names(dataset.classnames)
     return dataset
 

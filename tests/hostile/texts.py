@@ -115,7 +115,7 @@ class DeclaredKeys(_YamlFile):
 
     def files(self) -> list[str]:
         return [
-            "TRAINER: {MINE: {WEIGHT: 1.0, NAMES: [a, b], DEPTH: 3, ON: true}}\nOWN: {KEY: text}\n"
+            "TRAINER: {MINE: {WEIGHT: 1.0, NAMES: [a, b], DEPTH: 3, SWITCH: true}}\nOWN: {KEY: text}\n"
         ]
 
     def read(self, target: Path) -> None:
