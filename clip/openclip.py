@@ -299,7 +299,11 @@ def _from_config(path: Path) -> Source:
         raise ValueError(f"{path}: preprocess_cfg is {preprocess!r:.80}, not a group of settings")
     for name in ("mean", "std"):
         values = preprocess.get(name, [0.0] * 3)
-        numbers = [value for value in values if type(value) in (int, float)] if isinstance(values, list) else []
+        numbers = (
+            [value for value in values if type(value) in (int, float)]
+            if isinstance(values, list)
+            else []
+        )
         if len(numbers) != 3 or len(values) != 3:
             raise ValueError(f"{path}: {name} is {values!r:.80}, not three numbers")
     return Source(str(path), config, bool(config.get("quick_gelu", False)), preprocess)

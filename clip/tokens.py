@@ -10,7 +10,6 @@ import torch
 
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
-
 #: tokens up to which those of a text that is too long are counted
 MOST_COUNTED = 4096
 
@@ -52,8 +51,8 @@ def tokenize(
             if not truncate:
                 more = "more than " if len(encoded) >= MOST_COUNTED else ""
                 raise RuntimeError(
-                    f"text {i} has {more}{len(row)} tokens with start and end marker, but the context "
-                    f"holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it or pass "
+                    f"text {i} has {more}{len(row)} tokens with start and end marker, but the "
+                    f"context holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it or pass "
                     "truncate=True"
                 )
             row = row[: context_length - 1] + row[-1:]

@@ -84,7 +84,9 @@ def _oddity(value: Any) -> str:
     # one stored value may stand for any number of them
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         return f"of shape {tuple(value.shape)}, but fewer values are stored"
-    return "" if bool(value.isfinite().all()) else "not all finite numbers: train or fetch them anew"
+    return (
+        "" if bool(value.isfinite().all()) else "not all finite numbers: train or fetch them anew"
+    )
 
 
 def check_container(path: str | Path) -> None:

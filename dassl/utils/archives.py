@@ -60,7 +60,9 @@ def _with_archive(path: str, folder: str, work: Callable[[str, str], None]) -> N
         raise
     except Exception as error:  # a damaged, cut-off or foreign file raises nearly anything
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f'"{path}" is not a zip or tar archive that can be unpacked: {why}') from error
+        raise ValueError(
+            f'"{path}" is not a zip or tar archive that can be unpacked: {why}'
+        ) from error
 
 
 class _Room:
@@ -73,7 +75,9 @@ class _Room:
     def take(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise ValueError(f"its {self.size:,} bytes hold more than {MOST_INFLATED} times as many")
+            raise ValueError(
+                f"its {self.size:,} bytes hold more than {MOST_INFLATED} times as many"
+            )
 
 
 def _lies_inside(name: str, folder: str) -> bool:
@@ -101,7 +105,9 @@ def _unpack_zip(path: str, folder: str) -> None:
             mode = member.external_attr >> 16
             other = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
             if other or not _lies_inside(member.filename, folder):
-                raise zipfile.BadZipFile(f"{member.filename!r} is a link, or lies outside or too deep")
+                raise zipfile.BadZipFile(
+                    f"{member.filename!r} is a link, or lies outside or too deep"
+                )
         for member in tqdm(members, desc=osp.basename(path), unit=" files"):
             archive.extract(member, folder)
 
@@ -129,7 +135,9 @@ def _unpack_tar(path: str, folder: str) -> None:
         for member in tqdm(_tar_members(archive, path), desc=osp.basename(path), unit=" files"):
             inside = _lies_inside(member.name, folder)
             if not inside or not (member.isfile() or member.isdir()):
-                raise tarfile.ExtractError(f"{member.name!r} is a link, or lies outside or too deep")
+                raise tarfile.ExtractError(
+                    f"{member.name!r} is a link, or lies outside or too deep"
+                )
             archive.extract(member, folder, set_attrs=False, **options)
 
 

@@ -9,7 +9,7 @@ import pickle
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.io import loadmat, savemat
@@ -249,7 +249,9 @@ class AnnotationMat(_InDataSet):
             values[0, rng.randrange(values.shape[1])] = _odd_cell(rng)
         else:
             values = values.astype(float)
-            values[0, rng.randrange(values.shape[1])] = rng.choice((-1, 0, 1.5, np.nan, np.inf, 1e300))
+            values[0, rng.randrange(values.shape[1])] = rng.choice(
+                (-1, 0, 1.5, np.nan, np.inf, 1e300)
+            )
         out = io.BytesIO()
         try:
             savemat(out, {name: values}, do_compression=rng.random() < 0.3)
@@ -291,7 +293,7 @@ class _OwnList:
     """List of a user's own images in a file."""
 
     suffix: str
-    rows = [
+    rows: ClassVar = [
         {"path": f"{name}/{number}.png", "label": name, "split": part}
         for name in ("cat", "golden_retriever", "tree")
         for number, part in enumerate(("train", "train", "train", "val", "test", "test"))
@@ -341,7 +343,9 @@ class CsvList(_OwnList):
                 quoted = '"' + text.replace('"', '""') + '"'
                 fields[place] = rng.choice((text, quoted, f'"{text}'))
             elif action == 2:
-                fields[place] = rng.choice(('"', "'", '""', "../../beside.txt", "/etc/passwd", "y" * 200_000))
+                fields[place] = rng.choice(
+                    ('"', "'", '""', "../../beside.txt", "/etc/passwd", "y" * 200_000)
+                )
             elif action == 3:
                 del fields[place:]
             else:
@@ -365,7 +369,7 @@ class JsonlList(_OwnList):
 class ClassNameFile:
     """File that names the classes of a user's own images."""
 
-    names = {"cat": "cat", "golden_retriever": "golden retriever", "tree": "oak tree"}
+    names: ClassVar = {"cat": "cat", "golden_retriever": "golden retriever", "tree": "oak tree"}
 
     def __init__(self, folder: Path) -> None:
         own_images(folder)

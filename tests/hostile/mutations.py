@@ -66,7 +66,7 @@ RAW = {
 #: values in YAML only: tags, dates, references to themselves, and what multiplies when written out
 YAML_VALUES = (
     '!!python/object/apply:os.system ["touch {canary}"]',
-    '!!python/object/apply:builtins.eval ["open({canary!r}, \'w\')"]',
+    "!!python/object/apply:builtins.eval [\"open({canary!r}, 'w')\"]",
     "!!python/name:os.system",
     "!!python/module:os",
     "!!binary x",
@@ -137,7 +137,9 @@ def odd_value(rng: Random) -> Any:
         return rng.choice((None, True, False))
     if kind == 5:
         return rng.choice((DEEP, LONG_NUMBER, NAN, INFINITE))
-    return rng.choice(([], {}, [[]], {"": None}, ["a"], [None], {"a": {"b": []}}, [1, "a", {}], [0] * 3000))
+    return rng.choice(
+        ([], {}, [[]], {"": None}, ["a"], [None], {"a": {"b": []}}, [1, "a", {}], [0] * 3000)
+    )
 
 
 Path_ = tuple[Any, ...]
@@ -268,7 +270,9 @@ def _overwrite(rng: Random, data: bytes) -> bytes:
 
 def _insert(rng: Random, data: bytes) -> bytes:
     place = _at(rng, data)
-    filling = rng.choice((b"\0", b"\r", b"\n\n", b"\xef\xbb\xbf", b"\xff\xfe", b'"', b"\x80", b"  "))
+    filling = rng.choice(
+        (b"\0", b"\r", b"\n\n", b"\xef\xbb\xbf", b"\xff\xfe", b'"', b"\x80", b"  ")
+    )
     return data[:place] + filling * rng.choice((1, 1, 100)) + data[place:]
 
 
@@ -302,7 +306,9 @@ def _binary_number(rng: Random, data: bytes) -> bytes:
     size = rng.choice((2, 4, 8))
     number = rng.choice((0, 1, (1 << (8 * size - 1)) - 1, 1 << (8 * size - 1), (1 << 8 * size) - 1))
     place = _at(rng, data)
-    return data[:place] + number.to_bytes(size, rng.choice(("little", "big"))) + data[place + size :]
+    return (
+        data[:place] + number.to_bytes(size, rng.choice(("little", "big"))) + data[place + size :]
+    )
 
 
 _BYTE_CHANGES = (
@@ -366,7 +372,7 @@ def foreign_file(rng: Random, canary: Path) -> bytes:
 
 
 def put_else(rng: Random, path: Path) -> str:
-    """Put something else in the place of a file: a folder, a link that leads nowhere, a pipe, ..."""
+    """Put something else in the place of a file: a folder, a broken link, a pipe, ..."""
     kind = rng.choice(("folder", "no file", "loop", "pipe", "endless", "huge"))
     if kind == "folder":
         path.mkdir()

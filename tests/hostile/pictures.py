@@ -26,7 +26,9 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 @functools.cache
-def png(width: int, height: int, mode: int = 2, rows: int | None = None, extra: bytes = b"") -> bytes:
+def png(
+    width: int, height: int, mode: int = 2, rows: int | None = None, extra: bytes = b""
+) -> bytes:
     """Return a PNG of zeros, in which as many rows as given really are."""
     per_row = 1 + width * {0: 1, 2: 3, 3: 1, 6: 4}[mode]
     packer = zlib.compressobj(9)
@@ -118,9 +120,13 @@ class ImageFile:
         kind = rng.randrange(7)
         if kind == 0:  # too many pixels to be meant, and few of them there
             side = rng.choice((20_000, 60_000, 2**31 - 1))
-            return png(side, side, rng.choice((0, 2, 3, 6)), rows=1) if side < 10**6 else png(
-                8, 8, rows=8
-            ).replace(struct.pack(">II", 8, 8), struct.pack(">II", side, side), 1)
+            return (
+                png(side, side, rng.choice((0, 2, 3, 6)), rows=1)
+                if side < 10**6
+                else png(8, 8, rows=8).replace(
+                    struct.pack(">II", 8, 8), struct.pack(">II", side, side), 1
+                )
+            )
         if kind == 1:
             return png(rng.choice((0, 1, 2**16)), rng.choice((0, 1)), 0, rows=1)
         if kind == 2:
@@ -222,7 +228,6 @@ class _Archive:
             raise ValueError(problem)
 
 
-
 class _Zeros(io.RawIOBase):
     """So many zeros, as a file to read."""
 
@@ -272,7 +277,9 @@ class ZipArchive(_Archive):
                     continue
         data = out.getvalue()
         if rng is not None and rng.random() < 0.1:  # encrypted, as its flags say
-            data = data.replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00")
+            data = data.replace(
+                b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"
+            )
         return data
 
     @staticmethod
@@ -295,7 +302,11 @@ class TarArchive(_Archive):
             return _kept(("tar", 1 << 31), self._bomb)
         out = io.BytesIO()
         how = "w:gz" if rng is None else rng.choice(("w:gz", "w:gz", "w:bz2", "w:xz", "w"))
-        form = tarfile.PAX_FORMAT if rng is None else rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
+        form = (
+            tarfile.PAX_FORMAT
+            if rng is None
+            else rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
+        )
         with tarfile.open(fileobj=out, mode=how, format=form) as archive:  # type: ignore[call-overload]
             for name, data in members:
                 info = tarfile.TarInfo(name)
@@ -317,7 +328,18 @@ class TarArchive(_Archive):
         elif kind < 4:  # a link, and a file that is written through it
             info.type = rng.choice((tarfile.SYMTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE))
             info.name = "images/link"
-            info.linkname = rng.choice(("../..", "/", "..", ".", "images/link", "/etc", "../../beside.txt", "images/a/1.txt"))
+            info.linkname = rng.choice(
+                (
+                    "../..",
+                    "/",
+                    "..",
+                    ".",
+                    "images/link",
+                    "/etc",
+                    "../../beside.txt",
+                    "images/a/1.txt",
+                )
+            )
             through = tarfile.TarInfo("images/link/outside.txt")
             through.size = 3
             archive.addfile(info)

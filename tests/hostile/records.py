@@ -20,7 +20,9 @@ class _Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "output"
         self.make(self.folder)
-        self.runs = sorted(path.parent.relative_to(self.folder) for path in self.folder.rglob(self.file))
+        self.runs = sorted(
+            path.parent.relative_to(self.folder) for path in self.folder.rglob(self.file)
+        )
 
     def make(self, output: Path) -> None:
         raise NotImplementedError
@@ -70,7 +72,11 @@ class ResultJson(_Results):
             trained = output / "base2new/train_base" / tail
             write_record(trained, 70_000 + seed, seed=seed, part="base")
             write_record(
-                output / "base2new/test_new" / tail, 60_000 + seed, seed=seed, part="new", of=trained
+                output / "base2new/test_new" / tail,
+                60_000 + seed,
+                seed=seed,
+                part="new",
+                of=trained,
             )
 
     def change(self, rng: Random, valid: bytes) -> bytes:
@@ -92,16 +98,25 @@ class LogFile(_Results):
         for pattern, other in (
             (b"accuracy: ", b"accuracy: 9" * 2000),
             (b"accuracy: 7", rng.choice((b"accuracy: e", b"accuracy: 1e999", b"accuracy: nan%"))),
-            (b"Trainable parameters: ", rng.choice((b"Trainable parameters: ,", b"Trainable parameters: " + b"9" * 5000))),
-            (b"opts: [", rng.choice((b"opts: " + b"[" * 500, b"opts: __import__('os')", b"opts: {", b"opts: ['a'"))),
+            (
+                b"Trainable parameters: ",
+                rng.choice((b"Trainable parameters: ,", b"Trainable parameters: " + b"9" * 5000)),
+            ),
+            (
+                b"opts: [",
+                rng.choice(
+                    (b"opts: " + b"[" * 500, b"opts: __import__('os')", b"opts: {", b"opts: ['a'")
+                ),
+            ),
             (b"    CTX_INIT", rng.choice((b"  " * 3000 + b"A", b"\tA", b"A: B: C"))),
             (b"seed: 1", b"seed: \xff\xfe"),
             (b"** Arguments **", b"** Arguments **\n" * 20),
             (b"=> result", rng.choice((b"=> result\n" * 50, b"=> resul"))),
-            (b"MAX_EPOCH: 30", rng.choice((b"MAX_EPOCH: " + b"(" * 300, b"MAX_EPOCH: x", b"MAX_EPOCH: '"))),
+            (
+                b"MAX_EPOCH: 30",
+                rng.choice((b"MAX_EPOCH: " + b"(" * 300, b"MAX_EPOCH: x", b"MAX_EPOCH: '")),
+            ),
         ):
             if rng.random() < 0.2:
                 text = text.replace(pattern, other)
         return text if rng.random() < 0.5 else changed_lines(rng, text)
-
-

@@ -115,7 +115,8 @@ class DeclaredKeys(_YamlFile):
 
     def files(self) -> list[str]:
         return [
-            "TRAINER: {MINE: {WEIGHT: 1.0, NAMES: [a, b], DEPTH: 3, SWITCH: true}}\nOWN: {KEY: text}\n"
+            "TRAINER: {MINE: {WEIGHT: 1.0, NAMES: [a, b], DEPTH: 3, SWITCH: true}}\n"
+            "OWN: {KEY: text}\n"
         ]
 
     def read(self, target: Path) -> None:
@@ -140,7 +141,9 @@ class SourcesTable(_YamlFile):
 
         words = ["--sources", str(target / self.name), "--root", str(target / "data")]
         prepare.run(prepare.build_parser().parse_args([*words, "--list"]))
-        status = prepare.run(prepare.build_parser().parse_args([*words, "--check", "dtd", "sun397"]))
+        status = prepare.run(
+            prepare.build_parser().parse_args([*words, "--check", "dtd", "sun397"])
+        )
         assert status == 1  # nothing is there
 
 
@@ -201,9 +204,8 @@ class ClassNames:
         write_hostile(rng, path, valid, change, target.parent / CANARY)
 
     def read(self, target: Path) -> None:
-        from tools.command import read_names
-
         import predict
+        from tools.command import read_names
 
         names = read_names(str(target / "names.txt"))
         use_names(names)

@@ -9,7 +9,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +43,9 @@ def odd_tensor(rng: Random) -> Any:
     if kind == 2:
         return torch.zeros(shape, dtype=rng.choice((torch.float16, torch.float64, torch.bfloat16)))
     if kind == 3:  # a small file for many values
-        return torch.zeros(1).expand(rng.choice(((10**10,), (10**6, 10**6), (4, 64), (49408, 10**6))))
+        return torch.zeros(1).expand(
+            rng.choice(((10**10,), (10**6, 10**6), (4, 64), (49408, 10**6)))
+        )
     if kind == 4:
         return torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (10**9, 10**9))
     if kind == 5:
@@ -72,9 +74,10 @@ def saved(tree: Any, legacy: bool = False) -> bytes:
 def inflated(data: bytes, zeros: int = 1 << 29) -> bytes:
     """Return an archive of ``torch.save`` whose largest part is zeros, compressed to little."""
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(
-        out, "w", zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as bomb:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb,
+    ):
         largest = max(archive.infolist(), key=lambda part: part.file_size)
         for part in archive.infolist():
             if part is not largest:
@@ -106,7 +109,9 @@ class _TorchFile:
                 payload = Payload(canary, rng.randrange(4))
                 tree = changed_tree(rng, tree, lambda _: payload)
             else:
-                tree = changed_tree(rng, tree, lambda r: (odd_tensor, odd_value)[r.random() < 0.4](r))
+                tree = changed_tree(
+                    rng, tree, lambda r: (odd_tensor, odd_value)[r.random() < 0.4](r)
+                )
             try:
                 return saved(tree, legacy=rng.random() < 0.2)
             except Exception:  # not every odd value can be written
@@ -312,9 +317,10 @@ class ClipArchive:
 
         def change() -> bytes:
             out = io.BytesIO()
-            with zipfile.ZipFile(io.BytesIO(self.valid)) as archive, zipfile.ZipFile(
-                out, "w"
-            ) as changed:
+            with (
+                zipfile.ZipFile(io.BytesIO(self.valid)) as archive,
+                zipfile.ZipFile(out, "w") as changed,
+            ):
                 parts = archive.infolist()
                 victim = rng.choice(parts)
                 for part in parts:
@@ -428,7 +434,7 @@ class OpenClipConfig:
 class TeacherFeatures:
     """Cached features of the frozen CLIP; what is damaged is computed anew."""
 
-    key: dict[str, Any] = {"weights": "0" * 64, "classnames": ["cat", "dog"]}
+    key: ClassVar[dict[str, Any]] = {"weights": "0" * 64, "classnames": ["cat", "dog"]}
 
     def __init__(self, folder: Path) -> None:
         from adaptation.savings.teacher import FeatureFiles
@@ -445,9 +451,7 @@ class TeacherFeatures:
             path.write_bytes(self.valid)
             return
         canary = target.parent / CANARY
-        write_hostile(
-            rng, path, self.valid, lambda: _changed_safetensors(rng, self.valid), canary
-        )
+        write_hostile(rng, path, self.valid, lambda: _changed_safetensors(rng, self.valid), canary)
 
     def read(self, target: Path) -> None:
         from adaptation.savings.teacher import FeatureFiles
@@ -507,5 +511,3 @@ class DecodedImages:
             self._open(target)
         except CacheError as error:
             print(f"Note: images are decoded each time: {error}")
-
-
