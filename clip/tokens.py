@@ -52,8 +52,8 @@ def tokenize(
                 more = "more than " if len(encoded) >= MOST_COUNTED else ""
                 raise RuntimeError(
                     f"text {i} has {more}{len(row)} tokens with start and end marker, but the "
-                    f"context holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it or pass "
-                    "truncate=True"
+                    f"context holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it "
+                    "or pass truncate=True"
                 )
             row = row[: context_length - 1] + row[-1:]
         ids[i, : len(row)] = torch.tensor(row)
