@@ -48,7 +48,7 @@ class BoundedFolder:
         """
         path = self.path / name
         try:
-            require_ordinary(path)
+            require_ordinary(path, self.limit)
             content = read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None

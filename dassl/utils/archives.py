@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os.path as osp
 import stat
 import tarfile
@@ -56,9 +57,9 @@ def _with_archive(path: str, folder: str, work: Callable[[str, str], None]) -> N
     require_ordinary(path)
     try:
         work(path, folder)
-    except OSError:
-        raise
     except Exception as error:  # a damaged, cut-off or foreign file raises nearly anything
+        if isinstance(error, OSError) and error.errno is not None:  # the system's
+            raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f'"{path}" is not a zip or tar archive that can be unpacked: {why}'
@@ -146,5 +147,7 @@ def _test_tar(path: str, _: str) -> None:
         for _member in _tar_members(archive, path):
             pass
         room, file = _Room(path), archive.fileobj
-        while chunk := file.read(_CHUNK_BYTES) if file else b"":  # the checksum of a compression
+        if file is None or isinstance(file, io.BufferedReader):
+            return
+        while chunk := file.read(_CHUNK_BYTES):  # up to the checksum of the compression
             room.take(len(chunk))

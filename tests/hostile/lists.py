@@ -335,7 +335,7 @@ class CsvList(_OwnList):
     def change(self, rng: Random, valid: bytes) -> bytes:
         lines = [line.split(",") for line in valid.decode().split("\n")]
         for _ in range(rng.choice((1, 1, 3))):
-            fields = rng.choice(lines)
+            fields = rng.choice([fields for fields in lines if fields] or [[""]])
             place = rng.randrange(len(fields))
             action = rng.randrange(5)
             if action < 2:
@@ -363,7 +363,8 @@ class JsonlList(_OwnList):
         return "".join(json.dumps(row) + "\n" for row in rows)
 
     def change(self, rng: Random, valid: bytes) -> bytes:
-        return b"\n".join(as_json(rng, row) for row in changed_tree(rng, self.rows))
+        rows = changed_tree(rng, self.rows)
+        return b"\n".join(as_json(rng, row) for row in (rows if isinstance(rows, list) else [rows]))
 
 
 class ClassNameFile:
