@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from clip.changes import Changes, LayerChanges
 from clip.encoders import Encoders
 from clip.model import CLIP
+from clip.packing import PackedText
 from clip.weights import convert_weights
 
 from .learner import Prediction, PromptLearner
 from .savings.chunks import encode_text_in_chunks
 from .savings.memory import MemoryBound, image_bytes, text_bytes
+from .savings.rank_texts import encode_text_on_ranks
 from .savings.teacher import TeacherCache
 from .templates import TEACHER_TEMPLATES
 from .texts import MAX_SEQUENCES, class_prompts, encode_templates
@@ -202,13 +204,20 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["plain"]
 
     def _encode_text(self, changes: Changes) -> Tensor:
-        with self._autocast(self.text.device):
-            features = encode_text_in_chunks(
-                self.encoders, self.text, changes, self._texts_at_once(changes)
-            )
-        return features.float()
+        def encode(text: PackedText, changes: Changes) -> Tensor:
+            size = self.texts_at_once(changes)
+            with self._autocast(text.device):
+                return encode_text_in_chunks(self.encoders, text, changes, size).float()
 
-    def _texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
+        return encode_text_on_ranks(encode, self.text, changes)
+
+    def texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
+        """Return how many texts to encode at a time; 0 for all of them.
+
+        Args:
+            changes: of the text encoder.
+            share: part of the memory bound that they may take.
+        """
         training = torch.is_grad_enabled()
         limit = 0 if training else MAX_SEQUENCES
         if not self.memory:
@@ -256,7 +265,7 @@ class PromptedCLIP(nn.Module):
 
         def encode() -> Tensor:
             # a smaller share, since the step that asks for them already holds its own features
-            size = self._texts_at_once(Changes.of(None), share=0.25)
+            size = self.texts_at_once(Changes.of(None), share=0.25)
             with self._autocast(self.text.device):
                 return encode_templates(
                     self.encoders, self.classnames, self.teacher_templates, unit=False, size=size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path as osp
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +17,10 @@ from clip.model import CLIP
 from clip.weights import build_model
 from dassl.config import CfgNode
 from dassl.engine import TrainerX
+from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
-from dassl.utils.checkpoint import latest_checkpoint
 
 from .checkpoints import (
     CHECKPOINT_VERSION,
@@ -86,6 +85,8 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
+    splits_batches = True
     model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str
@@ -99,6 +100,8 @@ class PromptTrainer(TrainerX):
     #: whether the method's published code builds OpenAI's CLIP unchanged and then draws its start
     #: values in the order of ``build_learner``
     draws_as_published = False
+    # whether the run becomes longer than it was when it began
+    _is_extended = False
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -348,27 +351,30 @@ class PromptTrainer(TrainerX):
         cfg.DATASET.TEMPLATES = self.given_templates
         return cfg
 
-    def resume_model_if_exist(self, directory: str) -> int:
-        """Continue from a run folder after checking that its checkpoint fits this run."""
-        extended = False
-        for name in self.get_model_names():
-            path = latest_checkpoint(osp.join(directory, name))
-            if path is not None:
-                checkpoint = load_checkpoint(path)
-                self._checked_weights(checkpoint, name, path)
-                if "meta" not in checkpoint:
-                    raise ValueError(
-                        f"{path} was not written by this toolbox and cannot be resumed: "
-                        "use another output folder, or test it with --eval-only --model-dir"
-                    )
-                classes = self.model.classnames
-                extended = check_continues(checkpoint["meta"], self._stored_cfg(), classes, path)
-        if extended:
+    def check_start(self, start: Start) -> None:
+        """Check that what the run goes on from is of a run with its settings and classes."""
+        for name, checkpoint in start.checkpoints.items():
+            path = start.paths[name]
+            self._checked_weights(checkpoint, name, path)
+            if "meta" not in checkpoint:
+                raise ValueError(
+                    f"{path} was not written by this toolbox and cannot be resumed: "
+                    "use another output folder, or test it with --eval-only --model-dir"
+                )
+            classes = self.model.classnames
+            stored = self._stored_cfg()
+            self._is_extended = check_continues(checkpoint["meta"], stored, classes, path)
+        if self._is_extended:
+            print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
+
+    def restore_start(self, start: Start) -> None:
+        if self._is_extended:
             self._scheds[self.model_name] = None  # the stored schedule is of the shorter run
-        epoch = super().resume_model_if_exist(directory)
-        if extended:
-            self._extend(epoch)
-        return epoch
+        super().restore_start(start)
+        if self._is_extended:
+            epoch, steps = start.position
+            # the last step of an epoch sets the rate of the next one
+            self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
 
     def _extend(self, epoch: int) -> None:
         """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
@@ -380,7 +386,6 @@ class PromptTrainer(TrainerX):
             for _ in range(epoch):
                 self.sched.step()
         self._scheds[self.model_name] = self.sched
-        print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a trained learner, also one trained on other classes.

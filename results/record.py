@@ -25,6 +25,8 @@ FILE = "result.json"
 SCHEMA = 1
 #: an evaluator's name of a metric -> the one that logs, records and ``--keyword`` have
 METRICS = {"error_rate": "error", "perclass_accuracy": "average"}
+#: of the metrics that are no percentages
+UNITS = {"nll": "nats"}
 
 # A list of images, and what makes it up: their paths below the data root, and labels.
 _IMAGES = ({"images": int, "sha256": str}, None)
@@ -78,6 +80,19 @@ FIELDS: dict[str, Any] = {
     "device": {"type": str, "name": str},
     "started": str,
     "ended": str,
+    "host": str,
+    "starts": [
+        {
+            "started": str,
+            "epoch": int,
+            "step": int,
+            "from": (str, None),
+            "host": str,
+            "device": str,
+            "commit": (str, None),
+            "seconds": (float, int),
+        }
+    ],
     "seconds": {"training": _NUMBER, "epochs": list, "testing": _NUMBER},
     "memory": {"host_bytes": (int, None), "cuda_bytes": (int, None)},
     "versions": dict,
@@ -87,6 +102,18 @@ FIELDS: dict[str, Any] = {
     "given": dict,
     "arguments": dict,
 }
+#: fields that older records lack
+LATER = ("host", "starts")
+
+
+def unit(metric: str) -> str:
+    """Return the unit of a metric: ``%``, or that of ``UNITS``."""
+    return UNITS.get(metric, "%")
+
+
+def in_unit(value: float, metric: str) -> str:
+    """Return a value of a metric with its unit, as in ``83.25%``."""
+    return f"{value:.2f}%" if unit(metric) == "%" else f"{value:.2f} {unit(metric)}"
 
 
 class BadRecord(BadLog):
@@ -195,6 +222,8 @@ def _check(content: Any, kind: Any, name: str, path: Path) -> None:
         if isinstance(one, dict):
             for key, below in one.items():
                 full = f"{name}.{key}" if name else key
+                if key not in content and full in LATER:
+                    continue
                 if key not in content:
                     raise _damaged(path, f"no {full}")
                 _check(content[key], below, full, path)

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,17 @@ def as_text(content: bytes) -> str:
         raise ValueError(f"not UTF-8 text (line {line}: {error})") from error
 
 
+#: what stands between the name of a file and 32 hexadecimal digits while it is written
+_TEMPORARY = ".tmp"
+
+
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Let a file appear complete or not at all.
 
     Args:
         path: file to create or replace; its folder is created when missing.
+        durable: also where the power fails: wait until the disk has the file, then its name.
 
     Yields:
         A temporary name in the same folder. The file written there is renamed at the end of the
@@ -81,10 +87,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     path.parent.mkdir(parents=True, exist_ok=True)
     # unique also among machines that share the folder
-    temporary = path.with_name(f"{path.name}.tmp{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{path.name}{_TEMPORARY}{uuid.uuid4().hex}")
     try:
         yield temporary
+        if durable:
+            _wait_for_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            with suppress(OSError):  # not every system can, and the file is there
+                _wait_for_disk(path.parent)
     except OSError as error:
         if error.filename is None or os.fspath(error.filename) != str(temporary):
             raise
@@ -94,9 +105,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(text: str, path: str | Path) -> None:
+def _wait_for_disk(path: Path) -> None:
+    # Windows flushes only what is open for writing
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes left in a folder, not in those below it.
+
+    Args:
+        folder: where no other process writes; it need not exist.
+    """
+    for path in Path(folder).glob(f"*{_TEMPORARY}*"):
+        name, _, end = path.name.rpartition(_TEMPORARY)
+        if name and re.fullmatch("[0-9a-f]{32}", end) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | Path, durable: bool = False) -> None:
     """Write UTF-8 text in the way of :func:`replacing`."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path, durable) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -66,6 +66,8 @@ class ZeroshotCLIP(TrainerX):
     No shots are drawn, whatever DATASET.NUM_SHOTS says.
     """
 
+    splits_batches = True  # there is no loss
+
     def __init__(self, cfg: CfgNode) -> None:
         cfg = cfg.clone()
         cfg.defrost()

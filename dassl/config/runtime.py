@@ -29,9 +29,12 @@ RUNTIME_KEYS = (
     "VERBOSE",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.SAVE_MINUTES",
     "TEST.NO_TEST",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",
+    "TEST.KEEP_PREDICTIONS",
+    "TEST.BASE_AND_NEW",
     # permission to train for more epochs than the run was started with
     "TRAIN.EXTEND",
 )

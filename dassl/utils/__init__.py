@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import ranks
 from .archives import unpack_archive
 from .checkpoint import (
     load_checkpoint,
@@ -25,6 +26,7 @@ from .tools import (
     read_json,
     set_random_seed,
     tolist_if_not,
+    use_deterministic_algorithms,
     write_json,
 )
 from .torchtools import (
@@ -57,6 +59,7 @@ __all__ = [
     "open_specified_layers",
     "print_detail",
     "print_result",
+    "ranks",
     "read_image",
     "read_json",
     "resume_from_checkpoint",
@@ -65,5 +68,6 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "unpack_archive",
+    "use_deterministic_algorithms",
     "write_json",
 ]

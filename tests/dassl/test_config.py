@@ -40,7 +40,7 @@ OPTIM: {NAME: adam, LR: 0.0003, WEIGHT_DECAY: 0.0005, MOMENTUM: 0.9, SGD_DAMPNIN
   STAGED_LR: false, NEW_LAYERS: [], BASE_LR_MULT: 0.1, LR_SCHEDULER: single_step,
   STEPSIZE: [-1], GAMMA: 0.1, MAX_EPOCH: 10, WARMUP_EPOCH: -1, WARMUP_TYPE: linear,
   WARMUP_CONS_LR: 0.00001, WARMUP_MIN_LR: 0.00001, WARMUP_RECOUNT: true}
-TRAIN: {CHECKPOINT_FREQ: 0, PRINT_FREQ: 10, COUNT_ITER: train_x}
+TRAIN: {CHECKPOINT_FREQ: 0, SAVE_MINUTES: 5.0, PRINT_FREQ: 10, COUNT_ITER: train_x}
 TEST: {EVALUATOR: Classification, PER_CLASS_RESULT: false, COMPUTE_CMAT: false, NO_TEST: false,
   SPLIT: test, FINAL_MODEL: last_step}
 TRAINER:
@@ -76,6 +76,8 @@ def test_defaults():
     beyond = {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"}
     assert {key: found["DATALOADER"].pop(key) for key in beyond} == beyond
     assert found["INPUT"].pop("EXIF") is False
+    beyond = {"KEEP_PREDICTIONS": "auto", "BASE_AND_NEW": False}
+    assert {key: found["TEST"].pop(key) for key in beyond} == beyond
     assert found == expected
 
 
