@@ -204,7 +204,7 @@ def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
-    if not isinstance(base, str) or not base or "\0" in base:
+    if not isinstance(base, str) or not base or not base.isprintable():
         raise ValueError(f"{path}: {BASE_KEY} must name the file it builds on, and is {base!r}")
     base_path = os.path.join(os.path.dirname(path), base)
     return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)

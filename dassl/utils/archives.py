@@ -120,6 +120,22 @@ def _test_zip(path: str, _: str) -> None:
             raise zipfile.BadZipFile(f"its member {damaged!r} is damaged")
 
 
+def _open_tar(path: str) -> tarfile.TarFile:
+    """Open a tar archive with the compression that its first bytes tell.
+
+    tarfile itself tries all of them, and that of xz reads any number of zeros.
+    """
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return tarfile.open(path, "r:gz")
+    if start.startswith(b"BZh"):
+        return tarfile.open(path, "r:bz2")
+    if start == b"\xfd7zXZ\0":
+        return tarfile.open(path, "r:xz")
+    return tarfile.open(path, "r:")
+
+
 def _tar_members(archive: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
     room = _Room(path)
     for member in archive:
@@ -132,7 +148,7 @@ def _unpack_tar(path: str, folder: str) -> None:
     # by links, of which there are none here
     options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path) as archive:
+    with _open_tar(path) as archive:
         for member in tqdm(_tar_members(archive, path), desc=osp.basename(path), unit=" files"):
             inside = _lies_inside(member.name, folder)
             if not inside or not (member.isfile() or member.isdir()):
@@ -143,7 +159,7 @@ def _unpack_tar(path: str, folder: str) -> None:
 
 
 def _test_tar(path: str, _: str) -> None:
-    with tarfile.open(path) as archive:
+    with _open_tar(path) as archive:
         for _member in _tar_members(archive, path):
             pass
         room, file = _Room(path), archive.fileobj

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -193,6 +194,14 @@ def test_members_of_archives(name, tmp_path):
     with pytest.raises((ValueError, OSError)):
         unpack_archive(str(tmp_path / "a.zip"), str(tmp_path / "to" / "folder"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a.zip"]
+
+
+def test_a_sparse_file_for_a_tar_archive(tmp_path):
+    path = sparse(tmp_path).rename(tmp_path / "a.tar.gz")
+    for work in (check_archive, lambda path: unpack_archive(path, str(tmp_path / "to"))):
+        with contextlib.suppress(ValueError):  # Python takes zeros for an archive of nothing
+            work(str(path))
+    assert not [found for found in tmp_path.rglob("*") if found.is_file() and found != path]
 
 
 def test_zeros_without_end_in_an_archive(tmp_path):
