@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import fill_document
 from support.command_line import add_traceback, output_file, positive, run_command
 from support.files import write_json
 
@@ -32,6 +33,8 @@ from .readers import READERS
 ADDRESSES = 6 << 30
 #: where the figures of the documents are kept
 OUT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "hostile.json"
+#: the page that shows them
+PAGE = OUT.parents[2] / "docs" / "reliability.md"
 #: what must not be
 BAD = ("tracebacks", "hangs", "outside", "executed", "too_much_memory")
 COLUMNS = {
@@ -180,6 +183,8 @@ def keep(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     by_name = {row["reader"]: row for row in (*present, *rows)}
     kept = [by_name[name] for name in READERS if name in by_name]
     write_json({"seed": args.seed, "readers": kept}, args.out, indent=1)
+    if args.out.resolve() == OUT:
+        fill_document(PAGE, {"hostile": f"\n{table(kept)}\n\n"})
 
 
 def show(name: str, number: int, seed: str) -> int:
@@ -203,7 +208,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input", type=int, metavar="N", help="show this input of the reader")
     add("--seed", default="1", help="decides on the inputs (1)")
     add("--jobs", type=positive, default=1, metavar="N", help="readers at the same time (1)")
-    add("--out", type=output_file, metavar="FILE", help=f"keep the figures ({OUT.name})")
+    add(
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help=f"keep the figures; in {OUT.name} of the benchmarks, also show them in {PAGE.name}",
+    )
     add_traceback(parser)
     return parser
 
