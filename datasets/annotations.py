@@ -63,7 +63,7 @@ class Line(str):
         Raises:
             ValueError: it is not a whole number from 0 on.
         """
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 18:
             raise self.error(f"has {text!r} where a number from 0 on is expected")
         return int(text)
 

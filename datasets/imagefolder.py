@@ -295,4 +295,4 @@ def split_by_fraction(
 
 def _class_order(name: str) -> tuple[float, str]:
     """Key that sorts numbers by value, and other names by letter behind them."""
-    return (int(name) if name.isdecimal() else float("inf"), name)
+    return (int(name) if name.isdecimal() and len(name) <= 18 else float("inf"), name)

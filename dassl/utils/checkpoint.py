@@ -124,8 +124,8 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
 def _read(fpath: str) -> Any:
     try:
         check_container(fpath)
-    except OSError as error:
-        raise _damaged(fpath, error) from error
+    except OSError as error:  # a pipe is not even looked into
+        raise ValueError(f'cannot read "{fpath}": {error.strerror}') from error
     except ValueError as error:
         raise DamagedError(str(error)) from error
     try:

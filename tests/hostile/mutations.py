@@ -384,7 +384,7 @@ def put_else(rng: Random, path: Path) -> str:
         path.symlink_to("/dev/zero")
     elif kind == "huge":
         with open(path, "wb") as file:
-            file.truncate(1 << 34)  # takes no place on the disk
+            file.truncate(1 << 32)  # takes no place on the disk
     return kind
 
 
