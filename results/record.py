@@ -55,7 +55,7 @@ FIELDS: dict[str, Any] = {
         "val_result": _NUMBER,
         "model_dir": (str, None),
         "load_epoch": (int, None),
-        "trained": (dict, None),
+        "trained": ({"settings": dict, "train_sha256": (str, None)}, None),
     },
     "result": (
         {
