@@ -304,7 +304,11 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, own: list[dict[str, Any]]
     Raises:
         ValueError: a setting is of another kind than before, or a tensor does not fit its weights.
     """
-    problem = _unlike(optimizer.state_dict()["param_groups"], own)
+    groups = optimizer.state_dict()["param_groups"]
+    problem = _unlike(groups, own)
+    for group, before in zip(groups, own, strict=True):
+        if lost := [name for name in before if name not in group]:
+            problem = f"it has no {lost[0]}"
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items() if isinstance(entries, Mapping) else [("", entries)]:
             if isinstance(value, torch.Tensor):
@@ -332,7 +336,7 @@ def _unlike(stored: Any, own: Any, name: str = "it") -> str:
     if isinstance(own, list | tuple) and isinstance(stored, list | tuple):
         pairs = zip(stored, own, strict=False)
         return next(filter(None, (_unlike(one, other, name) for one, other in pairs)), "")
-    if isinstance(own, numbers) and isinstance(stored, numbers):
+    if isinstance(own, numbers) and isinstance(stored, numbers if own is None else int | float):
         finite = stored is None or math.isfinite(stored)
         return "" if finite else f"{name} is {stored}"
     return "" if type(stored) is type(own) else f"{name} is a {type(stored).__name__}"
