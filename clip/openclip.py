@@ -375,8 +375,8 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         default = _tower(part, {part: {}})
         for key, value in _tower(part, config).items():
             if key in supported:
-                many = key == "layers" and isinstance(value, list | tuple)
-                usable = many or type(value) in (int, float)
+                one = key in ("width", "head_width", "heads", "mlp_ratio")
+                usable = isinstance(value, int | float | (int if one else list | tuple))
             else:
                 usable = key in default and value == default[key]
             if not usable and not (resnet and key == "patch_size"):  # a ResNet has none
