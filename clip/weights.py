@@ -22,7 +22,6 @@ _DIMENSIONS = {
     "positional_embedding": 2,
     "text_projection": 2,
     "token_embedding.weight": 2,
-    "logit_scale": 0,
 }
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
@@ -69,7 +68,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     needed += ["token_embedding.weight", "ln_final.weight", "logit_scale"]
     if missing := [key for key in needed if key not in state_dict]:
         raise ValueError(f"not a CLIP state dict: {', '.join(missing)} missing")
-    for key in needed:
+    for key in needed[:-1]:  # the scale may be one number in a list
         if (found := state_dict[key].dim()) != (wanted := _DIMENSIONS.get(key, 1)):
             raise ValueError(f"not a CLIP state dict: {key} has {found} dimensions, not {wanted}")
 
