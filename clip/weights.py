@@ -118,7 +118,9 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "quick_gelu": bool(extra("quick_gelu", True)),
     }
     for name, size in sizes.items():
-        if name != "quick_gelu" and isinstance(size, int) and size < 1:
+        # weights of another code may have heads that are not 64 wide
+        counts = isinstance(size, int) and not name.endswith(("quick_gelu", "_heads"))
+        if counts and size < 1:
             raise ValueError(f"not a CLIP state dict: its {name} would be {size}")
     return sizes
 
@@ -150,6 +152,8 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
         key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
     }
     sizes = architecture(weights)
+    if min(sizes["vision_heads"], sizes["transformer_heads"]) < 1:
+        raise ValueError("not a CLIP of OpenAI: an encoder is less than 64 wide, one of its heads")
     draw_if_wanted(sizes)
     with torch.device("meta"):  # spends no time or random numbers on weights that are replaced
         model = CLIP(**sizes)
