@@ -36,6 +36,14 @@ class CfgNode(YacsNode):
       values of one call are checked before the first is stored.
     """
 
+    def register_renamed_key(
+        self, old_name: str, new_name: str, message: str | None = None
+    ) -> None:
+        """Have an old key say its new name; to do so again, as a subclass of a method, is fine."""
+        known = self.__dict__[YacsNode.RENAMED_KEYS].get(old_name)
+        if known != (new_name, message):
+            super().register_renamed_key(old_name, new_name, message)
+
     def merge_from_file(self, cfg_filename: str) -> None:
         """Merge a YAML file.
 

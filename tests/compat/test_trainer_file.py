@@ -158,6 +158,22 @@ def test_a_copied_file_takes_the_place_of_ours(words, their, capsys):
     assert TRAINER_REGISTRY.get("CoOp").load_model.__code__.co_filename == str(file)
 
 
+@pytest.mark.parametrize("method", ["CoOp", "MMLoP"])
+def test_a_subclass_of_a_method(tmp_path, method):
+    """Its config node, and old names of keys, are the method's."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dassl.engine import TRAINER_REGISTRY\n"
+        f"from trainers.{method.lower()} import {method}\n"
+        f"@TRAINER_REGISTRY.register()\nclass Own({method}):\n    pass\n"
+    )
+    words = ["--trainer-file", str(file), "--trainer", "Own"]
+    words += ["--dataset-config-file", "configs/datasets/digits.yaml"]
+    words += ["--config-file", f"configs/trainers/{method}/tiny.yaml"]
+    cfg = train.setup_cfg(train.build_parser().parse_args(words))
+    assert cfg.TRAINER[method.upper()].N_CTX == 4
+
+
 def test_the_file_of_the_docs(words, tmp_path, capsys):
     page = (ROOT / "docs/own_trainer.md").read_text()
     file = tmp_path / "probe.py"
