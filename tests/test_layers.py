@@ -19,12 +19,13 @@ ALLOWED = {
     "results": {"dassl", "protocols", "support"},
     "adaptation": {"clip", "dassl", "datasets", "results", "support"},
     "trainers": {"adaptation", "clip", "dassl", "datasets", "support"},
-    "tools": {"adaptation", "clip", "dassl", "datasets", "support", "trainers"},
+    "deploy": {"adaptation", "clip", "dassl", "results", "support", "trainers"},
+    "tools": {"adaptation", "clip", "dassl", "datasets", "deploy", "support", "trainers"},
     "pretrain": {"adaptation", "clip", "datasets", "support"},
     "parse_test_res": {"results", "support"},
 }
 #: what may import all of them; imported by no package above
-PROGRAMS = {"benchmarks", "predict", "scripts", "train"}
+PROGRAMS = {"benchmarks", "predict", "scripts", "serve", "train"}
 #: package -> libraries that it does without, so that what uses it starts fast
 WITHOUT = {"support": {"numpy", "torch"}, "results": {"torch"}, "parse_test_res": {"torch"}}
 
