@@ -177,6 +177,11 @@ def serve(args: argparse.Namespace) -> None:
     from deploy import need
 
     need("serve.py", "fastapi", "uvicorn", "multipart")
+    if args.max_waiting < args.max_images:
+        raise ValueError(
+            f"--max-waiting is {args.max_waiting}, less than the pictures of one request "
+            f"(--max-images {args.max_images}): raise it"
+        )
     model = load(args)
 
     import uvicorn

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-#: installs what this package needs
-REQUIREMENTS = "requirements-deploy.txt"
-
 
 def need(what: str, *packages: str) -> None:
     """Check that packages can be imported, before any work is done.
@@ -21,5 +18,6 @@ def need(what: str, *packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{what} needs {', '.join(missing)}: python -m pip install -r {REQUIREMENTS}"
+            f"{what} needs {', '.join(missing)}: install requirements-deploy.txt (bash "
+            "scripts/setup.sh deploy does)"
         )

@@ -270,10 +270,9 @@ def _check(
     if given and precision == "fp32":
         checked.append(given)
     if text_encoder:
-        classifier = bundle.classifier
+        own: Any = bundle.classifier
         bundle.set_classes(predictor.classnames)
-        apart = float(np.abs(bundle.classifier - classifier).max())
-        checked.append({"largest": apart})
+        checked.append({"largest": float(np.abs(bundle.classifier - own).max())})
     worst = max((entry["largest"] for entry in checked), default=0.0)
     if not worst <= TOLERANCE:
         raise ValueError(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from adaptation.classifier import PromptedCLIP
+from adaptation.learner import Steps
 from clip.changes import Changes, LayerChanges, splice
 from clip.weights import convert_weights
 
@@ -83,7 +85,8 @@ class TextEncoder(nn.Module):
         """
         if self.learner is None:
             return self.encode(tokens, None)
-        return self.learner.text_features(_TextSteps(self, tokens, frozen))
+        steps = cast(Steps, _TextSteps(self, tokens, frozen))
+        return self.learner.text_features(steps)
 
     def encode(self, tokens: Tensor, changes: LayerChanges | None) -> Tensor:
         """Encode texts with changes of the blocks; every text at full length."""

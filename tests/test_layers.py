@@ -73,6 +73,11 @@ def test_packages_import_downwards(package):
     assert forbidden(package, WITHOUT.get(package, set())) == []
 
 
+def test_files_of_bundles_import_nothing_of_ours():
+    ours = ALLOWED.keys() | PROGRAMS | {"torch", "torchvision"}
+    assert forbidden("deploy/standalone", ours) == []
+
+
 def test_no_method_imports_another():
     assert [line for line in forbidden("trainers", {"trainers"}) if "__init__.py" not in line] == []
     relative = [

@@ -209,12 +209,17 @@ def export_bundle(args: argparse.Namespace, names: list[str] | None) -> None:
             f"--precision {precision} changes the probabilities: add --compare IMAGE ..., to "
             "measure by how much"
         )
+    if args.device not in (None, "cpu"):
+        raise ValueError(
+            f"--device is {args.device}: a bundle is of no device, and written on the CPU; leave "
+            "the option out"
+        )
     images = find_images(args.compare or [])
 
     from deploy.bundle import check_target, write_bundle
 
     check_target(args.bundle)
-    args.device = "cpu"  # a graph is of no device, and its constants are on the CPU
+    args.device = "cpu"
     predictor = load_run(args.run, args, names, precision="fp32")
     with quietly(args):
         notes = write_bundle(

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 import serve
+from benchmarks import serving
 from tests.conftest import CLASSNAMES, ROOT
 from trainers import Predictor
 
@@ -196,6 +197,23 @@ def test_many_at_once_get_their_own_answers(service, tiny_run, data_root):
         assert answers[number]["probability"] == pytest.approx(probability, abs=1e-5)
 
 
+def test_the_load_test_counts_what_goes_wrong(service, tiny_run, paths):
+    labels = Predictor.load(tiny_run, device="cpu").predict(paths, top_k=1)
+    pictures = [
+        (path.read_bytes(), label.name) for path, (label,) in zip(paths, labels, strict=True)
+    ]
+    found = serving.load_test(service, pictures, count=20, clients=4)
+    assert [found[key] for key in ("lost", "wrong", "bad", "bad_sent")] == [0, 0, 2, 2]
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+    found = serving.load_test(service, [(pictures[0][0], "another label")], count=4, clients=1)
+    assert (found["lost"], found["wrong"]) == (0, 4)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        number = silent.getsockname()[1]
+    found = serving.load_test(f"http://127.0.0.1:{number}", pictures, count=4, clients=2)
+    assert (found["lost"], found["wrong"]) == (4, 0)
+    assert "| run      | 8" in serving.table([{**found, "served": "run", "clients": 8, "load": 1}])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_bundle_is_served_and_ends_when_told(tiny_bundle, tiny_run, paths, number):
     with served("--bundle", tiny_bundle) as (address, process):
@@ -220,6 +238,7 @@ def test_a_bundle_is_served_and_ends_when_told(tiny_bundle, tiny_run, paths, num
         (["--model-dir", "absent"], "absent does not exist"),
         (["--bundle", "."], "no bundle.json"),
         (["--bundle", ".", "--device", "cpu"], "go with --model-dir"),
+        (["--model-dir", "a", "--max-waiting", "4"], "--max-waiting is 4"),
     ],
 )
 def test_bad_options_get_one_line(tmp_path, monkeypatch, capsys, words, part):
