@@ -7,6 +7,7 @@ docs/results.md explains them. With a directory, upstream's behaviour: the mean 
     python parse_test_res.py
     python parse_test_res.py --format latex
     python parse_test_res.py --compare
+    python parse_test_res.py --baseline CoOp --columns params,seconds,memory,selection,epochs
     python parse_test_res.py --published
     python parse_test_res.py --plot figures
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
@@ -28,18 +29,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from results.agreement import description, description_across_data_sets, leave_out
+from results.columns import COLUMNS, columns_of
 from results.logs import BadLog, logs_below, metrics_below
-from results.record import RunResult, metrics_in, read_result
+from results.record import RunResult, in_unit, metrics_in, read_result
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
 from support.command_line import add_traceback, run
 from support.hints import nearest
+
+#: options without a directory
+OF_TABLES = ("format", "output", "compare", "baseline", "columns", "plot")
 
 
 def note(line: str) -> None:
@@ -90,15 +96,16 @@ def summarize(directory: Path, args: argparse.Namespace) -> Summary | None:
         described = {name: description(result, seed=name) for name, result in results.items()}
     names = leave_out(results, described, str(directory), ", ".join, note)
     kept = [results[name] for name in names]
+    shown = partial(in_unit, metric=args.keyword)
     for result in kept:
-        print(f"file: {result.source}. {args.keyword}: {result.value:.2f}%. ")
+        print(f"file: {result.source}. {args.keyword}: {shown(result.value)}. ")
     if not kept:
         return None
     values = [result.value for result in kept]
     mean = fmean(values)
     print("===")
     print(f"Summary of directory: {directory}")
-    print(f"* {args.keyword}: {mean:.2f}% +- {spread(values, args.ci95):.2f}%")
+    print(f"* {args.keyword}: {shown(mean)} +- {shown(spread(values, args.ci95))}")
     print("===")
     if any(result.chosen_on_test for result in kept):
         note(f"{directory}: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
@@ -131,7 +138,7 @@ def parse_directory(args: argparse.Namespace) -> None:
             if summary.exact and (lacking := sorted(every.difference(summary.names))):
                 note(f"missing: {experiment} has no {', '.join(lacking)}, which others have")
         mean = fmean(summary.mean for summary in summaries.values())
-        print(f"Average performance\n* {args.keyword}: {mean:.2f}%")
+        print(f"Average performance\n* {args.keyword}: {in_unit(mean, args.keyword)}")
 
 
 def keyword_hint(folder: Path, keyword: str) -> str:
@@ -186,7 +193,9 @@ def parse_output(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: when there is no finished result.
+        ValueError: for a column or a baseline that there is not.
     """
+    columns = columns_of(args.columns) if args.columns is not None else []
     output = Path(args.output)
     if not output.is_dir():
         raise FileNotFoundError(f"no directory {output}: run something first, or pass --output")
@@ -204,7 +213,12 @@ def parse_output(args: argparse.Namespace) -> None:
 
         print_comparison(rows, style, args.ci95)
     else:
-        print_rows(rows, style, args.keyword)
+        differences = None
+        if args.baseline:
+            from results.differences import Baseline
+
+            differences = Baseline(args.baseline, rows).differences(rows, note)
+        print_rows(rows, style, args.keyword, columns, differences)
 
 
 def show_published(args: argparse.Namespace) -> None:
@@ -237,9 +251,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--compare", action="store_true", help="our results beside the published ones")
     add("--published", action="store_true", help="the published tables, without results of ours")
+    add(
+        "--baseline",
+        metavar="METHOD",
+        help="also the differences from this method (CoOp, or CoOp/vit_b16), seed by seed",
+    )
+    add("--columns", metavar="LIST", help=f"further columns, among {','.join(COLUMNS)}")
     add("--plot", metavar="DIR", help="also draw the usual figures, as PNG and PDF, in this folder")
     add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
-    add("--keyword", default="accuracy", help="metric: accuracy, error, macro_f1, average")
+    helped = "metric: accuracy, error, macro_f1, average, top5, nll, ece, adaptive_ece"
+    add("--keyword", default="accuracy", help=helped)
     add("--test-log", action="store_true", help="the directory holds logs of tests only")
     add("--multi-exp", action="store_true", help="the directory holds several experiments")
     add_traceback(parser)
@@ -259,7 +280,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.published:
         others = [args.directory, args.output, args.compare, args.plot, args.ci95]
-        others += [args.test_log, args.multi_exp, args.keyword != "accuracy"]
+        others += [
+            args.baseline,
+            args.columns,
+            args.test_log,
+            args.multi_exp,
+            args.keyword != "accuracy",
+        ]
         if any(others):
             parser.error("--published takes no directory and no option but --format")
     elif args.directory is None:
@@ -267,11 +294,12 @@ def main(argv: list[str] | None = None) -> int:
             parser.error("--test-log and --multi-exp need a directory")
         if args.keyword != "accuracy" and (args.compare or args.plot):
             parser.error("--compare and --plot are for --keyword accuracy")
+        if args.compare and (args.baseline or args.columns is not None):
+            parser.error("--baseline and --columns are for tables of our results: no --compare")
         args.output = args.output or default_output()
-    elif args.format or args.output or args.compare or args.plot:
-        parser.error(
-            "--format, --output, --compare and --plot are for the tables: leave out the directory"
-        )
+    elif any(getattr(args, name) for name in OF_TABLES):
+        named = ", ".join(f"--{name}" for name in OF_TABLES)
+        parser.error(f"{named} are for the tables: leave out the directory")
     if args.published:
         action = show_published
     else:

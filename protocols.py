@@ -65,6 +65,7 @@ class Folder:
         trains: whether the runs train, and then test on these classes.
         sets_shots: whether the runs are given the number of shots, as they are where the data set
             of the training is that of the test.
+        pairs: KEY VALUE pairs that the runs are given besides.
     """
 
     template: str
@@ -72,6 +73,7 @@ class Folder:
     metric: str = "accuracy"
     trains: bool = False
     sets_shots: bool = True
+    pairs: tuple[str, ...] = ()
 
     @property
     def fields(self) -> frozenset[str]:
@@ -122,14 +124,16 @@ EVALUATION = Folder(
 ZEROSHOT = Folder("{trainer:ZeroshotCLIP2?}/{config}/{dataset}", sets_shots=False)
 
 
-def _base2new(part: str, classes: str, trains: bool = False) -> Folder:
+def _base2new(part: str, classes: str, trains: bool = False, pairs: tuple[str, ...] = ()) -> Folder:
     tail = "{dataset}/shots_{shots}/{trainer}/{config}/seed{seed}"
-    return Folder(f"base2new/{part}/{tail}", classes, metric=classes, trains=trains)
+    template = f"base2new/{part}/{tail}"
+    return Folder(template, classes, metric=classes, trains=trains, pairs=pairs)
 
 
 TRAIN_BASE = _base2new("train_base", "base", trains=True)
 TEST_BASE = _base2new("test_base", "base")
 TEST_NEW = _base2new("test_new", "new")
+TEST_ALL = _base2new("test_all", "all", pairs=("TEST.BASE_AND_NEW", "True"))
 
 # --- protocols ------------------------------------------------------------------------------------
 
@@ -193,7 +197,8 @@ class Protocol:
         averaged: what an average of the table is over.
         configs: the kind of config that a method takes, ``protocol`` in ``configs/methods/``.
         scripts: its own ones.
-        metrics: the columns of its table: base and new, which H then joins, or accuracy.
+        metrics: the columns of its table: base and new, which H then joins, all, or accuracy.
+        beside: further metrics of its runs' records, columns of the table of accuracies.
     """
 
     name: str
@@ -205,6 +210,7 @@ class Protocol:
     only: str = ""
     averaged: str = "data sets"
     metrics: tuple[str, ...] = ("accuracy",)
+    beside: tuple[str, ...] = ()
 
     @property
     def training(self) -> Script:
@@ -256,6 +262,25 @@ PROTOCOLS = (
                 trained_by="base2new_train",
                 published="base/seed{seed}",
                 published_runs=(TEST_BASE, TEST_NEW),
+            ),
+        ),
+    ),
+    Protocol(
+        name="base2new_all",
+        key="base2new_all",
+        title="Base and new together",
+        datasets=ELEVEN,
+        configs="base2new",
+        metrics=("all",),
+        beside=("base_in_all", "new_in_all", "H_in_all", "auroc"),
+        scripts=(
+            Script(
+                name="base2new_test_all",
+                arguments="DATASET SEED [MAX_EPOCH]",
+                does="test that model on base and new",
+                runs=(TEST_ALL,),
+                trained_by="base2new_train",
+                published="base/seed{seed}",
             ),
         ),
     ),

@@ -204,11 +204,17 @@ class PromptedCLIP(nn.Module):
     def _encode_text(self, changes: Changes) -> Tensor:
         with self._autocast(self.text.device):
             features = encode_text_in_chunks(
-                self.encoders, self.text, changes, self._texts_at_once(changes)
+                self.encoders, self.text, changes, self.texts_at_once(changes)
             )
         return features.float()
 
-    def _texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
+    def texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
+        """Return how many texts to encode at a time; 0 for all of them.
+
+        Args:
+            changes: of the text encoder.
+            share: part of the memory bound that they may take.
+        """
         training = torch.is_grad_enabled()
         limit = 0 if training else MAX_SEQUENCES
         if not self.memory:
@@ -256,7 +262,7 @@ class PromptedCLIP(nn.Module):
 
         def encode() -> Tensor:
             # a smaller share, since the step that asks for them already holds its own features
-            size = self._texts_at_once(Changes.of(None), share=0.25)
+            size = self.texts_at_once(Changes.of(None), share=0.25)
             with self._autocast(self.text.device):
                 return encode_templates(
                     self.encoders, self.classnames, self.teacher_templates, unit=False, size=size

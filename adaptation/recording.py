@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from dassl.config import CfgNode, clean_cfg
 from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from dassl.engine.run_notes import run_facts
 from dassl.utils import collect_env_info
-from results import record
+from results import predictions, record
 from support.code_state import git_state
 from support.command_line import ROOT
 
+from .predictions import check_halves, keep_predictions
 from .version import __version__
 
 
@@ -29,7 +29,11 @@ def keep_record(
         cfg: the config that it was built from.
         arguments: name -> value of all arguments of the command line.
         given: config key -> the file or the option that set it.
+
+    Raises:
+        ValueError: ``TEST.BASE_AND_NEW`` does not fit the other settings.
     """
+    check_halves(cfg)
     started, git = _now(), git_state(ROOT)
     model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
     trained = record.identity_in(model_dir) if model_dir else None
@@ -40,6 +44,7 @@ def keep_record(
         model["trained"] = trained
         if trained and load_epoch is None:
             model["chosen_on"] = trained["chosen_on"]
+        keep_predictions(trainer, facts)
         content = {
             "method": cfg.TRAINER.NAME,
             "eval_only": arguments["eval_only"],
@@ -61,7 +66,11 @@ def keep_record(
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
 
-    trainer.run_notes.on_start = partial(record.forget, cfg.OUTPUT_DIR)
+    def forget() -> None:
+        record.forget(cfg.OUTPUT_DIR)
+        predictions.forget(cfg.OUTPUT_DIR)
+
+    trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
 
 

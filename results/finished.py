@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from dassl.config import decoded, get_cfg_default, is_runtime_key, leaves, values_of_file
 
+from . import predictions
 from .logs import BadLog, Untested, newest_log, read_facts, read_log
 from .record import FILE, BadRecord, facts_of, read
 
 EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
 # Keys that request more output of a run, but no other training.
-OUTPUTS = ("TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT")
+OUTPUTS = ("TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT", "TEST.BASE_AND_NEW")
+KEEP = "TEST.KEEP_PREDICTIONS"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class LastStart:
     finished: bool
     facts: dict[str, str]
 
+    @property
+    def kept_predictions(self) -> bool:
+        """Whether the predictions of its test lie beside its record."""
+        return self.record.with_name(predictions.FILE).is_file()
+
     def tests(self, weights: Path | None, model_dir: str) -> bool:
         """Return whether it tested the weights of a file as they are now.
 
@@ -101,6 +108,7 @@ class LastStart:
                 advice += f", or train that one for longer with {EXTEND} True"
             return Comparison("other", f"{_listed(differences)}: {advice}")
         asked_for = any(runtime.get(key, (True, False)) == (False, True) for key in OUTPUTS)
+        asked_for |= runtime.get(KEEP, ("", ""))[1] == "always" and not self.kept_predictions
         if asked_for or runtime.get("TEST.NO_TEST") == (True, False):
             return Comparison("more")
         return Comparison("same", _listed({k: v for k, v in runtime.items() if k in given}))

@@ -24,6 +24,8 @@ FILE = "result.json"
 SCHEMA = 1
 #: an evaluator's name of a metric -> the one that logs, records and ``--keyword`` have
 METRICS = {"error_rate": "error", "perclass_accuracy": "average"}
+#: of the metrics that are no percentages
+UNITS = {"nll": "nats"}
 
 # A list of images, and what makes it up: their paths below the data root, and labels.
 _IMAGES = ({"images": int, "sha256": str}, None)
@@ -86,6 +88,16 @@ FIELDS: dict[str, Any] = {
     "given": dict,
     "arguments": dict,
 }
+
+
+def unit(metric: str) -> str:
+    """Return the unit of a metric: ``%``, or that of ``UNITS``."""
+    return UNITS.get(metric, "%")
+
+
+def in_unit(value: float, metric: str) -> str:
+    """Return a value of a metric with its unit, as in ``83.25%``."""
+    return f"{value:.2f}%" if unit(metric) == "%" else f"{value:.2f} {unit(metric)}"
 
 
 class BadRecord(BadLog):

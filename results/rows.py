@@ -97,7 +97,7 @@ def make_row(
     """
     by_seed = runs.by_seed
     seeds = sorted(next(iter(by_seed.values())))
-    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts, by_seed=by_seed)
+    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts, by_seed={**by_seed})
     row.read = [
         result
         for metric, of_metric in runs.results.items()
@@ -106,7 +106,10 @@ def make_row(
     ]
     row.exact = bool(row.read) and all(result.record is not None for result in row.read)
     row.chosen_on_test = any(result.chosen_on_test for result in row.read)
-    for metric, values in by_seed.items():
+    for metric, values in runs.beside.items():
+        if values.keys() >= set(seeds):
+            row.by_seed[metric] = {seed: values[seed] for seed in seeds}
+    for metric, values in row.by_seed.items():
         row.mean[metric] = fmean(values.values())
         row.std[metric] = spread(list(values.values()), ci95)
     if {"base", "new"} <= by_seed.keys():
@@ -114,7 +117,14 @@ def make_row(
         row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
         each = [harmonic(by_seed["base"][seed], by_seed["new"][seed]) for seed in seeds]
         row.std["H"] = spread(each, ci95)
+    _join_halves_of_all(row)
     return row
+
+
+def _join_halves_of_all(row: Row) -> None:
+    """Set the mean H of base and new among all classes in the way of H."""
+    if "H_in_all" in row.mean:
+        row.mean["H_in_all"] = harmonic(row.mean["base_in_all"], row.mean["new_in_all"])
 
 
 def listing(items: Iterable[Any]) -> str:
@@ -224,19 +234,25 @@ def average_row(
         for key, values in rows[dataset].facts.items():
             facts[key] |= values
     seeds = sorted(set.intersection(*(set(rows[d].seeds) for d in covered)))
-    if seeds:
-        by_seed = {
+    beside = [m for m in TABLES[protocol].beside if all(m in rows[d].mean for d in covered)]
+
+    def of_seeds(metrics: Iterable[str]) -> dict[str, dict[int, float]]:
+        return {
             metric: {s: fmean(rows[d].by_seed[metric][s] for d in covered) for s in seeds}
-            for metric in METRICS[protocol]
+            for metric in metrics
         }
-        row = make_row(protocol, name, line, line, Runs(by_seed, facts), ci95)
+
+    if seeds:
+        runs = Runs(of_seeds(METRICS[protocol]), facts, beside=of_seeds(beside))
+        row = make_row(protocol, name, line, line, runs, ci95)
     else:
         row = Row(protocol, name, line, line, [], facts=facts)
     # The mean is that of the data sets' rows, whichever seeds these have.
-    for metric in METRICS[protocol]:
+    for metric in (*METRICS[protocol], *beside):
         row.mean[metric] = fmean(rows[d].mean[metric] for d in covered)
     if has_halves(protocol):
         row.mean["H"] = harmonic(row.mean["base"], row.mean["new"])
+    _join_halves_of_all(row)
     row.exact = all(rows[d].exact for d in covered)
     row.chosen_on_test = any(rows[d].chosen_on_test for d in covered)
     row.covered = covered

@@ -72,12 +72,13 @@ class Runs:
 
     ``by_seed`` is metric -> seed -> percent, ``results`` metric -> seed -> result of that run;
     ``facts`` has for every argument, config key and ``parameters`` (``record.facts_of``) the values
-    that they show.
+    that they show; ``beside`` is seed -> value of further metrics of the records.
     """
 
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
     results: dict[str, dict[int, RunResult]] = field(default_factory=dict)
+    beside: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 # protocol -> data set -> method -> its runs
@@ -159,7 +160,7 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         value, facts = result.value, result.facts
         number, source = fields.get("shots", "0"), fields.get("source", "")
         shots = math.inf if number == "all" else int(number)
-        if kind.classes == "all":
+        if kind.metric == "accuracy":
             zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots
             if zero_shot and dataset in VARIANTS:
@@ -177,6 +178,11 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             note(f"left out: {counted[place_of]}: {folder} has the same place, and counts")
         counted[place_of], by_seed[seed] = folder, value
         runs.results.setdefault(metric, {})[seed] = result
+        if keyword == "accuracy" and result.record is not None:
+            metrics = result.record["result"]["metrics"]
+            for name in TABLES[protocol].beside:
+                if isinstance(metrics.get(name), float | int):
+                    runs.beside.setdefault(name, {})[seed] = metrics[name]
         for key, fact in facts.items():
             runs.facts.setdefault(key, set()).add(fact)
     return scores

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from .columns import Column, blanks, cells, runs_behind, values
+from .record import unit
 from .rows import Row, in_order, listing
-from .runs import TITLES, has_halves, shots_name, shots_phrase
+from .runs import METRICS, TABLES, TITLES, has_halves, shots_name, shots_phrase
+
+if TYPE_CHECKING:
+    from .differences import Differences
 
 # Largest width of a table with a line per method, in characters; a wider one is transposed if that
 # makes it narrower.
@@ -96,27 +101,39 @@ def gaps(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def halves_tables(protocol: str, rows: list[Row], keyword: str) -> Iterable[Table]:
-    """Yield one table of base, new and H per data set and per average.
+def shown_metrics(protocol: str, rows: Iterable[Row]) -> list[str]:
+    """Return the metrics of a protocol's rows, in order: those that a row has."""
+    table = TABLES[protocol]
+    known = (*table.metrics, *(("H",) if has_halves(protocol) else ()), *table.beside)
+    found = {metric for row in rows for metric in row.mean}
+    return [metric for metric in known if metric in found or metric not in table.beside]
+
+
+def metrics_tables(
+    protocol: str, rows: list[Row], keyword: str, columns: Sequence[Column]
+) -> Iterable[Table]:
+    """Yield one table per data set and per average, of base, new and H, or of all classes.
 
     Args:
         protocol: key of TITLES.
         rows: of the protocol.
         keyword: the metric, for the titles.
+        columns: further ones.
     """
     for dataset in dict.fromkeys(row.dataset for row in rows):
         mine = [row for row in rows if row.dataset == dataset]
-        notes = gaps(mine)
+        notes, metrics = gaps(mine), shown_metrics(protocol, mine)
         lines = [
             [row.method.trainer, row.method.config]
             + [str(shots_name(row.method.shots)), str(len(row.seeds))]
-            + [cell(row, metric) for metric in ("base", "new", "H")]
+            + cells(columns, runs_behind(row, rows))
+            + [cell(row, metric) for metric in metrics]
             for row in mine
         ]
-        title = f"{TITLES[protocol]}, {dataset} ({keyword}, %)"
-        yield Table(
-            title, ["trainer", "config", "shots", "seeds", "base", "new", "H"], lines, 2, notes
-        )
+        notes += blanks(columns, ((str(row.method), runs_behind(row, rows)) for row in mine))
+        title = f"{TITLES[protocol]}, {dataset} ({keyword}, {unit(keyword)})"
+        header = ["trainer", "config", "shots", "seeds", *(c.head for c in columns), *metrics]
+        yield Table(title, header, lines, 2, notes)
 
 
 def column_order(rows: Iterable[Row]) -> list[str]:
@@ -128,7 +145,9 @@ def column_order(rows: Iterable[Row]) -> list[str]:
     return in_order(sources) + in_order(singles - sources) + list(averages)
 
 
-def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) -> Iterable[Table]:
+def accuracy_tables(
+    protocol: str, rows: list[Row], keyword: str, turn: bool, columns: Sequence[Column]
+) -> Iterable[Table]:
     """Yield one table per source and number of shots; zero-shot methods stand in each.
 
     Args:
@@ -136,6 +155,7 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
         rows: of the protocol.
         keyword: the metric, for the titles.
         turn: whether a table that would be too wide has a line per data set.
+        columns: further ones; of all data sets of a line together.
     """
     for source in sorted({row.method.source for row in rows}):
         of_source = [row for row in rows if row.method.source == source]
@@ -144,19 +164,28 @@ def accuracy_tables(protocol: str, rows: list[Row], keyword: str, turn: bool) ->
             title = TITLES[protocol]
             if source:
                 title += f" from {source}"
-            title += f", {shots_phrase(shots)} ({keyword}, %)"
-            columns = column_order(chosen)
-            names = [f"{c} (source)" if c == source else c for c in columns]
+            title += f", {shots_phrase(shots)} ({keyword}, {unit(keyword)})"
+            datasets = column_order(chosen)
+            names = [f"{d} (source)" if d == source else d for d in datasets]
             by_line = {
                 line: {row.dataset: row for row in chosen if row.line == line}
                 for line in sorted({row.line for row in chosen})
             }
+            behind = {
+                line: [run for row in mine.values() for run in row.read]
+                for line, mine in by_line.items()
+            }
             body = [
                 [line.trainer, line.config, listing({len(row.seeds) for row in mine.values()})]
-                + [cell(mine.get(column), "accuracy") for column in columns]
+                + cells(columns, behind[line])
+                + [cell(mine.get(dataset), "accuracy") for dataset in datasets]
                 for line, mine in by_line.items()
             ]
-            table = Table(title, ["trainer", "config", "seeds", *names], body, 2, gaps(chosen))
+            header = ["trainer", "config", "seeds", *(c.head for c in columns), *names]
+            notes = gaps(chosen) + blanks(
+                columns, ((str(line), runs) for line, runs in behind.items())
+            )
+            table = Table(title, header, body, 2, notes)
             if turn and table.width() > MAX_WIDTH:
                 table = min(transposed(table), table, key=Table.width)
             yield table
@@ -180,29 +209,46 @@ def transposed(table: Table) -> Table:
     return Table(table.title, header, body, 1, notes + table.notes)
 
 
-def render_tables(rows: list[Row], style: str, keyword: str) -> str:
+def render_tables(
+    rows: list[Row],
+    style: str,
+    keyword: str,
+    columns: Sequence[Column],
+    differences: Differences | None,
+) -> str:
     """Return all tables with their titles.
 
     Args:
         rows: of all protocols.
         style: github or latex; latex always has the papers' line per method.
         keyword: the metric, for the titles.
+        columns: further ones.
+        differences: from a baseline, tables of their own behind those of their protocol.
     """
     tables: list[Table] = []
     for protocol in TITLES:
         chosen = [row for row in rows if row.protocol == protocol]
-        if has_halves(protocol):
-            tables += halves_tables(protocol, chosen, keyword)
+        if METRICS[protocol] != ("accuracy",):
+            tables += metrics_tables(protocol, chosen, keyword, columns)
         else:
-            tables += accuracy_tables(protocol, chosen, keyword, turn=style != "latex")
+            tables += accuracy_tables(protocol, chosen, keyword, style != "latex", columns)
+        if differences is not None:
+            tables += differences.tables(protocol)
     return "\n".join(table.render(style) for table in tables)
 
 
-def records(rows: list[Row]) -> list[dict[str, Any]]:
+def records(
+    rows: list[Row], columns: Sequence[Column] = (), differences: Differences | None = None
+) -> list[dict[str, Any]]:
     """Return the rows as flat mappings, numbers in percent.
 
     They have four decimals. Where all runs have records they are not rounded, and there are more
     columns.
+
+    Args:
+        rows: of all protocols.
+        columns: further ones.
+        differences: from a baseline.
     """
     result = []
     for row in rows:
@@ -228,6 +274,11 @@ def records(rows: list[Row]) -> list[dict[str, Any]]:
                 record[f"{metric}_std"] = std if row.exact else round(std, 4)
         if row.exact:
             record |= columns_of_records(row)
+        if columns:
+            mine = [one for one in rows if one.protocol == row.protocol]
+            record |= values(columns, runs_behind(row, mine))
+        if differences is not None:
+            record |= differences.columns(row)
         result.append(record)
     return result
 
@@ -259,9 +310,23 @@ def print_records(flat: list[dict], style: str) -> None:
     writer.writerows(flat)
 
 
-def print_rows(rows: list[Row], style: str, keyword: str) -> None:
-    """Print the rows as github or latex tables, csv or json."""
+def print_rows(
+    rows: list[Row],
+    style: str,
+    keyword: str,
+    columns: Sequence[Column] = (),
+    differences: Differences | None = None,
+) -> None:
+    """Print the rows as github or latex tables, csv or json.
+
+    Args:
+        rows: of all protocols.
+        style: github, latex, csv or json.
+        keyword: the metric, for the titles.
+        columns: further ones.
+        differences: from a baseline.
+    """
     if style in ("csv", "json"):
-        print_records(records(rows), style)
+        print_records(records(rows, columns, differences), style)
     else:
-        print(render_tables(rows, style, keyword), end="")
+        print(render_tables(rows, style, keyword, columns, differences), end="")

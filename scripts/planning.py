@@ -402,4 +402,4 @@ def _pairs(folder: Folder, shots: str) -> tuple[str, ...]:
         pairs += ["DATASET.NUM_SHOTS", "-1" if shots == "all" else shots]
     if folder.classes != "all":
         pairs += ["DATASET.SUBSAMPLE_CLASSES", folder.classes]
-    return tuple(pairs)
+    return (*pairs, *folder.pairs)

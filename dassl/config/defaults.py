@@ -1,7 +1,8 @@
 """Default configuration tree: the keys and values of Dassl 0.6.3, and a few of our own.
 
-Our own are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE. Read
-them with ``dassl.config.optional``, since a configuration tree made elsewhere lacks them.
+Our own are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE,
+TEST.KEEP_PREDICTIONS and BASE_AND_NEW. Read them with ``dassl.config.optional``, since a
+configuration tree made elsewhere lacks them.
 """
 
 from __future__ import annotations
@@ -151,6 +152,12 @@ _C.TEST.EVALUATOR = "Classification"
 _C.TEST.PER_CLASS_RESULT = False
 # True: save the confusion matrix to OUTPUT_DIR/cmat.pt.
 _C.TEST.COMPUTE_CMAT = False
+# Whether a tested run keeps its logits (predictions.safetensors; docs/results.md): auto (up to
+# 8 million values, which is images times classes), always or never.
+_C.TEST.KEEP_PREDICTIONS = "auto"
+# True: a test on all classes also says how base and new ones (the first and the second half) are
+# told apart (docs/results.md).
+_C.TEST.BASE_AND_NEW = False
 # True: no test after training.
 _C.TEST.NO_TEST = False
 # test or val

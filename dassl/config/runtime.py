@@ -32,6 +32,8 @@ RUNTIME_KEYS = (
     "TEST.NO_TEST",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",
+    "TEST.KEEP_PREDICTIONS",
+    "TEST.BASE_AND_NEW",
     # permission to train for more epochs than the run was started with
     "TRAIN.EXTEND",
 )

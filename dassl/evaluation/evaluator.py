@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dassl.utils import print_result
+from dassl.config import optional
+from dassl.utils import check_availability, print_result
 from support.files import replacing
 
 from .build import EVALUATOR_REGISTRY
+
+KEEP_CHOICES = ["auto", "always", "never"]
+#: logits that "auto" holds, to compute what a record says of them; ImageNet has 50 million
+MOST_HELD = 64_000_000
 
 
 class EvaluatorBase:
@@ -39,11 +44,13 @@ class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1 in percent, and counts per class, printed on request.
 
     Args:
-        cfg: configuration; reads ``TEST.PER_CLASS_RESULT`` and ``TEST.COMPUTE_CMAT``.
+        cfg: configuration; reads ``TEST.PER_CLASS_RESULT``, ``TEST.COMPUTE_CMAT`` and
+            ``TEST.KEEP_PREDICTIONS``.
         lab2cname: class name of each label, needed for per-class results.
 
     Raises:
-        ValueError: if per-class results are asked for without ``lab2cname``.
+        ValueError: if per-class results are asked for without ``lab2cname``, or
+            ``TEST.KEEP_PREDICTIONS`` is none of ``KEEP_CHOICES``.
     """
 
     def __init__(self, cfg: Any, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
@@ -51,6 +58,9 @@ class Classification(EvaluatorBase):
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise ValueError("TEST.PER_CLASS_RESULT needs the class names (lab2cname)")
+        keep = optional(cfg, "TEST.KEEP_PREDICTIONS")
+        check_availability(keep, KEEP_CHOICES, "TEST.KEEP_PREDICTIONS")
+        self._most_held = {"auto": MOST_HELD, "always": float("inf"), "never": 0}[keep]
         self.reset()
 
     def reset(self) -> None:
@@ -59,6 +69,8 @@ class Classification(EvaluatorBase):
         self._y_true: list[int] = []
         self._y_pred: list[int] = []
         self._per_class_res: dict[int, list[int]] = defaultdict(list)
+        self._logits: list[torch.Tensor] | None = []
+        self._held = 0
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Add a batch.
@@ -76,6 +88,28 @@ class Classification(EvaluatorBase):
         self._y_pred.extend(predictions)
         for label, match in zip(labels, matches, strict=True):
             self._per_class_res[label].append(match)
+        self._hold(mo)
+
+    def _hold(self, logits: torch.Tensor) -> None:
+        """Keep a batch of logits in main memory, or none of the test once they are too many."""
+        self._held += logits.numel()
+        if self._held > self._most_held:
+            self._logits = None
+        if self._logits is not None:
+            if logits.dtype != torch.float16:
+                logits = logits.float()
+            self._logits.append(logits.to("cpu", copy=True))
+
+    def logits_and_labels(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the logits ``(N, n_cls)`` and labels ``(N,)`` of all images, in their order.
+
+        Returns:
+            Both on the CPU; None where they are not held (``TEST.KEEP_PREDICTIONS``, or more than
+            ``MOST_HELD`` values), or there is no image.
+        """
+        if not self._logits or sum(map(len, self._logits)) != len(self._y_true):
+            return None
+        return torch.cat(self._logits), torch.tensor(self._y_true, dtype=torch.int32)
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Print the result block and return it.

@@ -50,7 +50,7 @@ def comparison_lines(comparisons: list[Comparison], sources: dict[str, int]) -> 
                 [row.line.trainer, row.line.config, str(shots_name(row.method.shots)), row.dataset]
                 + [published.method, first.metric, cell(row, first.metric), published.value]
                 + [f"{first.difference:+.2f}", in_deviations(first)]
-                + [" ".join(f"[{number}]" for number in numbers)]
+                + [" ".join(f"[{number}]" for number in numbers), str(len(row.seeds))]
             )
     return lines
 
@@ -82,7 +82,13 @@ def comparison_table(protocol: str, comparisons: list[Comparison], ci95: bool) -
         listed = ", ".join(f"{method} ({names})" for method, names in several.items())
         notes.append(f"not compared, {reason}: {listed}")
     header = ["trainer", "config", "shots", "data set", "published as", "metric", "ours"]
-    header += ["published", "difference", f"in {'intervals' if ci95 else 'deviations'}", "source"]
+    header += [
+        "published",
+        "difference",
+        f"in {'intervals' if ci95 else 'deviations'}",
+        "source",
+        "seeds",
+    ]
     return Table(f"{PROTOCOLS[protocol]}, published figures (%)", header, lines, 6, notes)
 
 

@@ -118,7 +118,7 @@ def test_step(make_cfg, precision, limit, fast):
 
 def test_chunks_of_text(make_cfg, monkeypatch):
     whole = step(built(make_cfg))
-    monkeypatch.setattr(PromptedCLIP, "_texts_at_once", lambda *_, **__: 2)
+    monkeypatch.setattr(PromptedCLIP, "texts_at_once", lambda *_, **__: 2)
     for name, value in step(built(make_cfg)).items():
         assert relative_error(value, whole[name]) < 2e-4, name
 

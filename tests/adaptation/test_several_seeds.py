@@ -165,7 +165,7 @@ def test_settings(build, names_file, rn_file, monkeypatch, name):
     method, *pairs = SETTINGS[name]
     if "chunks" in name:
         size = 7 if method == "CoCoOp" else 2
-        monkeypatch.setattr(PromptedCLIP, "_texts_at_once", lambda *_, **__: size)
+        monkeypatch.setattr(PromptedCLIP, "texts_at_once", lambda *_, **__: size)
     if "ilm" in pairs:
         pairs += ["TRAINER.LORVP.SOURCE_NAMES", names_file]
     if name.startswith("ResNet"):
@@ -177,13 +177,13 @@ def test_settings(build, names_file, rn_file, monkeypatch, name):
 
 def test_bounded_memory(build, monkeypatch):
     """The bound holds for all seeds together, which cuts the text where one seed's would fit."""
-    sizes, choose = [], PromptedCLIP._texts_at_once
+    sizes, choose = [], PromptedCLIP.texts_at_once
 
     def choose_and_keep(*args, **kwargs):
         sizes.append(choose(*args, **kwargs))
         return sizes[-1]
 
-    monkeypatch.setattr(PromptedCLIP, "_texts_at_once", choose_and_keep)
+    monkeypatch.setattr(PromptedCLIP, "texts_at_once", choose_and_keep)
     pairs = ["MODEL.MEMORY_GB", 0.0036, "TEST.NO_TEST", True]
     together = train_together(build, "CoOp", *pairs)
     assert 5 <= min(sizes) < 10, "five classes of two seeds"

@@ -76,6 +76,8 @@ def test_defaults():
     beyond = {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"}
     assert {key: found["DATALOADER"].pop(key) for key in beyond} == beyond
     assert found["INPUT"].pop("EXIF") is False
+    beyond = {"KEEP_PREDICTIONS": "auto", "BASE_AND_NEW": False}
+    assert {key: found["TEST"].pop(key) for key in beyond} == beyond
     assert found == expected
 
 

@@ -100,6 +100,37 @@ def test_errors():
         build_evaluator(cfg)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [("float16", "float16"), ("bfloat16", "float32"), ("float32", "float32")]
+)
+def test_logits_are_held_as_they_came(dtype, kept):
+    ev = evaluator()
+    logits = torch.randn(5, 3).to(getattr(torch, dtype))
+    batches = [logits[:3].clone(), logits[3:].clone()]
+    for batch, labels in zip(batches, ([0, 1, 2], [2, 0]), strict=True):
+        ev.process(batch, torch.tensor(labels))
+        batch.zero_()  # as a model that fills the same memory again
+    held, labels = ev.logits_and_labels()
+    assert torch.equal(held.to(logits.dtype), logits) and held.dtype == getattr(torch, kept)
+    assert labels.tolist() == [0, 1, 2, 2, 0] and labels.dtype == torch.int32
+    ev.reset()
+    assert ev.logits_and_labels() is None
+
+
+def test_logits_are_held_as_asked_for(monkeypatch):
+    monkeypatch.setattr("dassl.evaluation.evaluator.MOST_HELD", 5)
+    for keep, images in {"auto": None, "never": None, "always": 2}.items():
+        ev = evaluator(KEEP_PREDICTIONS=keep)
+        feed(ev, [0, 1], [1, 1], batch=1)
+        held = ev.logits_and_labels()
+        assert held == images if images is None else len(held[1]) == images
+    ev = evaluator()
+    feed(ev, [0], [1])
+    assert len(ev.logits_and_labels()[0]) == 1
+    with pytest.raises(ValueError, match=r"KEEP_PREDICTIONS.*did you mean 'always'"):
+        evaluator(KEEP_PREDICTIONS="alway")
+
+
 def test_another_evaluator_can_be_registered():
     @EVALUATOR_REGISTRY.register(force=True)
     class CountOnly(EvaluatorBase):

@@ -332,7 +332,7 @@ def test_average_beside_the_published_one(tmp_path, capsys):
     (row,) = [line for line in table.splitlines() if AVERAGE in line and "| H " in line]
     assert cells(row)[:6] == ["MaPLe", "c", "16", AVERAGE, "MaPLe", "H"]
     ratio = f"{(h - 78.55) / deviation:+.1f}"
-    assert cells(row)[7:] == ["78.55", f"{h - 78.55:+.2f}", ratio, "[1] [2]"]
+    assert cells(row)[7:] == ["78.55", f"{h - 78.55:+.2f}", ratio, "[1] [2]", "2"]
     assert f"- [1] {PAPER}, table 1\n" in table
     assert "- [2] multimodal-prompt-learning/README.md; PromptSRC/README.md; 5 epochs" in table
     assert "in deviations" in table and "not compared" not in table

@@ -17,7 +17,7 @@ import train
 from adaptation.version import __version__
 from dassl.engine import TRAINER_REGISTRY
 from dassl.evaluation import EVALUATOR_REGISTRY, EvaluatorBase
-from results import record
+from results import predictions, record
 from results.finished import Settings, read_last_start
 from results.logs import BadLog, read_facts, read_log
 from support.code_state import git_state
@@ -90,6 +90,16 @@ def test_what_a_training_records(trained, data_root):
     assert sum(entry["correct"] for entry in result["per_class"]) == result["correct"]
     # all classes have as many images
     assert metrics["average"] == pytest.approx(metrics["accuracy"])
+
+    kept = predictions.read(trained, found)
+    assert kept.accuracy == metrics["accuracy"] and kept.macro_f1() == metrics["macro_f1"]
+    assert {name: metrics[name] for name in kept.scalars()} == kept.scalars()
+    assert metrics.keys().isdisjoint({"auroc", "base_in_all"}), "not asked for"
+    assert kept.classes == data["classes"]["names"] and kept.split == "test"
+    assert all((Path(data_root) / image).is_file() for image in kept.images)
+    assert len({*kept.images}) == 30
+    right = [entry["accuracy"] for entry in result["per_class"]]
+    assert kept.per_class_accuracy().tolist() == pytest.approx(right)
 
     model = found["model"]
     assert (model["epoch"], model["chosen_on"], model["model_dir"]) == (2, None, None)
@@ -165,6 +175,7 @@ def test_zero_shot_and_trainings_without_a_test(run, tmp_path, capsys):
     assert run(tmp_path / "untested", "TEST.NO_TEST", "True") == 0
     found = record.read(tmp_path / "untested")
     assert (found["result"], found["not_tested"]) == (None, "TEST.NO_TEST")
+    assert predictions.read(tmp_path / "untested") is None
     assert found["seconds"]["testing"] is None and len(found["seconds"]["epochs"]) == 2
     with pytest.raises(BadLog, match=r"untested/result.json: Not tested: TEST.NO_TEST"):
         record.read_result(tmp_path / "untested", "accuracy", None)
@@ -185,11 +196,15 @@ def test_whether_a_run_finished_and_what_it_is_to_another(run, trained, tmp_path
         (["OPTIM.MAX_EPOCH", "2"], "same"),
         (["OPTIM.MAX_EPOCH", "2", "OPTIM.LR", "0.5"], "other"),
         (["OPTIM.MAX_EPOCH", "2", "TEST.PER_CLASS_RESULT", "True"], "more"),
+        (["OPTIM.MAX_EPOCH", "2", "TEST.BASE_AND_NEW", "True"], "more"),
+        (["OPTIM.MAX_EPOCH", "2", "TEST.KEEP_PREDICTIONS", "always"], "same"),
     ):
         pairs += ["DATASET.NAME", "TestImages", "DATASET.NUM_SHOTS", "2", "USE_CUDA", "False"]
         asked = Settings([str(ROOT / "configs/trainers/CoOp/tiny.yaml")], pairs)
         assert by_record.compared_to(asked) == by_log.compared_to(asked)
         assert by_record.compared_to(asked).kind == kind
+    predictions.forget(tmp_path / "run")
+    assert by_record.compared_to(asked).kind == "more", "it keeps none, and is asked for them"
     (tmp_path / "run" / record.FILE).write_text("{")
     assert not read_last_start(tmp_path / "run", trains=True).finished
 
@@ -225,6 +240,7 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     assert run(folder, "OPTIM.LR", "0.5") == 2
     assert run(folder, "TRAINER.COOP.N_CTX", "0") == 2
     assert (folder / record.FILE).read_bytes() == before
+    assert predictions.read(folder, json.loads(before)) is not None
     last = read_last_start(folder, trains=True)
     assert last.finished and last.record == folder / record.FILE
     # one that only tests again writes it anew
@@ -236,7 +252,7 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     checkpoints = folder / "prompt_learner"
     shutil.rmtree(checkpoints)
     assert run(folder, "TRAIN.CHECKPOINT_FREQ", "1") == 130
-    assert record.read(folder) is None
+    assert record.read(folder) is predictions.read(folder) is None
     assert not read_last_start(folder, trains=True).finished
     monkeypatch.setattr(Stopped, "stops", False)
     assert run(folder, "TRAIN.CHECKPOINT_FREQ", "1") == 0
@@ -283,9 +299,46 @@ def test_tests_and_evaluators_of_ones_own(run, tmp_path, monkeypatch):
     assert run(tmp_path / "evaluator") == 0
     result = record.read(tmp_path / "evaluator")["result"]
     assert (result["total"], result["per_class"]) == (None, [])
+    assert predictions.read(tmp_path / "evaluator") is None, "it holds no logits"
     assert 0 < record.read_result(tmp_path / "evaluator", "top2", None).value <= 100
     with pytest.raises(BadLog, match="no accuracy"):
         record.read_result(tmp_path / "evaluator", "accuracy", None)
+
+
+def test_predictions_are_kept_as_asked_for(run, tmp_path, monkeypatch, capsys):
+    folder, zero = tmp_path / "run", {"trainer": "ZeroshotCLIP"}
+    asked = ("DATASET.SUBSAMPLE_CLASSES", "base", "TEST.BASE_AND_NEW", "True")
+    assert run(folder, *asked, **zero) == 2
+    assert "DATASET.SUBSAMPLE_CLASSES is base" in capsys.readouterr().err
+    asked = ("TEST.KEEP_PREDICTIONS", "never", "TEST.BASE_AND_NEW", "True")
+    assert run(folder, *asked, **zero) == 2
+    assert "TEST.BASE_AND_NEW needs the logits" in capsys.readouterr().err
+    assert record.read(folder) is None
+
+    assert run(folder, *asked[:2], **zero) == 0
+    metrics = record.read(folder)["result"]["metrics"]
+    assert predictions.read(folder) is None and metrics.keys().isdisjoint({"nll", "ece"})
+
+    monkeypatch.setattr("adaptation.predictions.MOST_STORED", 149)  # 30 images of 5 classes
+    assert run(folder, "TEST.BASE_AND_NEW", "True", **zero) == 0
+    metrics = record.read(folder)["result"]["metrics"]
+    assert predictions.read(folder) is None, "too many, but the record says what they show"
+    assert run(folder, "TEST.KEEP_PREDICTIONS", "always", **zero) == 0
+    kept = predictions.read(folder, record.read(folder))
+    found = kept.scalars() | kept.of_halves()
+    assert len(found) == 8 and {name: metrics[name] for name in found} == found
+    # three base classes, two new ones
+    together = (18 * metrics["base_in_all"] + 12 * metrics["new_in_all"]) / 30
+    assert together == pytest.approx(metrics["accuracy"])
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(predictions, "replacing", full)
+    assert run(folder, "TEST.KEEP_PREDICTIONS", "always", **zero) == 0
+    assert f"Note: no {predictions.FILE}: [Errno 28] No space" in capsys.readouterr().err
+    assert record.read(folder)["result"]["metrics"]["nll"] == metrics["nll"]
+    assert predictions.read(folder) is None
 
 
 def test_a_record_that_cannot_be_written_ends_no_run(run, tmp_path, monkeypatch, capsys):

@@ -43,6 +43,12 @@ def test_methods_by_other_names():
     assert methods[::2] == ["mmlop", "promptsrc", "zsclip", "ivlp"]
 
 
+def test_base_and_new_together_only_when_asked_for():
+    assert planned("coop", "dtd", "1", PROTOCOL="base2new_all") == [
+        ("coop", f"base2new_{part}", "dtd", "1") for part in ("train", "test_all")
+    ]
+
+
 def test_few_shot():
     calls = planned("coop", "dtd", PROTOCOL="fewshot")
     assert calls == [
@@ -92,7 +98,7 @@ def test_data_sets_by_default():
         (["coop", "digit"], {}, "no data set 'digit'; there are: .*; did you mean digits\\?"),
         (["coop", "digits"], {"DATA": "/nowhere"}, "DATA is /nowhere, which is no folder"),
         (["coop", "digits", "one"], {}, "SEEDS must be whole numbers, not 'one'"),
-        (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new dg fewshot xd"),
+        (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new base2new_all dg "),
         (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
         (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet_a "),
         (["coop"], {"PROTOCOL": "fewshot", "SHOTS": "few"}, "SHOTS must be whole numbers"),

@@ -15,7 +15,15 @@ from dassl.config import RUNTIME_KEYS
 from protocols import VARIANTS
 
 ROOT = Path(__file__).parents[2]
-PROTOCOLS = ("base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test", "dg_test")
+PROTOCOLS = (
+    "base2new_train",
+    "base2new_test",
+    "base2new_test_all",
+    "fewshot",
+    "xd_train",
+    "xd_test",
+    "dg_test",
+)
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,11 @@ def loading(folder: str, epoch: int | None) -> str:
 
 
 def base2new(trainer: str, cfg: str, dataset: str, seed: int, part: str, load: str = ""):
-    """A command of base-to-new; part is train_base, test_base or test_new."""
+    """A command of base-to-new; part is train_base, test_base, test_new or test_all."""
     folder = f"output/base2new/{part}/{dataset}/shots_16/{trainer}/{cfg}/seed{seed}"
     classes = f"DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES {part.split('_')[1]}"
+    if part == "test_all":
+        classes = "DATASET.NUM_SHOTS 16 TEST.BASE_AND_NEW True"
     return train_py(trainer, cfg, dataset, seed, folder, load, classes)
 
 
@@ -138,10 +148,11 @@ def expected(name: str, protocol: str, dataset: str) -> list[list[str]]:
         return [all_classes(*this, 16, 1, load)]
     if protocol == "base2new_train":
         return [base2new(*this, 1, "train_base", load)]
-    epoch = epochs[2 if source == "digits" else protocol != "base2new_test"]
-    if protocol == "base2new_test":
+    part = {"base2new_test": "test_new", "base2new_test_all": "test_all"}.get(protocol)
+    epoch = epochs[2 if source == "digits" else part is None]
+    if part:
         base = f"output/base2new/train_base/{dataset}/shots_16/{method.trainer}/{cfg}/seed1"
-        return [base2new(*this, 1, "test_new", loading(base, epoch))]
+        return [base2new(*this, 1, part, loading(base, epoch))]
     load = loading(f"output/{source}/{method.trainer}/{cfg}_16shots/seed1", epoch)
     from_ = "" if source == "imagenet" else f"from_{source}/"
     return [cross(*this, 1, load, from_)]
@@ -150,6 +161,7 @@ def expected(name: str, protocol: str, dataset: str) -> list[list[str]]:
 DATASETS = {
     "base2new_train": ("digits", "imagenet", "eurosat"),
     "base2new_test": ("digits", "imagenet"),
+    "base2new_test_all": ("digits", "imagenet"),
     "fewshot": ("digits", "imagenet", "eurosat"),
     "xd_train": ("digits", "imagenet"),
     "xd_test": ("shapes", "eurosat"),

@@ -117,7 +117,7 @@ def test_step_can_be_captured(make_cfg, monkeypatch, method, chunk):
     """No tensor of host data, no value read, no random number once everything has come once."""
     pairs = ("OPTIM.CLIP_GRAD_NORM", 1.0, "OPTIM.CUDA_GRAPH", True)
     trainer = build_trainer(make_cfg(method, *pairs))
-    monkeypatch.setattr(trainer.model, "_texts_at_once", lambda *_, **__: chunk)
+    monkeypatch.setattr(trainer.model, "texts_at_once", lambda *_, **__: chunk)
     trainer.set_model_mode("train")
     image, label = trainer.parse_batch_train(batch_of(trainer))
     with trainer.graph.rates.on_device():
@@ -224,7 +224,7 @@ def test_chunks_of_text_train_as_the_whole(make_cfg, monkeypatch, method, precis
     def run(chunk: int):
         torch.manual_seed(3)
         trainer = build_trainer(make_cfg(method, f"{node(method)}.PREC", precision))
-        monkeypatch.setattr(trainer.model, "_texts_at_once", lambda *_, **__: chunk)
+        monkeypatch.setattr(trainer.model, "texts_at_once", lambda *_, **__: chunk)
         trainer.set_model_mode("train")
         sizes, encode = [], trainer.model.clip.encode_text
 
