@@ -29,6 +29,8 @@ from .standalone.bundle import FORMAT, Bundle
 PRECISIONS = ("fp32", "fp16", "int8")
 #: largest difference of a probability to the run's own, of an encoder in fp32
 TOLERANCE = 1e-4
+#: images that are compared at once
+AT_ONCE = 50
 #: files of a bundle
 ENCODER, PROGRAM, CLASSIFIER = "image_encoder.onnx", "image_encoder.pt2", "classifier.npy"
 TEXT, FROZEN_TEXT, MERGES = "text_encoder.onnx", "frozen_text_encoder.onnx", "merges.txt.gz"
@@ -246,12 +248,14 @@ def differences(predictor: Predictor, bundle: Bundle, images: Sequence[Any]) -> 
         class, 0 to 1; ``largest`` and ``mean`` difference of a probability.
     """
     agree, largest, total = 0, 0.0, 0.0
-    for image in images:
-        own = predictor.probabilities(predictor.read(image)[None]).numpy()
-        found = bundle.probabilities(bundle.read(image)[None])
-        agree += int(own.argmax() == found.argmax())
+    for start in range(0, len(images), AT_ONCE):
+        part = images[start : start + AT_ONCE]
+        batch = torch.stack([predictor.read(image) for image in part])
+        own = predictor.probabilities(batch).numpy()
+        found = bundle.probabilities(np.stack([bundle.read(image) for image in part]))
+        agree += int((own.argmax(axis=1) == found.argmax(axis=1)).sum())
         largest = max(largest, float(np.abs(own - found).max()))
-        total += float(np.abs(own - found).mean())
+        total += float(np.abs(own - found).mean(axis=1).sum())
     n = len(images)
     return {"images": n, "agreement": agree / n, "largest": largest, "mean": total / n}
 
