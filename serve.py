@@ -164,12 +164,15 @@ def listen(host: str, number: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, number), family=family, backlog=1024)
+        listening = socket.create_server((host, number), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         raise OSError(
             f"cannot listen on {host}, port {number}: {getattr(error, 'strerror', None) or error}; "
             "choose another --host or --port (0 is any free one)"
         ) from error
+    # connections inherit it: an answer in two parts would wait 40 ms for the client's receipt
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def serve(args: argparse.Namespace) -> None:

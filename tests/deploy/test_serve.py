@@ -255,6 +255,14 @@ def test_a_port_that_is_taken_gets_one_line():
             serve.listen("127.0.0.1", taken.getsockname()[1])
 
 
+def test_answers_do_not_wait_for_receipts():
+    with serve.listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.fixture(scope="module")
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: setup.sh dev")
