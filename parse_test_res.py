@@ -10,6 +10,7 @@ docs/results.md explains them. With a directory, upstream's behaviour: the mean 
     python parse_test_res.py --baseline CoOp --columns params,seconds,memory,selection,epochs
     python parse_test_res.py --published
     python parse_test_res.py --plot figures
+    python parse_test_res.py --html report.html
     python parse_test_res.py output/base2new/test_new/digits/shots_16/CoOp/tiny --test-log
 
 A run is read from its record, ``result.json``, which it writes when it ends; averages are of the
@@ -41,11 +42,11 @@ from results.record import RunResult, in_unit, metrics_in, read_result
 from results.rows import make_rows, spread
 from results.runs import collect, layout_root
 from results.tables import print_rows
-from support.command_line import add_traceback, run
+from support.command_line import add_traceback, output_file, run
 from support.hints import nearest
 
 #: options without a directory
-OF_TABLES = ("format", "output", "compare", "baseline", "columns", "plot")
+OF_TABLES = ("format", "output", "compare", "baseline", "columns", "plot", "html")
 
 
 def note(line: str) -> None:
@@ -200,7 +201,23 @@ def parse_output(args: argparse.Namespace) -> None:
     if not output.is_dir():
         raise FileNotFoundError(f"no directory {output}: run something first, or pass --output")
 
-    rows = make_rows(collect(output, args.keyword, note), args.ci95, note)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        note(line)
+
+    rows = make_rows(collect(output, args.keyword, tell), args.ci95, tell)
+    differences = None
+    if args.baseline and rows:
+        from results.differences import Baseline
+
+        differences = Baseline(args.baseline, rows).differences(rows, tell)
+    if args.html and (rows or said):
+        from results.report.page import write_report
+
+        write_report(args.html, output, rows, said, args.ci95, columns, differences)
+        note(f"wrote {args.html}")
     if not rows:
         raise FileNotFoundError(f"Nothing found in {output}{output_hint(output, args.keyword)}")
     style = table_style(args)
@@ -213,11 +230,6 @@ def parse_output(args: argparse.Namespace) -> None:
 
         print_comparison(rows, style, args.ci95)
     else:
-        differences = None
-        if args.baseline:
-            from results.differences import Baseline
-
-            differences = Baseline(args.baseline, rows).differences(rows, note)
         print_rows(rows, style, args.keyword, columns, differences)
 
 
@@ -258,6 +270,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--columns", metavar="LIST", help=f"further columns, among {','.join(COLUMNS)}")
     add("--plot", metavar="DIR", help="also draw the usual figures, as PNG and PDF, in this folder")
+    add(
+        "--html",
+        metavar="FILE",
+        type=output_file,
+        help="also write one page with tables, figures, and all about the runs",
+    )
     add("--ci95", action="store_true", help="95%% confidence intervals, not standard deviations")
     helped = "metric: accuracy, error, macro_f1, average, top5, nll, ece, adaptive_ece"
     add("--keyword", default="accuracy", help=helped)
@@ -283,6 +301,7 @@ def main(argv: list[str] | None = None) -> int:
         others += [
             args.baseline,
             args.columns,
+            args.html,
             args.test_log,
             args.multi_exp,
             args.keyword != "accuracy",
@@ -292,8 +311,8 @@ def main(argv: list[str] | None = None) -> int:
     elif args.directory is None:
         if args.test_log or args.multi_exp:
             parser.error("--test-log and --multi-exp need a directory")
-        if args.keyword != "accuracy" and (args.compare or args.plot):
-            parser.error("--compare and --plot are for --keyword accuracy")
+        if args.keyword != "accuracy" and (args.compare or args.plot or args.html):
+            parser.error("--compare, --plot and --html are for --keyword accuracy")
         if args.compare and (args.baseline or args.columns is not None):
             parser.error("--baseline and --columns are for tables of our results: no --compare")
         args.output = args.output or default_output()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.command_line import ROOT, add_traceback, run
+from support.ending import REQUEST
 from support.hints import nearest
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ OPTION_KEYS = {
     "target_domains": "DATASET.TARGET_DOMAINS",
     "transforms": "INPUT.TRANSFORMS",
     "trainer": "TRAINER.NAME",
+    "device": "DEVICE",
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
@@ -56,6 +58,17 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds
+
+
+def gpu(text: str) -> str:
+    """Return the name of the device of a GPU's number.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 0 on.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return f"cuda:{int(text)}"
 
 
 class PrintVersion(argparse.Action):
@@ -138,12 +151,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file that declares config keys: YAML, or Python with a function extend_cfg(cfg)",
     )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1 (default: a GPU if there is one)"
+    )
+    where.add_argument(
+        "--gpu", dest="device", type=gpu, metavar="N", help="the same as --device cuda:N"
+    )
     add("--backbone", metavar="NAME", help="name of the backbone")
     add("--head", metavar="NAME", help="name of the head")
     add("--eval-only", action="store_true", help="test only")
     add("--model-dir", metavar="DIR", default="", help="run folder to load for --eval-only")
     add("--load-epoch", type=int, metavar="N", help="epoch (default: the best or the last one)")
     add("--untrained", action="store_true", help="with --eval-only: test what was never trained")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="compute the same numbers each time on a GPU, too; slower",
+    )
     add("--no-train", action="store_true", help="build the trainer without training it")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="print results only")
@@ -309,6 +334,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     from dassl.config import get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.going_on import saved_in
 
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
@@ -342,7 +368,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     check_method_keys(given_keys(args), cfg.TRAINER.NAME, own)
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
-    if cfg.RESUME and not any(Path(cfg.RESUME).glob("*/checkpoint")):
+    if cfg.RESUME and not saved_in(cfg.RESUME):
         raise FileNotFoundError(
             f"--resume: {cfg.RESUME} is no run folder with a checkpoint; without the option a run "
             "goes on from its output folder, or starts there"
@@ -356,8 +382,44 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         raise ValueError("--untrained goes with --eval-only, and without --model-dir")
     if args.load_epoch is not None and not args.model_dir:
         raise ValueError("--load-epoch needs the run folder that holds the model: --model-dir")
+    share_among_processes(args, cfg)
     cfg.freeze()
     return cfg
+
+
+def share_among_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Check that the processes that ``torchrun`` started can share the run, and set what they need.
+
+    Args:
+        args: the parsed command line.
+        cfg: its config, whose views of images become seeded.
+
+    Raises:
+        ValueError: they cannot share it.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.ranks import check_can_share
+    from dassl.utils import ranks
+
+    if ranks.started() == 1:
+        return
+    if args.seeds is not None:
+        raise ValueError(
+            f"--seeds trains seeds together in one process, and torchrun started "
+            f"{ranks.started()}: run one seed with --seed, or leave out torchrun"
+        )
+    if ":" in cfg.DEVICE:
+        raise ValueError(
+            f"DEVICE is {cfg.DEVICE}, one GPU, and torchrun started {ranks.started()} processes, "
+            "each on the GPU of its number: leave it out; CUDA_VISIBLE_DEVICES says which GPUs"
+        )
+    if args.eval_only:
+        return
+    key = "INPUT.SEEDED_VIEWS"
+    if not cfg.INPUT.SEEDED_VIEWS and key not in given_keys(args):
+        cfg.INPUT.SEEDED_VIEWS = True
+        print(f"Note: {ranks.started()} processes share this run, so {key} is True")
+    check_can_share(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg)
 
 
 def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -401,13 +463,24 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     from adaptation.recording import keep_record
     from clip.initial_draws import initial_draws
     from dassl.engine import build_trainer
-    from dassl.utils import print_detail, set_random_seed, setup_logger
+    from dassl.utils import (
+        device_of_run,
+        print_detail,
+        ranks,
+        set_random_seed,
+        setup_logger,
+        use_deterministic_algorithms,
+    )
 
-    setup_logger(cfg.OUTPUT_DIR, console_level(args))
+    ranks.join(device_of_run(cfg).type == "cuda")
+    if ranks.is_main():
+        setup_logger(cfg.OUTPUT_DIR, console_level(args))
     if cfg.SEED >= 0:
         print_detail(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
+    if args.deterministic:
+        use_deterministic_algorithms()
+    elif device_of_run(cfg).type == "cuda":
         torch.backends.cudnn.benchmark = True
     print_settings(args, cfg)
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):  # trainers of one's own build CLIP themselves
@@ -415,7 +488,8 @@ def build(args: argparse.Namespace, cfg: CfgNode) -> SimpleTrainer:
     if args.eval_only:
         check_trained(args, cfg, trainer)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    keep_record(trainer, cfg, vars(args), given_keys(args))
+    if ranks.is_main():
+        keep_record(trainer, cfg, vars(args), given_keys(args))
     return trainer
 
 
@@ -479,7 +553,7 @@ def build_runs(
 
 
 def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
-    """Return the line that Ctrl-C ends with: what is saved, and what to do to go on.
+    """Return the line that signals end with: what is saved, and what to do to go on.
 
     Args:
         args: the parsed command line.
@@ -487,18 +561,11 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     """
     if args.eval_only or not cfgs:
         return "interrupted; the same command starts again"
-    from dassl.utils.checkpoint import latest_checkpoint
+    from dassl.engine.going_on import saved_in
 
-    folders = [file.parent for cfg in cfgs for file in Path(cfg.OUTPUT_DIR).glob("*/checkpoint")]
-    newest = [latest_checkpoint(str(folder)) for folder in folders]
-    saved = [path for path in newest if path is not None]
+    saved = [path for cfg in cfgs for path in saved_in(cfg.OUTPUT_DIR)]
     if not saved:
-        freq = cfgs[0].TRAIN.CHECKPOINT_FREQ
-        due = f"every {freq} epochs are saved" if freq > 0 else "the last epoch alone is saved"
-        return (
-            f"interrupted before anything was saved ({due}: TRAIN.CHECKPOINT_FREQ); the same "
-            "command starts again"
-        )
+        return "interrupted before anything was saved; the same command starts again"
     same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
     return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
 
@@ -519,7 +586,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
-        nobody foresaw, 130 after Ctrl-C.
+        nobody foresaw. 130 after Ctrl-C and 75 after SIGTERM or SIGUSR1, when the step is finished
+        and saved; the same command goes on.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv
@@ -527,6 +595,13 @@ def main(argv: list[str] | None = None) -> int:
     cfgs: list[CfgNode] = []
 
     def act() -> None:
+        with REQUEST.signals():
+            train_or_test()
+
+    def train_or_test() -> None:
+        from dassl.utils import ranks
+
+        ranks.silence_others()
         trainer = build_runs(args, words, cfgs)
         if args.no_train and not args.eval_only:
             return
@@ -536,6 +611,7 @@ def main(argv: list[str] | None = None) -> int:
             trainer.train()
         if args.seeds is None:
             trainer.run_notes.on_end()  # type: ignore[union-attr]  # one trainer
+        ranks.barrier()  # torchrun ends all processes when one of them ends badly
 
     return run(act, args.traceback, lambda: interruption(args, cfgs))
 

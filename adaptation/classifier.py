@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from clip.changes import Changes, LayerChanges
 from clip.encoders import Encoders
 from clip.model import CLIP
+from clip.packing import PackedText
 from clip.weights import convert_weights
 
 from .learner import Prediction, PromptLearner
 from .savings.chunks import encode_text_in_chunks
 from .savings.memory import MemoryBound, image_bytes, text_bytes
+from .savings.rank_texts import encode_text_on_ranks
 from .savings.teacher import TeacherCache
 from .templates import TEACHER_TEMPLATES
 from .texts import MAX_SEQUENCES, class_prompts, encode_templates
@@ -70,7 +72,7 @@ class PromptedCLIP(nn.Module):
         self.teacher_templates = tuple(teacher_templates)
         clip = clip.eval().requires_grad_(False).float()
         self.clip, self.learner = clip, learner
-        self.autocast_dtype = PRECISIONS[precision]
+        self.precision, self.autocast_dtype = precision, PRECISIONS[precision]
         if precision == "fp16":
             convert_weights(clip)
         elif self.autocast_dtype is not None:
@@ -133,11 +135,12 @@ class PromptedCLIP(nn.Module):
             return self.predict(image).logits
         bytes_each = image_bytes(self.clip, self.learner.image_changes())
         if self.learner.image_conditioned:
-            bytes_each += self._features_bytes()
+            bytes_each += self.features_bytes()
         parts = image.split(self.memory.how_many_fit(bytes_each, "an image"))
         return torch.cat([self.predict(part).logits for part in parts])
 
-    def _features_bytes(self) -> int:
+    def features_bytes(self) -> int:
+        """Return the bytes that a step takes for text features, each time they are encoded."""
         return FEATURE_COPIES * len(self.text) * self.clip.text_projection.shape[1] * 4
 
     def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
@@ -202,11 +205,12 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["plain"]
 
     def _encode_text(self, changes: Changes) -> Tensor:
-        with self._autocast(self.text.device):
-            features = encode_text_in_chunks(
-                self.encoders, self.text, changes, self.texts_at_once(changes)
-            )
-        return features.float()
+        def encode(text: PackedText, changes: Changes) -> Tensor:
+            size = self.texts_at_once(changes)
+            with self._autocast(text.device):
+                return encode_text_in_chunks(self.encoders, text, changes, size).float()
+
+        return encode_text_on_ranks(encode, self.text, changes)
 
     def texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
         """Return how many texts to encode at a time; 0 for all of them.
@@ -220,7 +224,7 @@ class PromptedCLIP(nn.Module):
         if not self.memory:
             return limit
         bytes_each = text_bytes(self.clip, self.text, changes, for_backward=training)
-        in_use = (changes.batch_size or 1) * self._features_bytes()
+        in_use = (changes.batch_size or 1) * self.features_bytes()
         n_texts = self.memory.how_many_fit(bytes_each, "the text", share=share, in_use=in_use)
         return min(n_texts, limit or n_texts)
 

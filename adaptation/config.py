@@ -21,6 +21,8 @@ def declare_shared_keys(cfg: CfgNode) -> None:
     #: memory for a step or a test batch in addition to the weights, in 10^9 bytes; texts and test
     #: images are encoded in parts to keep it; 0 is no bound (docs/performance.md)
     cfg.MODEL.MEMORY_GB = 0.0
+    #: compare what a run needs with what is free before it starts, and refuse what cannot fit
+    cfg.MODEL.MEMORY_CHECK = True
     cfg.register_renamed_key("OPTIM.TEXT_CHUNK", "MODEL.MEMORY_GB", "bytes, not texts")
     #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
     cfg.OPTIM.CUDA_GRAPH = False

@@ -100,6 +100,8 @@ class PromptLearner(nn.Module):
     image_conditioned: bool = False
     #: whether the learned tensors belong to the training run's classes and fit no others
     class_specific: bool = False
+    #: whether pixels are learned, so that gradients go through the whole image encoder
+    changes_pixels: bool = False
 
     def text_changes(self) -> LayerChanges | None:
         """Return what changes in the text encoder; ``None`` encodes the template as it is."""

@@ -1,4 +1,4 @@
-"""Learners that several methods share: deep prompts, independent or coupled between encoders."""
+"""Learners that several methods share: a text context; deep prompts, independent or coupled."""
 
 from __future__ import annotations
 
@@ -8,12 +8,118 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from clip.changes import LayerChanges, deep_prompts
+from clip.changes import LayerChanges, Prompt, deep_prompts
 from clip.model import CLIP
+from clip.tokens import tokenize
+from dassl.config import CfgNode
 
 from .learner import PromptLearner
-from .starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
+from .starts import (
+    check_depth,
+    clip_widths,
+    context_init,
+    normal_parameter,
+    require_vit,
+    start_context,
+    warn_ignored,
+)
 from .templates import DEFAULT_TEMPLATE
+
+#: where the class name stands relative to the context
+POSITIONS = ("end", "middle", "front")
+
+
+class ContextLearner(PromptLearner):
+    """Learned context vectors in the input of the text encoder.
+
+    Args:
+        ctx: start values, ``(n_ctx, d_text)`` shared or ``(C, n_ctx, d_text)`` class-specific.
+        position: where the class name stands: at the ``end``, in the ``middle`` or in ``front``.
+        classnames: the ``C`` classes; ``middle`` and ``front`` need the lengths of their names.
+        template: frozen words around the class name.
+    """
+
+    def __init__(
+        self, ctx: Tensor, position: str, classnames: Sequence[str], template: str = "{}."
+    ) -> None:
+        super().__init__()
+        self.template = template
+        self.ctx = nn.Parameter(ctx)
+        self.class_specific = ctx.dim() == 3
+        names = tokenize([name.replace("_", " ") for name in classnames], truncate=True)
+        self.position = position
+        self.name_lengths = tuple((names.argmax(dim=-1) - 1).tolist())
+
+    def text_changes(self) -> LayerChanges:
+        if self.position == "end":
+            return {0: Prompt(self.ctx, at=1)}
+        n_before = self.ctx.shape[-2] // 2 if self.position == "middle" else 0
+        after_name = tuple(1 + n_before + length for length in self.name_lengths)
+        before = (Prompt(self.ctx[..., :n_before, :], at=1),) if n_before else ()
+        return {0: (*before, Prompt(self.ctx[..., n_before:, :], at=after_name))}
+
+
+def check_context(node: CfgNode, name: str) -> None:
+    """Check the settings of a learned context.
+
+    Args:
+        node: config node of the method; reads N_CTX and, if there, CLASS_TOKEN_POSITION.
+        name: of the node.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    position = node.get("CLASS_TOKEN_POSITION", "end")
+    if position not in POSITIONS:
+        raise ValueError(
+            f"TRAINER.{name}.CLASS_TOKEN_POSITION is {position!r}: use {', '.join(POSITIONS)}"
+        )
+    if node.N_CTX < 1:
+        raise ValueError(f"TRAINER.{name}.N_CTX is {node.N_CTX}: use 1 or more")
+
+
+def random_context(clip: CLIP, node: CfgNode, n_classes: int) -> Tensor:
+    """Return random start values for a learned context.
+
+    Args:
+        clip: the frozen model.
+        node: config node of the method; reads N_CTX and CSC.
+        n_classes: number of classes, for class-specific contexts (CSC).
+
+    Returns:
+        ``(n_ctx, d_text)`` or, class-specific, ``(n_classes, n_ctx, d_text)``.
+    """
+    shape = (node.N_CTX, clip_widths(clip).text)
+    return torch.empty((n_classes, *shape) if node.CSC else shape).normal_(std=0.02)
+
+
+def start_of_context(clip: CLIP, node: CfgNode, name: str, n_classes: int) -> Tensor:
+    """Return start values for a learned context: words, or random ones.
+
+    With words (CTX_INIT) the context has as many vectors as these, and N_CTX and CSC are ignored
+    with a warning, as in CoOp's code.
+
+    Args:
+        clip: the frozen model.
+        node: config node of the method; reads N_CTX, CSC and CTX_INIT.
+        name: of the node.
+        n_classes: number of classes, for class-specific contexts (CSC).
+
+    Returns:
+        ``(n_ctx, d_text)`` or, class-specific, ``(n_classes, n_ctx, d_text)``.
+
+    Raises:
+        ValueError: a word is not one token.
+    """
+    words = node.CTX_INIT.replace("_", " ").split()
+    if not words:
+        return random_context(clip, node, n_classes)
+    if node.CSC:
+        warn_ignored(f"TRAINER.{name}.CSC", True, "CTX_INIT gives a shared context")
+    if node.N_CTX != len(words):
+        warn_ignored(f"TRAINER.{name}.N_CTX", node.N_CTX, f"CTX_INIT has {len(words)} words")
+    ctx, _ = start_context(clip, node.CTX_INIT, len(words), f"TRAINER.{name}.N_CTX")
+    return ctx
 
 
 class DeepPromptLearner(PromptLearner):

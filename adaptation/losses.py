@@ -16,6 +16,15 @@ def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
     return F.l1_loss(features, frozen)
 
 
+def cosine_distance(features: Tensor, frozen: Tensor) -> Tensor:
+    """Compute one minus the mean cosine of class text features and frozen ones, both ``(C, e)``.
+
+    KgCoOp's and TCP's code. KgCoOp's paper (arXiv 2303.13283) has the squared Euclidean distance,
+    which is twice that for features of unit norm.
+    """
+    return 1 - F.cosine_similarity(features, frozen, dim=-1, eps=1e-7).mean()
+
+
 def logit_consistency(logits: Tensor, frozen_logits: Tensor, symmetric: bool = False) -> Tensor:
     """Compute the Kullback-Leibler divergence of the frozen and the prompted class distributions.
 

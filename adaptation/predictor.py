@@ -14,7 +14,7 @@ from clip.loading import load_state_dict
 from clip.weights import build_model
 from dassl.config import CfgNode, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_checkpoint, read_image
+from dassl.utils import choose_device, load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
 from .checkpoints import checked_weights, find_checkpoint, stored_cfg
@@ -33,21 +33,6 @@ class Label(NamedTuple):
 
     name: str
     probability: float
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """Return the device of this name, by default CUDA if there is one, else the CPU.
-
-    Raises:
-        ValueError: this machine has no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try cpu") from error
 
 
 class Predictor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from dassl.config import CfgNode, clean_cfg
@@ -14,6 +16,7 @@ from dassl.utils import collect_env_info
 from results import predictions, record
 from support.code_state import git_state
 from support.command_line import ROOT
+from support.files import remove_leftovers
 
 from .predictions import check_halves, keep_predictions
 from .version import __version__
@@ -34,6 +37,7 @@ def keep_record(
         ValueError: ``TEST.BASE_AND_NEW`` does not fit the other settings.
     """
     check_halves(cfg)
+    remove_leftovers(cfg.OUTPUT_DIR)
     started, git = _now(), git_state(ROOT)
     model_dir, load_epoch = arguments["model_dir"] or None, arguments["load_epoch"]
     trained = record.identity_in(model_dir) if model_dir else None
@@ -54,6 +58,7 @@ def keep_record(
             "model": model,
             "started": started,
             "ended": _now(),
+            "host": platform.node(),
             "versions": {"library": __version__, **facts["versions"]},
             "git": git,
             "environment": collect_env_info(),
@@ -65,13 +70,34 @@ def keep_record(
             record.write(cfg.OUTPUT_DIR, content)
         except (OSError, record.BadRecord) as error:  # the log still has the result
             print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
+        if arguments["eval_only"] and facts["result"]:
+            _track_test(trainer, cfg.OUTPUT_DIR, facts["result"])
 
     def forget() -> None:
         record.forget(cfg.OUTPUT_DIR)
         predictions.forget(cfg.OUTPUT_DIR)
 
+    trainer.run_notes.commit = git["commit"] if git else None
     trainer.run_notes.on_start = forget
     trainer.run_notes.on_end = write
+
+
+def _track_test(trainer: TrainerBase, folder: str, result: Mapping[str, Any]) -> None:
+    """Write the result of a run that only tests where a training's is written, as step 0.
+
+    Args:
+        trainer: that has tested.
+        folder: the run's.
+        result: of ``run_facts``.
+    """
+    try:
+        trainer.init_writer(str(Path(folder, "tensorboard")))
+        for name, value in result["metrics"].items():
+            if isinstance(value, float | int):
+                trainer.write_scalar(f"{result['split']}/{name}", value, 0)
+        trainer.close_writer()
+    except OSError as error:  # the record has it
+        print(f"Note: not in TensorBoard: {error}", file=sys.stderr)
 
 
 def _now() -> str:

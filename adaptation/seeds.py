@@ -13,18 +13,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dassl.config import CfgNode
 from dassl.engine import SimpleTrainer
+from dassl.engine.going_on import Batches, GoingOn, common_position
 from dassl.engine.trainer import EpochLog
+from dassl.utils.logger import LabelledStream
 from dassl.utils.random_state import get_random_state, set_random_state
+from support.ending import REQUEST
 
+from .memory_check import check_runs
 from .together import predict_together
-from .trainer import PromptTrainer
+from .trainer import PromptTrainer, backward
 
 
 def check_trains_together(trainer: type, cfg: CfgNode) -> None:
@@ -52,22 +56,6 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         )
 
 
-class _LabelledConsole:
-    """Text stream that starts every line with a label."""
-
-    def __init__(self, console: TextIO, label: str) -> None:
-        self.console, self.label, self.at_start = console, label, True
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines(keepends=True):
-            self.console.write(f"{self.label}{line}" if self.at_start else line)
-            self.at_start = line.endswith("\n")
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.console, name)
-
-
 class Batch(NamedTuple):
     """Batch of one seed on the device: images, labels, and the loader's names of the views."""
 
@@ -86,7 +74,7 @@ class SeedRun:
 
     def __init__(self, seed: int, build: Callable[[], SimpleTrainer]) -> None:
         self.seed = seed
-        self.output: Any = _LabelledConsole(sys.stdout, f"[seed {seed}] ")
+        self.output: Any = LabelledStream(sys.stdout, f"[seed {seed}] ")
         self.random = get_random_state()
         with self.own_state():
             # a PromptTrainer where it trains; others can be tested
@@ -120,11 +108,14 @@ class SeedRun:
         """Prepare the trainer and its loader for an epoch."""
         with self.own_state():
             self.trainer.epoch = epoch
+            self.going_on.begin_epoch()
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
             self.trainer.num_batches = self.trainer.steps_per_epoch()
             self.log = EpochLog(self.trainer)
-            self.batches = enumerate(self.trainer.train_loader_x)
+            batches = Batches(self.trainer.train_loader_x)
+            done = self.going_on.begin_steps(self.log, batches)
+            self.batches = enumerate(batches, done)
 
     def next_batch(self) -> Batch | None:
         """Return the next batch, on the device; ``None`` after the last."""
@@ -136,6 +127,16 @@ class SeedRun:
             self.log.data_loaded()
             image, label = self.trainer.parse_batch_train(batch)
             return Batch(image, label, batch.get("view"))
+
+    @property
+    def going_on(self) -> GoingOn:
+        """State that the run goes on from."""
+        return self.trainer.going_on
+
+    def save(self) -> None:
+        """Save the state that the run goes on from."""
+        with self.own_state():
+            self.going_on.save()
 
     def flush(self) -> None:
         """Write the pending scalars of the epoch's log."""
@@ -173,7 +174,9 @@ class SeveralSeeds:
         return results
 
     def train(self) -> None:
-        """Train all seeds to their last epoch, each from the last checkpoint in its folder.
+        """Train all seeds to their last epoch, from where they were interrupted together.
+
+        Seeds that have no such place in common go on from the last checkpoint of each.
 
         Raises:
             ValueError: see ``check_trains_together``.
@@ -181,29 +184,77 @@ class SeveralSeeds:
             RuntimeError: a training step draws random numbers.
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
+        check_runs([run.trainer for run in self.runs], training=True)
+        for run in self.runs:
+            run.trainer.memory_is_checked = True
+        self._find_common_start()
         for run in self.runs:
             with run.own_state():
                 run.trainer.before_train()
         for run in self.runs:
             run.trainer.run_notes.on_start()
+        self._save_first()
         start = time.perf_counter()
         first = min(run.trainer.start_epoch for run in self.runs)
-        for epoch in range(first, self.runs[0].trainer.max_epoch):
-            # a seed that has already trained this epoch waits for the others
-            runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
-            epoch_start = time.perf_counter()
-            run_epoch(runs, epoch)
-            epoch_seconds = time.perf_counter() - epoch_start
-            for run in runs:
-                run.trainer.run_notes.epoch_seconds.append(epoch_seconds)
-                with run.own_state():
-                    run.trainer.after_epoch()
+        with ExitStack() as stack:
+            for run in self.runs:
+                stack.enter_context(run.going_on.running())
+            for epoch in range(first, self.runs[0].trainer.max_epoch):
+                # a seed that has already trained this epoch waits for the others
+                runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
+                run_epoch(runs, epoch)
+                end_epoch(runs)
         training_seconds = time.perf_counter() - start
         for run in self.runs:
             run.trainer.run_notes.training_seconds = training_seconds
             with run.own_state():
                 run.trainer.after_train()
                 run.trainer.run_notes.on_end()
+        for run in self.runs:
+            run.going_on.remove()
+
+    def _find_common_start(self) -> None:
+        """Have seeds that were interrupted together go on together, where all of them can."""
+        seeds = [run.seed for run in self.runs]
+        folders = [
+            (run.trainer.cfg.RESUME or run.trainer.cfg.OUTPUT_DIR, run.trainer.get_model_names())
+            for run in self.runs
+        ]
+        position = common_position(folders, seeds)
+        for run in self.runs:
+            run.going_on.wanted, run.going_on.seeds = position, seeds
+
+    def _save_first(self) -> None:
+        """Save where seeds begin: what all can go on from if they are killed while they save."""
+        for run in self.runs:
+            start, trainer = run.going_on.start, run.trainer
+            is_known = start is not None and start.is_state
+            if len(self.runs) > 1 and not is_known and trainer.start_epoch < trainer.max_epoch:
+                run.save()
+
+
+def save_if_due(runs: Sequence[SeedRun]) -> None:
+    """Save the state of all seeds if it is time to, and end if the process was told to."""
+    if any(run.going_on.is_due() for run in runs):
+        for run in runs:
+            run.save()
+        REQUEST.obey()
+
+
+def end_epoch(runs: Sequence[SeedRun]) -> None:
+    """Do the work of seeds after the steps of an epoch."""
+    for run in runs:
+        run.trainer.run_notes.epoch_seconds.append(run.going_on.epoch_seconds())
+        with run.own_state():
+            run.going_on.steps_done()
+    for run in runs:
+        with run.own_state():
+            run.trainer.after_epoch()
+    for run in runs:
+        run.going_on.note_epoch()
+    if not all(run.going_on.has_numbered for run in runs):
+        save_if_due(runs)
+    REQUEST.obey()
 
 
 def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
@@ -222,8 +273,13 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
             batches = [(run, batch) for run, batch in due if batch is not None]
             if not batches:
                 return
+            for run, _ in batches:
+                run.going_on.step_begins()
             with _forbid_random_draws(runs[0]) if step == 0 else nullcontext():
                 joint_step(batches)
+            for run, _ in batches:
+                run.going_on.note_step()
+            save_if_due(runs)
 
 
 @contextmanager
@@ -254,17 +310,13 @@ def joint_step(batches: Sequence[tuple[SeedRun, Batch]]) -> None:
         [batch.image for _, batch in batches],
         [batch.views for _, batch in batches],
     )
-    losses, summaries = [], []
+    losses = []
     for (run, batch), prediction in zip(batches, predictions, strict=True):
         with run.own_output():
-            loss, summary = run.trainer.summarised_loss(prediction, batch.label)
-        run.trainer.optim.zero_grad()
-        losses.append(run.trainer.scaled(loss))
-        summaries.append(summary)
-    # a learner takes part only in its own loss, so its gradients are those of a single run
-    torch.autograd.backward(losses)
-    for (run, _), summary in zip(batches, summaries, strict=True):
+            losses.append(run.trainer.losses(prediction, batch.label))
+    backward([run.trainer for run, _ in batches], losses)
+    for (run, _), each in zip(batches, losses, strict=True):
         with run.own_output():
             run.trainer.update()
             run.trainer.end_step()
-            run.log.step_done(summary)
+            run.log.step_done(each.summary)

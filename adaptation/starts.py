@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP, VisionTransformer
-from clip.tokens import tokenize
+from clip.tokens import decode, tokenize
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:
@@ -95,6 +95,21 @@ def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str
     with torch.no_grad():
         start = clip.token_embedding(token_ids[:n_ctx].to(clip.token_embedding.weight.device))
     return start.float().clone(), " ".join([*split[n_ctx:], "{}."])
+
+
+def token_embeddings(clip: CLIP, words: str, n: int) -> tuple[Tensor, str]:
+    """Return the embeddings ``(n, d_text)`` of a text's first tokens, and the rest of the text.
+
+    Args:
+        clip: the frozen model.
+        words: hand-written text.
+        n: number of tokens, at most those that the text has.
+    """
+    token_ids = tokenize(words)[0]
+    token_ids = token_ids[1 : int(token_ids.argmax())]
+    with torch.no_grad():
+        start = clip.token_embedding(token_ids[:n].to(clip.token_embedding.weight.device))
+    return start.float().clone(), decode(token_ids[n:])
 
 
 def normal_parameter(*shape: int, std: float = 0.02) -> nn.Parameter:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os.path as osp
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from clip.model import CLIP
 from clip.weights import build_model
 from dassl.config import CfgNode
 from dassl.engine import TrainerX
+from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
-from dassl.utils.checkpoint import latest_checkpoint
 
 from .checkpoints import (
     CHECKPOINT_VERSION,
@@ -33,6 +33,7 @@ from .checkpoints import (
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
 from .learner import Prediction, PromptLearner
+from .memory_check import check_file, check_runs, to_device
 from .savings.graph import CudaCapture, StepGraph
 from .templates import TEACHER_TEMPLATES, given_templates
 from .version import __version__
@@ -51,16 +52,21 @@ def check_backbone(cfg: CfgNode) -> None:
     check_name(name)
 
 
-def load_clip(cfg: CfgNode) -> CLIP:
-    """Load the CLIP named by ``MODEL.BACKBONE.NAME``, on the CPU, as ``build_model`` stores it.
+def load_clip(cfg: CfgNode, device: torch.device | str = "cpu") -> CLIP:
+    """Load the CLIP named by ``MODEL.BACKBONE.NAME``, as ``build_model`` stores it.
+
+    Args:
+        cfg: the whole config.
+        device: where the model goes.
 
     Raises:
         ValueError: unknown name, or ``INPUT.SIZE``, ``INPUT.PIXEL_MEAN`` or ``INPUT.PIXEL_STD``
-            differs from what the backbone states.
+            differs from what the backbone states, or the weights do not fit into memory.
     """
-    name = cfg.MODEL.BACKBONE.NAME
+    name, go_on = cfg.MODEL.BACKBONE.NAME, not cfg.MODEL.MEMORY_CHECK
     with initial_draws(cfg.MODEL.OPENAI_DRAWS):
-        clip = build_model(load_state_dict(name))
+        check = partial(check_file, go_on=go_on)
+        clip = build_model(load_state_dict(name, before_reading=check))
     side = clip.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (side, side):
         raise ValueError(
@@ -76,7 +82,42 @@ def load_clip(cfg: CfgNode) -> CLIP:
             f"{list(cfg.INPUT.PIXEL_STD)}, but backbone {name!r} was trained with others: set "
             f"{' '.join(pairs)}"
         )
-    return clip
+    return to_device(clip, torch.device(device), go_on)
+
+
+class Losses(NamedTuple):
+    """Losses of a batch, scaled for the backward pass, and values for the log."""
+
+    loss: Tensor
+    guide: Tensor | None
+    summary: dict[str, Tensor]
+
+
+def backward(trainers: Sequence[PromptTrainer], losses: Sequence[Losses]) -> None:
+    """Compute the gradients of one step of each trainer, edited where the method has a guide.
+
+    Args:
+        trainers: of one method; each learner takes part only in its own losses, so that the
+            gradients are those of a single run.
+        losses: of each.
+    """
+    learned = [(trainer, p) for trainer in trainers for p in trainer.model.learner.parameters()]
+    guides = [each.guide for each in losses if each.guide is not None]
+    for trainer in trainers:
+        trainer.optim.zero_grad()
+    directions: list[Tensor | None] = []
+    if guides:
+        # into .grad, where the mean over processes is taken
+        torch.autograd.backward(guides, retain_graph=True)
+        directions = [parameter.grad for _, parameter in learned]
+        for trainer in trainers:
+            trainer.optim.zero_grad()
+    torch.autograd.backward([each.loss for each in losses])
+    if guides:
+        for (trainer, parameter), direction in zip(learned, directions, strict=True):
+            # all parameters of a learner are trained
+            assert parameter.grad is not None and direction is not None
+            parameter.grad.copy_(trainer.edit_gradient(parameter.grad, direction))
 
 
 class PromptTrainer(TrainerX):
@@ -86,6 +127,8 @@ class PromptTrainer(TrainerX):
     ``build_learner`` and, when its loss is not plain cross-entropy, overrides ``loss``.
     """
 
+    #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
+    splits_batches = True
     model: PromptedCLIP
     #: name of the method's config node under TRAINER
     node: str
@@ -99,6 +142,12 @@ class PromptTrainer(TrainerX):
     #: whether the method's published code builds OpenAI's CLIP unchanged and then draws its start
     #: values in the order of ``build_learner``
     draws_as_published = False
+    #: whether the memory that the run needs was compared with what is free
+    memory_is_checked = False
+    # whether the run becomes longer than it was when it began
+    _is_extended = False
+    #: name of a term of ``loss`` that is not part of the loss: ``edit_gradient`` gets its gradients
+    guide: str | None = None
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -201,7 +250,7 @@ class PromptTrainer(TrainerX):
     def build_model(self) -> None:
         cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(cfg).to(self.device)
+        clip = load_clip(cfg, self.device)
         self.given_templates = given_templates(cfg.DATASET.TEMPLATES, self.dm.dataset.dataset_dir)
         self.model = self.build_classifier(
             cfg, clip, self.dm.dataset.classnames, self.given_templates
@@ -268,24 +317,35 @@ class PromptTrainer(TrainerX):
             values for the log, without gradients.
         """
         prediction = self.model.predict(image, views)
-        loss, summary = self.summarised_loss(prediction, label)
-        self.step(loss)
-        return summary
+        losses = self.losses(prediction, label)
+        self.step(losses)
+        return losses.summary
 
-    def summarised_loss(
-        self, prediction: Prediction, label: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch, and values for the log, without gradients."""
+    def losses(self, prediction: Prediction, label: Tensor) -> Losses:
+        """Compute the loss of a batch, the guide if there is one, and values for the log."""
         # left on the device: the engine reads them, and checks the loss, when it prints a line
         loss, terms = self.loss(prediction, label)
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
-        return loss, {name: value.detach() for name, value in summary.items()}
+        guide = None if self.guide is None else self.scaled(terms[self.guide])
+        logged = {name: value.detach() for name, value in summary.items()}
+        return Losses(self.scaled(loss), guide, logged)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, losses: Losses) -> None:
         """Run the backward pass and the update."""
-        self.optim.zero_grad()
-        self.scaled(loss).backward()
+        backward([self], [losses])
         self.update()
+
+    def edit_gradient(self, gradient: Tensor, guide: Tensor) -> Tensor:
+        """Return what the optimiser gets in the place of a parameter's gradient.
+
+        It is asked for each parameter where the method names a ``guide``. Both gradients may be
+        scaled by a factor (``PREC`` amp), and no value of them may be read on the host.
+
+        Args:
+            gradient: of the loss.
+            guide: of the guide, of the same shape.
+        """
+        return gradient
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Scale the loss for the backward pass, where the precision needs it."""
@@ -312,6 +372,20 @@ class PromptTrainer(TrainerX):
         """Set the learning rate of the next epoch after the last batch of this one."""
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
+
+    def before_train(self) -> None:
+        self.check_memory(training=True)
+        super().before_train()
+
+    def test(self, split: str | None = None) -> float:
+        self.check_memory(training=False)
+        return super().test(split)
+
+    def check_memory(self, training: bool) -> None:
+        """Check once, at the start, that the run fits into memory: see ``check_runs``."""
+        if not self.memory_is_checked:
+            self.memory_is_checked = True
+            check_runs([self], training)
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -348,27 +422,30 @@ class PromptTrainer(TrainerX):
         cfg.DATASET.TEMPLATES = self.given_templates
         return cfg
 
-    def resume_model_if_exist(self, directory: str) -> int:
-        """Continue from a run folder after checking that its checkpoint fits this run."""
-        extended = False
-        for name in self.get_model_names():
-            path = latest_checkpoint(osp.join(directory, name))
-            if path is not None:
-                checkpoint = load_checkpoint(path)
-                self._checked_weights(checkpoint, name, path)
-                if "meta" not in checkpoint:
-                    raise ValueError(
-                        f"{path} was not written by this toolbox and cannot be resumed: "
-                        "use another output folder, or test it with --eval-only --model-dir"
-                    )
-                classes = self.model.classnames
-                extended = check_continues(checkpoint["meta"], self._stored_cfg(), classes, path)
-        if extended:
+    def check_start(self, start: Start) -> None:
+        """Check that what the run goes on from is of a run with its settings and classes."""
+        for name, checkpoint in start.checkpoints.items():
+            path = start.paths[name]
+            self._checked_weights(checkpoint, name, path)
+            if "meta" not in checkpoint:
+                raise ValueError(
+                    f"{path} was not written by this toolbox and cannot be resumed: "
+                    "use another output folder, or test it with --eval-only --model-dir"
+                )
+            classes = self.model.classnames
+            stored = self._stored_cfg()
+            self._is_extended = check_continues(checkpoint["meta"], stored, classes, path)
+        if self._is_extended:
+            print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
+
+    def restore_start(self, start: Start) -> None:
+        if self._is_extended:
             self._scheds[self.model_name] = None  # the stored schedule is of the shorter run
-        epoch = super().resume_model_if_exist(directory)
-        if extended:
-            self._extend(epoch)
-        return epoch
+        super().restore_start(start)
+        if self._is_extended:
+            epoch, steps = start.position
+            # the last step of an epoch sets the rate of the next one
+            self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
 
     def _extend(self, epoch: int) -> None:
         """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
@@ -380,7 +457,6 @@ class PromptTrainer(TrainerX):
             for _ in range(epoch):
                 self.sched.step()
         self._scheds[self.model_name] = self.sched
-        print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a trained learner, also one trained on other classes.

@@ -8,8 +8,8 @@ fill the tables of ``docs/performance.md``.
 * ``step``: a training step of 4 images; forward, teacher if the method has one, backward, update;
 * ``text``: the text encoder with the method's prompts, forward and backward;
 * ``eval``: a test batch of 100 images; the plain variant encodes the text for every batch;
-* ``memory``: the peak of a step, and with ``--memory-of text`` of the text encoder, above what the
-  process held before, in a process of its own;
+* ``memory``: the peak of a step, with ``--memory-of text`` or ``eval`` that of the text encoder or
+  of a test batch, above what the process held before, in a process of its own;
 * ``flops``: operations of a step and of its text part, counted without running them.
 
 Times are CPU seconds of the process, the variants in turn, after one run that is not counted. Of
@@ -80,18 +80,25 @@ def save_random_clip(path: Path, sizes: Sequence[int | None] = tuple(VIT_B16.val
     torch.save(clip.state_dict() | {"quick_gelu": torch.tensor(True)}, path)
 
 
+def class_names(n_classes: int) -> list[str]:
+    """Return that many of ImageNet's names, with numbers when they come again."""
+    from open_clip import IMAGENET_CLASSNAMES as NAMES
+
+    rounds = [f" {i}" if i else "" for i in range(-(-n_classes // len(NAMES)))]
+    return [name + number for number in rounds for name in NAMES][:n_classes]
+
+
 def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: object) -> Any:
     """Build a method's trainer in float32, with classes but without images.
 
     Args:
         method: registry name; its first ViT-B/16 config counts.
-        n_classes: that many of ImageNet's names, with numbers when they come again.
+        n_classes: number of classes, named by ``class_names``.
         backbone: checkpoint file of a CLIP.
         variant: ``PLAIN``, ``PACKED``, or ``WITHIN`` and a number of 10^9 bytes.
         pairs: further config keys and values.
     """
     import torch
-    from open_clip import IMAGENET_CLASSNAMES as NAMES
 
     import datasets
     import trainers
@@ -99,8 +106,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     from dassl.config import get_cfg_default
     from dassl.engine import TRAINER_REGISTRY
 
-    rounds = [f" {i}" if i else "" for i in range(-(-n_classes // len(NAMES)))]
-    names = [name + number for number in rounds for name in NAMES][:n_classes]
+    names = class_names(n_classes)
     cfg, registered = get_cfg_default(), TRAINER_REGISTRY.get(method)
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
@@ -417,7 +423,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cold", action="store_true", help="count the first run of each, too")
     parser.add_argument("--variants", nargs="*", default=[PLAIN, PACKED], help="'plain', 'ours'")
     parser.add_argument("--within", nargs="*", default=[], help="also ours, with MODEL.MEMORY_GB")
-    parser.add_argument("--memory-of", choices=("step", "text"), default="step")
+    parser.add_argument("--memory-of", choices=("step", "text", "eval"), default="step")
     parser.add_argument("--backbone", type=Path, help="checkpoint; a random ViT-B/16 if not given")
     parser.add_argument("--out", type=output_file, default=OUT)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)

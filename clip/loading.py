@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -87,7 +88,9 @@ def _download(url: str, root: str | Path | None = None) -> str:
 
 
 def load_state_dict(
-    name_or_path: str | Path, root: str | Path | None = None
+    name_or_path: str | Path,
+    root: str | Path | None = None,
+    before_reading: Callable[[Path], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Load the weights of a CLIP checkpoint with OpenAI's keys, on the CPU, for ``build_model``.
 
@@ -99,6 +102,7 @@ def load_state_dict(
             ``support.weight_files.STATE_KEYS``), or safetensors.
         root: cache folder; by default the environment variable ``CLIP_CACHE`` or
             ``~/.cache/clip``.
+        before_reading: called with the file before it is read; what it raises comes through.
 
     Returns:
         state dict in the types of the file; the embedded backbone comes in float32. Weights of
@@ -119,6 +123,8 @@ def load_state_dict(
         path = tiny.WEIGHTS if url == tiny.URL else Path(_download(url, root))
     else:
         path = _local_checkpoint(name)
+    if before_reading is not None:
+        before_reading(Path(path))
     try:
         content = _read(path)
     except (OSError, MemoryError):

@@ -156,10 +156,14 @@ class VisionTransformer(nn.Module):
         in_one = torch.is_grad_enabled() or torch.compiler.is_exporting()
         if in_one or x.device.type != "cpu" or not shared:
             return self._encode(x, changes, n_rows)
-        hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
-        at_once = max(1, int(LARGEST_ON_CPU // hidden))
-        parts = x.tensor_split(max(1, -(-len(x) // at_once)))  # an empty batch is one part
+        # an empty batch is one part
+        parts = x.tensor_split(max(1, -(-len(x) // self.images_at_once())))
         return torch.cat([self._encode(part, changes, n_rows) for part in parts])
+
+    def images_at_once(self) -> int:
+        """Return how many images go through the blocks at once on the CPU, without gradients."""
+        hidden = len(self.positional_embedding) * self.transformer.resblocks[0].mlp.c_fc.bias.nbytes
+        return max(1, int(LARGEST_ON_CPU // hidden))
 
     def _encode(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         blocks = self.transformer.resblocks

@@ -53,3 +53,8 @@ def tokenize(
             row = row[: context_length - 1] + row[-1:]
         ids[i, : len(row)] = torch.tensor(row)
     return ids
+
+
+def decode(ids: torch.Tensor) -> str:
+    """Return the text of token ids ``(n,)`` without markers, in lower case."""
+    return _tokenizer().decode(ids.tolist()).strip()

@@ -61,12 +61,14 @@ class LastStart:
     """The last start of a run.
 
     ``record`` is the file that was read, its record or its log; ``finished`` whether it came to its
-    end; ``facts`` are its arguments and its configuration (``logs.read_facts``).
+    end; ``facts`` are its arguments and its configuration (``logs.read_facts``); ``seconds`` what
+    training and test took, where a record says so.
     """
 
     record: Path
     finished: bool
     facts: dict[str, str]
+    seconds: float | None = None
 
     @property
     def kept_predictions(self) -> bool:
@@ -136,7 +138,9 @@ def read_last_start(folder: Path, trains: bool) -> LastStart | None:
         return None if log is None else LastStart(log, False, read_facts(log))
     if record is not None:
         finished = not record["eval_only"] if trains else record["result"] is not None
-        return LastStart(folder / FILE, finished, facts_of(record))
+        took = [record["seconds"][part] for part in ("training", "testing")]
+        seconds = sum(part for part in took if isinstance(part, float | int))
+        return LastStart(folder / FILE, finished, facts_of(record), seconds)
     if log is None:
         return None
     try:

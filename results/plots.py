@@ -11,11 +11,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from support.files import replacing
 
 from .rows import Row, in_order
-from .runs import Method, shots_name
+from .runs import METRICS, Method, has_halves, shots_name
 
 # Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness.
 PALETTE = (
@@ -35,7 +36,10 @@ MARKERS = "osD^vP*X<>"
 LINES = ("-", "--", ":", "-.")
 FILLS = ("full", "left", "bottom", "right", "top")
 # Fixed, so that a method looks the same whichever others are there; new ones get what is left.
-LOOKS = ("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP")
+LOOKS = (
+    *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
+    *("KgCoOp", "TCP", "ProGrad"),
+)
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
 
@@ -64,6 +68,37 @@ def labels(lines: Iterable[Method]) -> dict[Method, str]:
     return names
 
 
+def styles(lines: Iterable[Method], trainers: Iterable[str] = ()) -> dict[Method, dict[str, Any]]:
+    """Return how matplotlib draws the curves of methods, each with its label.
+
+    Args:
+        lines: the methods of a figure.
+        trainers: of other figures, in which the trainers here look the same.
+    """
+    names = labels(lines)
+    look = looks([*trainers, *(line.trainer for line in names)])
+    found = {}
+    for line, label in names.items():
+        number = sorted(other for other in names if other.trainer == line.trainer).index(line)
+        colour, marker = look[line.trainer]
+        found[line] = {
+            "label": label,
+            "color": colour,
+            "marker": marker,
+            "markerfacecoloralt": "white",
+            "fillstyle": FILLS[number % len(FILLS)],
+            "linestyle": LINES[number % len(LINES)],
+        }
+    return found
+
+
+def names_of(rows: Iterable[Row]) -> list[str]:
+    """Return the averages and data sets that a figure has a panel for, in order."""
+    rows = list(rows)
+    averages = dict.fromkeys(row.dataset for row in rows if row.covered)
+    return [*averages, *in_order({row.dataset for row in rows if not row.covered})]
+
+
 class Panels:
     """A figure with one panel per average and per data set, and a common legend.
 
@@ -74,6 +109,7 @@ class Panels:
         y: name of the vertical axis.
         curves: whether the shots of a method form one curve.
         share_x: whether the panels have the same horizontal axis.
+        only: the data set or average to draw, without a legend; empty draws all of them.
     """
 
     def __init__(
@@ -85,16 +121,16 @@ class Panels:
         *,
         curves: bool = False,
         share_x: bool = False,
+        only: str = "",
     ) -> None:
         self.rows = rows
-        self.looks = looks(row.method.trainer for row in every)
+        self.only = only
         self.key = {id(row): self.curve(row.line) if curves else row.line for row in rows}
-        self.labels = labels(self.key.values())
-        averages = dict.fromkeys(row.dataset for row in rows if row.covered)
-        names = [*averages, *in_order({row.dataset for row in rows if not row.covered})]
+        self.styles = styles(self.key.values(), (row.method.trainer for row in every))
+        names = [only] if only else names_of(rows)
         columns = min(4, len(names))
         lines = math.ceil(len(names) / columns)
-        size = (max(6.5, 3.4 * columns), 3 * lines + 0.8)
+        size = (3.6, 2.9) if only else (max(6.5, 3.4 * columns), 3 * lines + 0.8)
         self.figure = Figure(figsize=size, layout="constrained")
         grid = self.figure.subplots(lines, columns, squeeze=False, sharex=share_x).flatten()
         for axes in grid[len(names) :]:
@@ -122,24 +158,18 @@ class Panels:
                 found.setdefault(self.key[id(row)], []).append(row)
         return found
 
-    def style(self, key: Method) -> dict:
-        """Return how a method is drawn."""
-        colour, marker = self.looks[key.trainer]
-        number = sorted(k for k in self.labels if k.trainer == key.trainer).index(key)
-        return {
-            "label": self.labels[key],
-            "color": colour,
-            "marker": marker,
-            "markerfacecoloralt": "white",
-            "fillstyle": FILLS[number % len(FILLS)],
-            "linestyle": LINES[number % len(LINES)],
-        }
-
     def draw(
         self, axes: Axes, key: Method, rows: list[Row], x: Sequence[float], y: list[float], **errors
     ) -> None:
-        """Draw points of a method, hollow where they average fewer data sets."""
-        style = self.style(key)
+        """Draw points of a method, hollow where they average fewer data sets.
+
+        The spread of a single point is a bar, that along a curve a band.
+        """
+        style = self.styles[key]
+        if len(x) > 1:
+            low, high = (np.add(y, sign * np.array(errors["yerr"])) for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            errors = {}
         axes.errorbar(x, y, **errors, **style, markersize=5, capsize=2, linewidth=1.3)
         partial = [(a, b) for a, b, row in zip(x, y, rows, strict=True) if row.missing]
         if partial:
@@ -148,7 +178,9 @@ class Panels:
             axes.plot(*zip(*partial, strict=True), **style | hollow, markersize=5, zorder=5)
 
     def finish(self) -> Figure:
-        """Return the figure with its legend."""
+        """Return the figure, with its legend unless it has one panel only."""
+        if self.only:
+            return self.figure
         handles: dict[str, Any] = {}
         for axes in self.axes.values():
             handles |= {
@@ -172,15 +204,21 @@ def deviation(row: Row, metric: str) -> float:
     return row.std[metric] if len(row.seeds) > 1 else 0.0
 
 
-def few_shot(rows: list[Row]) -> Figure | None:
+def few_shot(rows: list[Row], only: str = "") -> Figure | None:
     """Return accuracy against shots, a curve per method; zero-shot models are points at 0.
 
     Trainings on all images stand at the right end, beyond the largest number of shots.
+
+    Args:
+        rows: of all protocols.
+        only: the data set or average to draw, as for :class:`Panels`.
     """
     chosen = [row for row in rows if row.protocol == "fewshot"]
     if not chosen:
         return None
-    panels = Panels(chosen, rows, "shots per class", "accuracy (%)", curves=True, share_x=True)
+    panels = Panels(
+        chosen, rows, "shots per class", "accuracy (%)", curves=True, share_x=True, only=only
+    )
     ticks = sorted({0} | {row.method.shots for row in chosen})
     largest = max(shots for shots in ticks if math.isfinite(shots))
     places = [min(shots, 1.25 * largest + 1) for shots in ticks]
@@ -199,12 +237,17 @@ def few_shot(rows: list[Row]) -> Figure | None:
     return panels.finish()
 
 
-def base_to_new(rows: list[Row]) -> Figure | None:
-    """Return new against base accuracy, a point per method, over lines of equal H."""
+def base_to_new(rows: list[Row], only: str = "") -> Figure | None:
+    """Return new against base accuracy, a point per method, over lines of equal H.
+
+    Args:
+        rows: of all protocols.
+        only: the data set or average to draw, as for :class:`Panels`.
+    """
     chosen = [row for row in rows if row.protocol == "base2new" and "H" in row.mean]
     if not chosen:
         return None
-    panels = Panels(chosen, rows, "base accuracy (%)", "new accuracy (%)")
+    panels = Panels(chosen, rows, "base accuracy (%)", "new accuracy (%)", only=only)
     for dataset, axes in panels.axes.items():
         axes.margins(0.15)
         for key, mine in panels.of(dataset).items():
@@ -229,35 +272,66 @@ def base_to_new(rows: list[Row]) -> Figure | None:
     return panels.finish()
 
 
-def parameters(rows: list[Row], note: Callable[[str], None]) -> Figure | None:
-    """Return H against the number of trainable parameters; zero-shot models are lines across.
+def main_metric(protocol: str) -> str:
+    """Return the metric that methods are compared in: H, or the first of the table."""
+    return "H" if has_halves(protocol) else METRICS[protocol][0]
+
+
+def with_parameters(
+    rows: list[Row], note: Callable[[str], None], protocol: str = "base2new"
+) -> tuple[list[Row], str]:
+    """Return the rows that :func:`parameters` draws, and their metric.
 
     Data sets that are part of an average have no panel of their own.
 
     Args:
         rows: of all protocols.
         note: called with a line for every method whose logs do not tell the number.
+        protocol: key of it; of several numbers of shots the largest is taken.
     """
-    base2new = [row for row in rows if row.protocol == "base2new" and "H" in row.mean]
-    for line in sorted({row.line for row in base2new if row.parameters is None}):
+    metric = main_metric(protocol)
+    mine = [row for row in rows if row.protocol == protocol and metric in row.mean]
+    if not has_halves(protocol):
+        largest = max((row.method.shots for row in mine), default=0)
+        mine = [row for row in mine if row.method.shots in (0, largest)]
+    for line in sorted({row.line for row in mine if row.parameters is None}):
         note(f"not among the parameters: {line}: no single number of them in its logs")
-    averaged = {d for row in base2new for d in row.covered}
-    chosen = [r for r in base2new if r.parameters is not None and r.dataset not in averaged]
+    averaged = {d for row in mine for d in row.covered}
+    return [r for r in mine if r.parameters is not None and r.dataset not in averaged], metric
+
+
+def parameters(
+    rows: list[Row], note: Callable[[str], None], protocol: str = "base2new", only: str = ""
+) -> Figure | None:
+    """Return H, or accuracy, against the number of trainable parameters.
+
+    Zero-shot models are lines across.
+
+    Args:
+        rows: of all protocols.
+        note: called with a line for every method whose logs do not tell the number.
+        protocol: key of the one to draw.
+        only: the data set or average to draw, as for :class:`Panels`.
+    """
+    chosen, metric = with_parameters(rows, note, protocol)
     if not chosen:
         return None
-    panels = Panels(chosen, rows, "trainable parameters", "H (%)", share_x=True)
+    y_name = "H (%)" if metric == "H" else "accuracy (%)"
+    panels = Panels(chosen, rows, "trainable parameters", y_name, share_x=True, only=only)
     for dataset, axes in panels.axes.items():
         for key, mine in panels.of(dataset).items():
-            (row,) = mine
-            if row.parameters:
-                x, y = [row.parameters], [row.mean["H"]]
-                panels.draw(axes, key, mine, x, y, yerr=[deviation(row, "H")])
-            else:
-                style = panels.style(key)
-                axes.axhline(
-                    row.mean["H"], color=style["color"], label=style["label"], linestyle="--"
-                )
+            for row in mine:
+                y = [row.mean[metric]]
+                if row.parameters:
+                    x = [row.parameters]
+                    panels.draw(axes, key, mine, x, y, yerr=[deviation(row, metric)])
+                else:
+                    style = panels.styles[key]
+                    axes.axhline(*y, color=style["color"], label=style["label"], linestyle="--")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return panels.finish()
 
 
@@ -280,11 +354,12 @@ def save_plots(rows: list[Row], folder: Path, note: Callable[[str], None]) -> No
         note: called with one line for every file written and every figure left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "few_shot": few_shot(rows),
-        "base_to_new": base_to_new(rows),
-        "parameters": parameters(rows, note),
-    }
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may have dollar signs
+        figures = {
+            "few_shot": few_shot(rows),
+            "base_to_new": base_to_new(rows),
+            "parameters": parameters(rows, note),
+        }
     for name, figure in figures.items():
         if figure is None:
             note(f"no figure {name}: no results for it")

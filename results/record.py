@@ -79,6 +79,19 @@ FIELDS: dict[str, Any] = {
     "device": {"type": str, "name": str},
     "started": str,
     "ended": str,
+    "host": str,
+    "starts": [
+        {
+            "started": str,
+            "epoch": int,
+            "step": int,
+            "from": (str, None),
+            "host": str,
+            "device": str,
+            "commit": (str, None),
+            "seconds": (float, int),
+        }
+    ],
     "seconds": {"training": _NUMBER, "epochs": list, "testing": _NUMBER},
     "memory": {"host_bytes": (int, None), "cuda_bytes": (int, None)},
     "versions": dict,
@@ -88,6 +101,8 @@ FIELDS: dict[str, Any] = {
     "given": dict,
     "arguments": dict,
 }
+#: fields that older records lack
+LATER = ("host", "starts")
 
 
 def unit(metric: str) -> str:
@@ -206,6 +221,8 @@ def _check(content: Any, kind: Any, name: str, path: Path) -> None:
         if isinstance(one, dict):
             for key, below in one.items():
                 full = f"{name}.{key}" if name else key
+                if key not in content and full in LATER:
+                    continue
                 if key not in content:
                     raise _damaged(path, f"no {full}")
                 _check(content[key], below, full, path)

@@ -213,8 +213,8 @@ def render_tables(
     rows: list[Row],
     style: str,
     keyword: str,
-    columns: Sequence[Column],
-    differences: Differences | None,
+    columns: Sequence[Column] = (),
+    differences: Differences | None = None,
 ) -> str:
     """Return all tables with their titles.
 

@@ -19,6 +19,7 @@ variant fits, the name of the variant is that of the file.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,16 +166,16 @@ def read_method(name: str) -> Method:
     """
     path = FOLDER / f"{name}.yaml"
     try:
-        table = yaml.safe_load((ROOT / path).read_text("utf-8"))
+        return _method(name, (ROOT / path).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    try:
-        return _method(name, table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _method(name: str, table: Any) -> Method:
+@functools.lru_cache(64)  # a sweep plans many runs of a method
+def _method(name: str, text: str) -> Method:
+    table = yaml.safe_load(text)
     _check_keys(table, "trainer", "configs", "trains", "tiny", "variants")
     kind: type
     for key, kind in (("trainer", str), ("configs", list)):

@@ -22,6 +22,8 @@ From the environment:
   SUBFOLDER  one more level of the folders below <cfg>_<k>shots
   PYTHON   interpreter (default: that of the active environment, else .venv, set up if need be)
   DRY_RUN  1: print the commands and run nothing
+  BUSY     what to do with a run that another process is doing, also on another machine: wait for
+           it (default), or skip it and end with status {unfinished}
 
 A finished run is skipped; an unfinished one resumes from its last checkpoint. Both have to agree
 in all settings but those of how it is computed and what it prints (dassl/config/runtime.py), which
@@ -30,20 +32,24 @@ make no folder of their own either. TRAIN.EXTEND True lets a run go on to a larg
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import protocols  # noqa: E402  found by the line above
+from scripts.claims import Claim  # noqa: E402
+from support.command_line import UNFINISHED  # noqa: E402
 from support.command_line import run as run_command  # noqa: E402
 
 if TYPE_CHECKING:
@@ -53,7 +59,9 @@ if TYPE_CHECKING:
 # What is not of the standard library is imported inside the functions: --help is given without.
 
 #: starts of the lines that a call prints when it only skips
-FINISHED, NOTE = "finished already: ", "note: "
+FINISHED, NOTE, BUSY = "finished already: ", "note: ", "busy: "
+#: seconds until it is looked again at runs that another process is doing
+LOOK_AGAIN = 1.0
 
 
 def help_text() -> str:
@@ -70,6 +78,7 @@ def help_text() -> str:
         scripts="\n".join(f"  {line:{width}}   {does}" for line, does in lines.items()),
         source=protocols.SOURCE,
         published="\n".join(" " * 11 + p.format(seed="<s>", shots="<k>") for p in published),
+        unfinished=UNFINISHED,
     )
 
 
@@ -106,12 +115,82 @@ def run_script(method: str, script: str, words: Sequence[str], env: Mapping[str,
     # The embedded backbone is too small to gain from threads, and loses much where cores are busy.
     if planned.config.startswith("tiny") and not env.get("OMP_NUM_THREADS"):
         env = {**env, "OMP_NUM_THREADS": "1"}
-    for run in planned.runs:
-        weights = find_weights(planned, run)
-        left = [seed for seed in run.seeds if not is_done(planned, run, seed, weights)]
-        if left and (status := call(planned.command(run, left), env)):
-            return status
+    if env.get("BUSY") not in (None, "", "wait", "skip"):
+        raise ValueError(f"BUSY is {env['BUSY']!r}: use wait or skip")
+    skip = env.get("BUSY") == "skip"
+    waiting, said = list(planned.runs), set()
+    while waiting:
+        busy = []
+        for run in waiting:
+            outcome = do(planned, run, env)
+            if isinstance(outcome, str):
+                busy.append(run)
+                if run not in said:
+                    print(f"{BUSY}{outcome}{'' if skip else '; waiting for it'}", flush=True)
+                    said.add(run)
+            elif outcome:
+                return outcome
+        if busy and skip:
+            return UNFINISHED
+        if len(busy) == len(waiting):
+            time.sleep(LOOK_AGAIN)
+        waiting = busy
     return 0
+
+
+def do(plan: Plan, run: Run, env: Mapping[str, str]) -> int | str:
+    """Do what is left of a run, unless another process is doing it.
+
+    Returns:
+        Exit status, or text that says who is doing it.
+
+    Raises:
+        ValueError: it cannot be done.
+    """
+    weights = find_weights(plan, run)
+    left = [seed for seed in run.seeds if not is_done(plan, run, seed, weights)]
+    if not left:
+        return 0
+    with Claim([run.folder_of(seed) for seed in left], lose) as claim:
+        if claim.holder is not None:
+            return f"{run.folder_of(','.join(left))} is done by {claim.holder}"
+        # another process may have ended it in the meantime
+        weights = find_weights(plan, run)
+        left = [seed for seed in left if not is_done(plan, run, seed, weights)]
+        return call(plan.command(run, left), env, claim) if left else 0
+
+
+def lose() -> None:
+    """End this call, and with it what it runs: another machine took the run over."""
+    print(
+        "this machine was out of touch for so long that another one took the run over; ending it",
+        file=sys.stderr,
+        flush=True,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def state_of(
+    plan: Plan, run: Run, seed: str, weights: Path | None
+) -> tuple[Literal["new", "started", "finished"], str, float | None]:
+    """Return how far a seed of a run has come.
+
+    Returns:
+        Its state; what to say of how a finished run was computed; its seconds, if known.
+
+    Raises:
+        ValueError: the folder has results of other settings or images.
+    """
+    folder = run.folder_of(seed)
+    last = last_start_of(plan, folder, run.dataset, run.trains)
+    if last is None:
+        return "new", "", None
+    if not last.finished:
+        return "started", "", None
+    if run.weights and not last.tests(weights, run.weights.folder.removeprefix(plan.output)):
+        return "new", "", None
+    found = compare(plan, folder, last, run.dataset, run.pairs)
+    return ("finished" if found.kind == "same" else "started"), found.reason, last.seconds
 
 
 def is_done(plan: Plan, run: Run, seed: str, weights: Path | None) -> bool:
@@ -120,16 +199,11 @@ def is_done(plan: Plan, run: Run, seed: str, weights: Path | None) -> bool:
     Raises:
         ValueError: the folder has results of other settings or images.
     """
-    folder = run.folder_of(seed)
-    last = last_start_of(plan, folder, run.dataset, run.trains)
-    if last is None or not last.finished:
+    state, reason, _ = state_of(plan, run, seed, weights)
+    if state != "finished":
         return False
-    if run.weights and not last.tests(weights, run.weights.folder.removeprefix(plan.output)):
-        return False
-    found = compare(plan, folder, last, run.dataset, run.pairs)
-    if found.kind == "same":
-        print(f"{FINISHED}{folder}{', with ' + found.reason if found.reason else ''}", flush=True)
-    return found.kind == "same"
+    print(f"{FINISHED}{run.folder_of(seed)}{', with ' + reason if reason else ''}", flush=True)
+    return True
 
 
 def last_start_of(plan: Plan, folder: str, dataset: str, trains: bool) -> LastStart | None:
@@ -199,10 +273,31 @@ def source_hint(plan: Plan) -> str:
     return f"; SOURCE is not set, so that it is {protocols.SOURCE}{shown}"
 
 
-def call(command: Sequence[str], env: Mapping[str, str]) -> int:
+def _with_its_parent() -> Callable[[], None] | None:
+    """Return what a new process calls to get SIGTERM when its parent ends; None where it cannot."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask
+
+
+def call(command: Sequence[str], env: Mapping[str, str], claim: Claim) -> int:
     """Run a command in the repository, and return its exit status, 128 + n where signal n ended it.
 
-    Ctrl-C reaches it by itself, and it ends as it sees fit; SIGTERM is passed on.
+    Ctrl-C reaches it by itself, and it ends as it sees fit; SIGTERM is passed on, and so is SIGUSR1
+    as SIGTERM. Where this
+    process is killed, the command gets SIGTERM too.
+
+    Args:
+        command: its words.
+        env: its environment.
+        claim: to its folder, which it then holds as well.
     """
     process, to_end = None, False
 
@@ -213,14 +308,18 @@ def call(command: Sequence[str], env: Mapping[str, str]) -> int:
             process.terminate()
 
     handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: end}
+    if hasattr(signal, "SIGUSR1"):  # as schedulers warn
+        handlers[signal.SIGUSR1] = end
     # what is ignored stays so, in the command as well
     before = {n: h for n in handlers if (h := signal.getsignal(n)) != signal.SIG_IGN}
     for number in before:
         signal.signal(number, handlers[number])
     try:
-        process = subprocess.Popen(command, cwd=ROOT, env=dict(env))
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(env), preexec_fn=_with_its_parent())
         if to_end:  # before there was a process to pass it on to
             process.terminate()
+        claim.add_process(process.pid)
+        claim.keep()
         status = process.wait()
     finally:
         for number, handler in before.items():

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import filelock
 
+from .disk import check_room, shown
 from .files import replacing
 
 Content = TypeVar("Content")
@@ -26,10 +27,24 @@ class BoundedFolder:
         suffix: end of the names of the files that count; other files are left alone.
         limit: bytes that the files may take in all.
         wait_s: longest wait for another process that saves, in seconds.
+        what: what the files hold, for the note that the first of them gets.
+        limit_key, variable: config key of the limit, and environment variable that names another
+            folder, for that note.
     """
 
-    def __init__(self, path: Path, suffix: str, limit: int, wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        suffix: str,
+        limit: int,
+        wait_s: float = 0.0,
+        *,
+        what: str,
+        limit_key: str,
+        variable: str,
+    ) -> None:
         self.path, self.suffix, self.limit, self.wait_s = path, suffix, limit, wait_s
+        self.what, self.limit_key, self.variable = what, limit_key, variable
 
     def load(self, name: str, read: Callable[[Path], Content]) -> Content | None:
         """Read a file, which counts as used now.
@@ -82,12 +97,24 @@ class BoundedFolder:
             print(f"Note: {text}")
 
     def _save(self, name: str, size: int, write: Callable[[Path], object]) -> None:
-        self._make_room(name, size)
+        is_first = self._make_room(name, size)
+        check_room(self.path / name, size)
         with replacing(self.path / name) as temporary:
             write(temporary)
+        if is_first:
+            self.note_once(
+                "place",
+                f"{self.what} are kept in {self.path} ({shown(size)} so far, at most "
+                f"{shown(self.limit)}: {self.limit_key}); the environment variable {self.variable} "
+                "names another folder",
+            )
 
-    def _make_room(self, name: str, size: int) -> None:
-        """Delete what killed processes left, and files other than ``name``, the oldest first."""
+    def _make_room(self, name: str, size: int) -> bool:
+        """Delete what killed processes left, and files other than ``name``, the oldest first.
+
+        Returns:
+            whether there was no file.
+        """
         for left in self.path.glob(f"*{self.suffix}.tmp*"):
             left.unlink()
         others = [(f.stat(), f) for f in self.path.glob(f"*{self.suffix}") if f.name != name]
@@ -98,3 +125,4 @@ class BoundedFolder:
                 break
             file.unlink()  # a process that has it mapped into memory keeps it
             total -= stat.st_size
+        return not others and not (self.path / name).exists()

@@ -8,6 +8,7 @@ import linecache
 import os
 import re
 import select
+import signal
 import sys
 import threading
 import traceback as tracebacks
@@ -15,10 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ending import REQUEST, ToldToEnd
+
 ROOT = Path(__file__).resolve().parent.parent
 
-#: exit statuses
-WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 2, 1, 130, 141
+#: exit statuses; UNFINISHED (sysexits' EX_TEMPFAIL) is of a command to be run again
+WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE, UNFINISHED = 2, 1, 130, 141, 75
 
 # As terminals take them for colours and as PyTorch puts them into its texts.
 _ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -157,11 +160,12 @@ def run(
     Args:
         action: does it; what it returns is the exit status, None stands for 0.
         traceback: let exceptions through, to show where they arose.
-        interrupted: the line that Ctrl-C ends with.
+        interrupted: the line that Ctrl-C and other signals end with.
 
     Returns:
-        Exit status: that of ``action``, see :func:`report` for errors, 130 after Ctrl-C, 141 when
-        whoever read standard output has closed it (as in ``... | head``).
+        Exit status: that of ``action``, see :func:`report` for errors, 130 after Ctrl-C, 75 where
+        ``action`` was told to end by another signal, 141 when whoever read standard output has
+        closed it (as in ``... | head``).
     """
     print_any_text()
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
@@ -174,6 +178,9 @@ def run(
             raise
         print(f"\n{interrupted()}", file=sys.stderr)
         return INTERRUPTED
+    except ToldToEnd as told:
+        print(f"{told}: {interrupted()}", file=sys.stderr)
+        return UNFINISHED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             return CLOSED_PIPE
@@ -185,9 +192,11 @@ def run(
 
 
 def _interrupt_again(unraisable: Any) -> None:
-    """Pass Ctrl-C on where Python drops exceptions: in ``__del__``, where loaders end workers."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
+    """Pass signals on where Python drops exceptions: in ``__del__``, where loaders end workers."""
+    if unraisable.exc_type in (KeyboardInterrupt, ToldToEnd):
+        number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+        REQUEST.clear()
+        threading.Timer(0.05, _thread.interrupt_main, [number]).start()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 import filelock
 from tqdm import tqdm
 
-from .files import sha256_of
+from .disk import check_room, shown
+from .files import sha256_of, user_cache
 
 CACHE_VARIABLE = "CLIP_CACHE"
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
     """Return the folder of checkpoints: ``root``, else ``$CLIP_CACHE``, else ``~/.cache/clip``."""
-    return Path(root or os.environ.get(CACHE_VARIABLE) or "~/.cache/clip").expanduser()
+    return Path(root).expanduser() if root else user_cache(CACHE_VARIABLE, "clip")
 
 
 class _Interrupted(Exception):
@@ -48,6 +49,8 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
                 offset = 0
             length = response.headers.get("Content-Length")
             total = offset + int(length) if length else None
+            if total:
+                check_room(part, total - offset, "the rest of it" if offset else "it")
             with (
                 open(part, "ab" if resumed else "wb") as file,
                 tqdm(
@@ -130,7 +133,7 @@ def download(
 
     Raises:
         RuntimeError: the server does not give the file, or gives a wrong one.
-        OSError: the file cannot be stored.
+        OSError: the file cannot be stored; room on the disk is looked for before it is begun.
     """
     path = Path(path)
     if path.is_file() and problem(path) is None:
@@ -176,7 +179,15 @@ def fetch(
         return None if found == sha256 else f"has SHA-256 {found}, expected {sha256}"
 
     try:
-        return download(url, path, problem, attempts, backoff_s, timeout_s)
+        is_first = not any(Path(path).parent.glob(f"*{Path(path).suffix}"))
+        found = download(url, path, problem, attempts, backoff_s, timeout_s)
+        if is_first:
+            print(
+                f"Note: checkpoints are kept in {found.parent} ({shown(found.stat().st_size)} so "
+                f"far, without a bound); the environment variable {CACHE_VARIABLE} names another "
+                "folder"
+            )
+        return found
     except (RuntimeError, OSError) as error:
         what = "store" if isinstance(error, OSError) else "download"
         raise RuntimeError(

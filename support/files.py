@@ -6,21 +6,38 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+#: what stands between the name of a file and 32 hexadecimal digits while it is written
+_TEMPORARY = ".tmp"
+
+
+def user_cache(variable: str, name: str) -> Path:
+    """Return a cache folder: the one that an environment variable names, else ``~/.cache/<name>``.
+
+    Where the user has no home, it is one at the root, which only an administrator can make: what
+    cannot be kept is computed or downloaded anew.
+    """
+    given = os.environ.get(variable)
+    home = os.path.expanduser("~")
+    if given:
+        return Path(os.path.expanduser(given))
+    return Path(os.sep if home == "~" else home, ".cache", name)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """Let a file appear complete or not at all.
 
     Args:
         path: file to create or replace; its folder is created when missing.
+        durable: also where the power fails: wait until the disk has the file, then its name.
 
     Yields:
         A temporary name in the same folder. The file written there is renamed at the end of the
@@ -35,10 +52,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     path.parent.mkdir(parents=True, exist_ok=True)
     # unique also among machines that share the folder
-    temporary = path.with_name(f"{path.name}.tmp{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{path.name}{_TEMPORARY}{uuid.uuid4().hex}")
     try:
         yield temporary
+        if durable:
+            _wait_for_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            with suppress(OSError):  # not every system can, and the file is there
+                _wait_for_disk(path.parent)
     except OSError as error:
         if error.filename is None or os.fspath(error.filename) != str(temporary):
             raise
@@ -48,9 +70,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(text: str, path: str | Path) -> None:
+def _wait_for_disk(path: Path) -> None:
+    # Windows flushes only what is open for writing
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes left in a folder, not in those below it.
+
+    Args:
+        folder: where no other process writes; it need not exist.
+    """
+    for path in Path(folder).glob(f"*{_TEMPORARY}*"):
+        name, _, end = path.name.rpartition(_TEMPORARY)
+        if name and re.fullmatch("[0-9a-f]{32}", end) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | Path, durable: bool = False) -> None:
     """Write UTF-8 text in the way of :func:`replacing`."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path, durable) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 

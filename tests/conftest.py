@@ -168,7 +168,7 @@ def method_with_a_node_of_its_own(monkeypatch) -> str:
     from dassl.engine import TRAINER_REGISTRY
     from trainers.coop import CoOp
 
-    class KgCoOp(CoOp):
+    class OwnNode(CoOp):
         node = "KG"
 
         @staticmethod
@@ -177,5 +177,5 @@ def method_with_a_node_of_its_own(monkeypatch) -> str:
             cfg.TRAINER.KG = cfg.TRAINER.COOP.clone()
             cfg.TRAINER.KG.WEIGHT = 8.0
 
-    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "KgCoOp", KgCoOp)
-    return "KgCoOp"
+    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "OwnNode", OwnNode)
+    return "OwnNode"

@@ -53,7 +53,33 @@ def both(vision: int, text: int, depth: int, **own: object):
 
 V1 = {"N_CTX": 4, "CTX_INIT": WORDS}
 MPL = {"N_CTX": 1, "N_ADD_OP": 2, "N_RM_OP": 1, "CTX_INIT": WORDS}
+
+
+def kgcoop(backbone: str):
+    return row(backbone, 128, 100, 0.002, N_CTX=4, CSC=False, CTX_INIT=WORDS, W=8.0)
+
+
+def prograd(backbone: str, epochs: int, share: float = 1.0):
+    own = {"N_CTX": 16, "CSC": False, "CTX_INIT": True, "T": 1.0, "LAMBDA": share}
+    return row(backbone, 32, epochs, 0.002, 5, **own)
+
+
 UPSTREAM = {
+    "KgCoOp": {
+        "vit_b16_ep100_ctxv1": kgcoop("ViT-B/16"),
+        "rn50_ep100": kgcoop("RN50"),
+    },
+    # upstream's are those of ResNet-50; its readme has the smaller share
+    "ProGrad": {
+        f"{name}{setting}": prograd(backbone, *values)
+        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for setting, values in (
+            ("", (200,)),
+            ("_ep50", (50,)),
+            ("_ep100", (100,)),
+            ("_lambda08", (200, 0.8)),
+        )
+    },
     "CoOp": {
         "rn50": coop("RN50", 200),
         "rn101": coop("RN101", 200),

@@ -363,9 +363,7 @@ def interrupted(monkeypatch, capsys, *words: str) -> str:
 def test_ctrl_c_says_what_is_saved(files, tmp_path, monkeypatch, capsys):
     out = ["--output-dir", str(tmp_path / "out")]
     line = interrupted(monkeypatch, capsys, *files, *out)
-    assert line.startswith("interrupted before anything was saved (the last epoch alone is saved: ")
-    line = interrupted(monkeypatch, capsys, *files, *out, "TRAIN.CHECKPOINT_FREQ", "5")
-    assert "every 5 epochs are saved: TRAIN.CHECKPOINT_FREQ" in line
+    assert line.startswith("interrupted before anything was saved; ")
     assert "the same command starts again" in line
     assert "starts again" in interrupted(monkeypatch, capsys, *files, *out, "--eval-only")
 
@@ -380,16 +378,21 @@ def test_ctrl_c_says_what_is_saved(files, tmp_path, monkeypatch, capsys):
     line = interrupted(monkeypatch, capsys, *files, *out, "--resume", str(tmp_path / "out"))
     assert "the same command without --resume goes on" in line
 
+    (tmp_path / "out" / "unfinished.pth").touch()
+    line = interrupted(monkeypatch, capsys, *files, *out)
+    assert line.endswith(f"goes on from what is saved: {tmp_path / 'out' / 'unfinished.pth'}")
 
-def test_ctrl_c_ends_a_run_with_workers_in_one_line(data_root, tmp_path):
+
+def begin(folder: Path, data_root: Path, *pairs: str) -> subprocess.Popen:
+    """A run with a worker that has got to its third epoch."""
     process = subprocess.Popen(
         [
             *(sys.executable, ROOT / "train.py", "--trainer", "CoOp", "--seed", "1"),
-            *("--root", data_root, "--output-dir", tmp_path),
+            *("--root", data_root, "--output-dir", folder),
             *("--dataset-config-file", ROOT / "configs/datasets/digits.yaml"),
             *("--config-file", ROOT / "configs/trainers/CoOp/tiny.yaml"),
-            *("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1000", "TRAIN.CHECKPOINT_FREQ", "1"),
-            *("DATALOADER.NUM_WORKERS", "1", "DATALOADER.CACHE", "none"),
+            *("DATASET.NUM_SHOTS", "1", "TRAIN.CHECKPOINT_FREQ", "1"),
+            *("DATALOADER.NUM_WORKERS", "1", "DATALOADER.CACHE", "none", *pairs),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -399,10 +402,23 @@ def test_ctrl_c_ends_a_run_with_workers_in_one_line(data_root, tmp_path):
     for line in process.stdout:
         if line.startswith("epoch [3/"):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: the workers get it as well
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "start"),
+    [
+        (signal.SIGINT, 130, "interrupted; "),
+        (signal.SIGTERM, 75, "SIGTERM: interrupted; "),
+    ],
+)
+def test_a_signal_ends_a_run_with_workers_in_one_line(data_root, tmp_path, number, status, start):
+    process = begin(tmp_path, data_root, "OPTIM.MAX_EPOCH", "1000")
+    # as a terminal and a scheduler do: the workers get it as well
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     (line,) = [line for line in err.splitlines() if line.strip()]
-    saved = line.removeprefix("interrupted; the same command goes on from what is saved: ")
-    assert Path(saved).parent == tmp_path / "prompt_learner"
-    assert Path(saved).is_file()
+    saved = Path(line.removeprefix(f"{start}the same command goes on from what is saved: "))
+    assert saved.is_file()
+    assert saved.parent in (tmp_path, tmp_path / "prompt_learner")

@@ -5,9 +5,11 @@ OUT becomes a run folder that upstream's trainer of the same method loads with `
 file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optimizer``,
 ``scheduler`` and ``val_result``.
 
-* CoOp and CoCoOp save their prompt learner: ``ctx`` (``meta_net.*``), ``token_prefix``,
-  ``token_suffix``. Optimiser and schedule come along, the latter as upstream has it: with a warm-up
-  it is a pickled object, so PyTorch from 2.6 on reads the file with ``weights_only=False`` alone.
+* CoOp, CoCoOp, TCP and ProGrad save their prompt learner: ``ctx`` (``meta_net.*``),
+  ``token_prefix``, ``token_suffix``. Optimiser and schedule come along, the latter as upstream has
+  it: with a warm-up it is a pickled object, so PyTorch from 2.6 on reads the file with
+  ``weights_only=False`` alone. KgCoOp's file is alike, but without its unused tensors, which
+  upstream gives to the optimiser as well: so optimiser and schedule are None.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -41,6 +43,8 @@ class Layout(NamedTuple):
 
     #: the whole model, or the prompt learner alone
     whole: bool
+    #: optimiser and schedule, where the learner is alone and its parameters are ours
+    progress: bool = True
     #: CLIP in float32 in every precision
     float32: bool = False
     #: a second, frozen image encoder, in half precision
@@ -50,6 +54,9 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "CoOp": Layout(whole=False),
     "CoCoOp": Layout(whole=False),
+    "KgCoOp": Layout(whole=False, progress=False),
+    "TCP": Layout(whole=False),
+    "ProGrad": Layout(whole=False),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
@@ -199,7 +206,7 @@ def convert(args: argparse.Namespace) -> None:
         "state_dict": state_dict(layout, precision, clip, learner, names),
         "epoch": checkpoint["epoch"],
     }
-    if layout.whole:
+    if layout.whole or not layout.progress:
         state |= {"optimizer": None, "scheduler": None}
     else:
         state |= progress(checkpoint, cfg, learner)

@@ -97,6 +97,8 @@ class PixelPromptLearner(PromptLearner):
     """
 
     pixel_std: Tensor
+    changes_pixels = True
+
     source: Tensor  # None without source classes, and no mapping then
     mapping: Tensor
 

@@ -66,6 +66,8 @@ class ZeroshotCLIP(TrainerX):
     No shots are drawn, whatever DATASET.NUM_SHOTS says.
     """
 
+    splits_batches = True  # there is no loss
+
     def __init__(self, cfg: CfgNode) -> None:
         cfg = cfg.clone()
         cfg.defrost()
@@ -113,7 +115,7 @@ class ZeroshotCLIP(TrainerX):
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")
-        clip = load_clip(self.cfg).to(self.device)
+        clip = load_clip(self.cfg, self.device)
         dataset = self.dm.dataset
         given = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
         print(f"Templates: {self.templates(self.cfg, given)}")

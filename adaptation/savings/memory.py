@@ -33,17 +33,39 @@ KEPT_PLACES, WORKING_PLACES = 4, 12
 #: each of its blocks keeps for the backward pass
 WORKING_MAPS, KEPT_MAPS = 8, 8
 
+#: what is really held, as a share of an estimate: of a transformer with what it keeps for the
+#: backward pass and without, and of a ResNet (docs/reliability.md compares with measured memory)
+HELD_WITH_GRADIENTS, HELD, HELD_BY_RESNET = 0.8, 0.6, 0.5
+
+#: the same in half precision, as a share of that in float32
+HELD_IN_HALF = 0.6
+
+#: rows per token that a block of the plain encoders keeps in addition: a second hidden layer
+KEPT_IF_PLAIN = 4
+
+#: copies of the learner's tensors that a step adds: gradients, and a state of the optimiser
+LEARNER_COPIES = 2
+
 
 def text_bytes(
-    clip: CLIP, text: PackedText, changes: LayerChanges | None = None, for_backward: bool = False
+    clip: CLIP,
+    text: PackedText,
+    changes: LayerChanges | None = None,
+    for_backward: bool = False,
+    plain: bool = False,
 ) -> float:
     """Estimate the bytes that ``clip.encode_text`` takes per text.
 
     Args:
         clip, text, changes: as for ``clip.encode_text``.
         for_backward: whether to count what is kept for the backward pass.
+        plain: whether the plain encoders compute, every text at full length.
     """
     blocks, changes = clip.transformer.resblocks, Changes.of(changes)
+    if plain:
+        kept = _kept_rows(len(blocks), changes, plain)
+        places = clip.context_length * (WORKING_ROWS + for_backward * kept)
+        return places * clip.transformer.width * _item_size(clip)
     plan = PrefixPlan(text, changes)
     n_prefix, n_added = plan.n_common, 0
     for prompt in changes.prompts():
@@ -61,13 +83,17 @@ def text_bytes(
 
 
 def image_bytes(
-    clip: CLIP, changes: LayerChanges | None = None, for_backward: bool = False
+    clip: CLIP,
+    changes: LayerChanges | None = None,
+    for_backward: bool = False,
+    plain: bool = False,
 ) -> float:
     """Estimate the bytes that ``clip.encode_image`` takes per image.
 
     Args:
         clip, changes: as for ``clip.encode_image``.
         for_backward: whether to count what is kept for the backward pass.
+        plain: whether the plain encoders compute.
     """
     tower = clip.visual
     if not isinstance(tower, VisionTransformer):
@@ -79,12 +105,12 @@ def image_bytes(
     n_tokens, n_blocks = len(tower.positional_embedding), len(tower.transformer.resblocks)
     changes = Changes.of(changes)
     n_tokens += sum(prompt.growth for prompt in changes.prompts())
-    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(n_blocks, changes))
+    rows = n_tokens * (WORKING_ROWS + for_backward * _kept_rows(n_blocks, changes, plain))
     return rows * tower.transformer.width * _item_size(clip)
 
 
-def _kept_rows(n_blocks: int, changes: Changes) -> int:
-    return KEPT_ROWS * n_blocks + KEPT_INSIDE * changes.inside
+def _kept_rows(n_blocks: int, changes: Changes, plain: bool = False) -> int:
+    return (KEPT_ROWS + plain * KEPT_IF_PLAIN) * n_blocks + KEPT_INSIDE * changes.inside
 
 
 def _item_size(clip: CLIP) -> int:

@@ -28,7 +28,7 @@ import dassl.data
 from clip.model import CLIP
 from dassl.utils import random_state, tools
 from support.bounded_folder import BoundedFolder
-from support.download import cache_folder
+from support.download import CACHE_VARIABLE, cache_folder
 from support.files import sha256_of_all
 
 #: bytes of a view's name within its recipe
@@ -76,7 +76,15 @@ class FeatureFiles:
     """
 
     def __init__(self, limit_mb: int, folder: Path) -> None:
-        self.folder = BoundedFolder(folder, SUFFIX, limit_mb * 10**6, WAIT_S)
+        self.folder = BoundedFolder(
+            folder,
+            SUFFIX,
+            limit_mb * 10**6,
+            WAIT_S,
+            what="features of the frozen CLIP",
+            limit_key="MODEL.TEACHER_CACHE_MB",
+            variable=CACHE_VARIABLE,
+        )
 
     def load(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """Read tensors to the CPU; return ``None`` if there is no intact file.

@@ -1,8 +1,8 @@
 """Default configuration tree: the keys and values of Dassl 0.6.3, and a few of our own.
 
 Our own are INPUT.EXIF, INPUT.SEEDED_VIEWS, DATALOADER.CACHE, CACHE_MB and TRANSFORM_DEVICE,
-TEST.KEEP_PREDICTIONS and BASE_AND_NEW. Read them with ``dassl.config.optional``, since a
-configuration tree made elsewhere lacks them.
+TRAIN.SAVE_MINUTES, TEST.KEEP_PREDICTIONS and BASE_AND_NEW. Read them with
+``dassl.config.optional``, since a configuration tree made elsewhere lacks them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _C.RESUME = ""
 # Seeding happens for values >= 0; a negative value leaves the generators as they are.
 _C.SEED = -1
 _C.USE_CUDA = True
+# cpu, cuda or one of several GPUs as cuda:1; empty: a GPU if there is one, else the CPU.
+_C.DEVICE = ""
 _C.VERBOSE = True
 
 _C.INPUT = CN()
@@ -120,6 +122,8 @@ _C.OPTIM.SGD_NESTEROV = False
 _C.OPTIM.RMSPROP_ALPHA = 0.99
 _C.OPTIM.ADAM_BETA1 = 0.9
 _C.OPTIM.ADAM_BETA2 = 0.999
+# term in the denominator of adam, amsgrad, adamw and radam
+_C.OPTIM.ADAM_EPS = 1e-8
 # True: children named in NEW_LAYERS learn at LR, all others at LR * BASE_LR_MULT.
 _C.OPTIM.STAGED_LR = False
 _C.OPTIM.NEW_LAYERS = ()
@@ -142,10 +146,15 @@ _C.OPTIM.WARMUP_RECOUNT = True
 _C.TRAIN = CN()
 # Epochs between checkpoints; 0 keeps the last epoch only.
 _C.TRAIN.CHECKPOINT_FREQ = 0
+# Minutes between states that an unfinished run goes on from, also within an epoch; 0 saves one only
+# when the process is told to end. They are removed when the run has finished.
+_C.TRAIN.SAVE_MINUTES = 5.0
 # Batches between log lines.
 _C.TRAIN.PRINT_FREQ = 10
 # Loader that sets the length of an epoch: train_x, train_u or smaller_one (TrainerXU).
 _C.TRAIN.COUNT_ITER = "train_x"
+# Where scalars go: tensorboard, wandb, mlflow, with commas between them; "" is nowhere.
+_C.TRAIN.TRACKERS = "tensorboard"
 
 _C.TEST = CN()
 _C.TEST.EVALUATOR = "Classification"

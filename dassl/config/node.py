@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -181,12 +182,18 @@ def _declare(node: YacsNode, tree: dict, prefix: str, where: str) -> None:
             node[key] = CfgNode._decode_cfg_value(value)
 
 
+@functools.lru_cache(256)
+def _parsed(text: str) -> Any:
+    """Return what a YAML text says; who plans many runs reads the same files again and again."""
+    return yaml.safe_load(text) or {}
+
+
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     if os.path.realpath(path) in readers:
         raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")
     with open(path, encoding="utf-8") as file:
         try:
-            tree = yaml.safe_load(file) or {}
+            tree = copy.deepcopy(_parsed(file.read()))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):

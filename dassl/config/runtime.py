@@ -15,6 +15,7 @@ RUNTIME_KEYS = (
     "DATASET.ROOT",
     # device and speed: they change roundings, or the stream of random numbers
     "USE_CUDA",
+    "DEVICE",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.CACHE",
     "DATALOADER.CACHE_MB",
@@ -23,12 +24,15 @@ RUNTIME_KEYS = (
     "INPUT.SEEDED_VIEWS",
     "MODEL.FAST_ENCODERS",
     "MODEL.MEMORY_GB",
+    "MODEL.MEMORY_CHECK",
     "MODEL.TEACHER_CACHE_MB",
     "OPTIM.CUDA_GRAPH",
     # what is printed and kept
     "VERBOSE",
     "TRAIN.PRINT_FREQ",
+    "TRAIN.TRACKERS",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.SAVE_MINUTES",
     "TEST.NO_TEST",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dassl.utils import ImageError, is_quiet, read_image, tools
 from support.bounded_folder import BoundedFolder
-from support.files import sha256_of_all
+from support.files import sha256_of_all, user_cache
 
 __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder", "open_cache"]
 
@@ -48,7 +48,7 @@ class CacheBusyError(CacheError):
 
 def cache_folder() -> Path:
     """Return the folder of the cache: $DASSL_CACHE, else ``~/.cache/dassl``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/dassl").expanduser()
+    return user_cache(CACHE_VARIABLE, "dassl")
 
 
 class PixelFile:
@@ -131,7 +131,14 @@ def open_cache(
         if form == DECODED:
             # no more than what is decoded, and spares the look into each of a million files
             _total((os.path.getsize(path) for path in paths), limit)
-        folder = BoundedFolder(cache_folder(), SUFFIX, limit)
+        folder = BoundedFolder(
+            cache_folder(),
+            SUFFIX,
+            limit,
+            what="decoded images",
+            limit_key="DATALOADER.CACHE_MB",
+            variable=CACHE_VARIABLE,
+        )
         name = f"{dataset}-{_fingerprint(paths, form, upright)}{SUFFIX}"
 
         def read(path: Path) -> PixelFile:

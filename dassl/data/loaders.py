@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dassl.config import optional
-from dassl.utils import check_availability
+from dassl.utils import check_availability, ranks
+from support.ending import AGAIN, SIGNALS
 
 from .dataset_wrapper import DatasetWrapper
 from .samplers import AVAI_SAMPLERS, build_sampler
@@ -24,20 +25,28 @@ CPU = torch.device("cpu")
 
 
 class InterruptibleLoader(DataLoader):
-    """Loader whose workers ignore Ctrl-C: they end with the process that they work for."""
+    """Loader whose workers ignore what a terminal or a scheduler sends to a whole group.
+
+    They end with the process that they work for, which may need them to finish a step.
+    """
 
     def __iter__(self) -> Any:
         if threading.current_thread() is not threading.main_thread():
             return super().__iter__()
         missed: list[int] = []
-        # the workers start with this handler, and keep it
-        handler = signal.signal(signal.SIGINT, lambda number, _: missed.append(number))
+        # the workers start with these handlers, and keep them
+        handlers = {
+            number: signal.signal(number, lambda received, _: missed.append(received))
+            for number in SIGNALS
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_DFL
+        }
         try:
             return super().__iter__()
         finally:
-            signal.signal(signal.SIGINT, handler)
-            if missed:
-                signal.raise_signal(signal.SIGINT)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for number in missed[:1]:
+                signal.raise_signal(number)
 
 
 class CachingLoader(InterruptibleLoader):
@@ -46,7 +55,8 @@ class CachingLoader(InterruptibleLoader):
     dataset: DatasetWrapper
 
     def __iter__(self) -> Any:
-        self.dataset.open_cache()
+        with ranks.main_first():  # which fills it, for the others to read
+            self.dataset.open_cache()
         return super().__iter__()
 
 
@@ -105,13 +115,20 @@ def build_data_loader(
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(data_source) >= batch_size,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA and not on_gpu,
+        pin_memory=torch.cuda.is_available()
+        and cfg.USE_CUDA
+        and cfg.DEVICE != "cpu"
+        and not on_gpu,
         worker_init_fn=_end_in_silence,
     )
 
 
 def _end_in_silence(worker: int) -> None:
-    """Keep a worker from printing a traceback when Ctrl-C ended the run that it works for."""
+    """Keep a worker from ending before the run that it works for, and from a traceback then."""
+    for number in AGAIN:
+        # PyTorch has workers end at SIGTERM, where no step could be finished
+        if signal.getsignal(number) != signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
 
     def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         if not issubclass(kind, ConnectionError | EOFError):

@@ -13,15 +13,18 @@ from torch import nn
 
 from dassl.utils import (
     load_checkpoint,
-    mkdir_if_missing,
     print_detail,
+    ranks,
     save_checkpoint,
     tolist_if_not,
 )
-from dassl.utils.checkpoint import BEST, NUMBERED, latest_checkpoint, model_to_test, restore
+from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test, restore
 from dassl.utils.random_state import get_random_state, set_random_state
 
+from .going_on import GoingOn, Start, find_start
+from .ranks import check_still_together, shared_training
 from .run_notes import RunNotes
+from .trackers import open_trackers
 
 __all__ = ["TrainerBase"]
 
@@ -32,12 +35,24 @@ class TrainerBase:
     Subclasses register their models, and implement ``run_epoch`` and the other abstract methods.
     """
 
+    #: whether several processes may share a batch: its loss is a mean over images, plus terms that
+    #: do not depend on the batch
+    splits_batches = False
+
+    # set by `train` and, while an epoch runs, by `run_epoch`
+    device: Any
+    start_epoch: int
+    epoch: int
+    num_batches: int
+    batch_idx: int
+
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer: Any = None
         self.run_notes = RunNotes()
+        self.going_on = GoingOn(self)
 
     # --- models ---------------------------------------------------------------------------------
 
@@ -99,7 +114,7 @@ class TrainerBase:
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Save every registered model to ``<directory>/<name>/``.
+        """Save every registered model to ``<directory>/<name>/``, in the main process.
 
         Args:
             epoch: index of the finished epoch, from 0; stored as ``epoch + 1``.
@@ -108,13 +123,17 @@ class TrainerBase:
             val_result: validation result in percent.
             model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
         """
-        for name in self.get_model_names():
+        for name in self.get_model_names() if ranks.is_main() else ():
             save_checkpoint(
                 self.checkpoint_state(name, epoch, val_result),
                 osp.join(directory, name),
                 is_best=is_best,
                 model_name=model_name,
             )
+        self.flush_writer()
+        ranks.barrier()  # what is read next is there
+        if not model_name:
+            self.going_on.note_numbered(epoch + 1)
 
     def checkpoint_state(
         self, name: str, epoch: int, val_result: float | None = None
@@ -139,9 +158,10 @@ class TrainerBase:
     def trainer_state(self) -> dict[str, Any]:
         """Return what an exact continuation needs besides models, optimisers and schedules.
 
-        These are the random states and, where there is one, the gradient scale.
+        These are the random states, the history of the run and, where there is one, the gradient
+        scale.
         """
-        state: dict[str, Any] = {"random": get_random_state()}
+        state: dict[str, Any] = {"random": get_random_state(), "history": self.run_notes.history()}
         scaler = getattr(self, "scaler", None)
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
@@ -150,36 +170,49 @@ class TrainerBase:
     def load_trainer_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`trainer_state` returned."""
         set_random_state(state["random"])
+        if "history" in state:  # older checkpoints have none
+            self.run_notes.load_history(state["history"])
         scaler = getattr(self, "scaler", None)
         # A disabled scaler has an empty state, which an enabled one refuses.
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Continue from the newest checkpoints of a run folder if all models have one.
+        """Continue from what a run folder has furthest: an unfinished epoch, or checkpoints.
 
         Args:
             directory: run folder with one folder per registered model.
 
         Returns:
-            Index of the next epoch; 0 when there is nothing to resume.
+            Index of the next epoch, or of the unfinished one; 0 when there is nothing to resume.
         """
-        names = self.get_model_names()
-        paths = [latest_checkpoint(osp.join(directory, name)) for name in names]
-        found = [path for path in paths if path is not None]
-        if not names or len(found) < len(names):
+        start = find_start(directory, self.get_model_names(), self.going_on.wanted)
+        if start is None:
             print_detail("No checkpoint found, train from scratch")
             return 0
+        self.check_start(start)
         print(f"Found checkpoint at {directory} (will resume training)")
-        for name, path in zip(names, found, strict=True):
+        for path in dict.fromkeys(start.paths.values()):
             print_detail(f'Loading checkpoint from "{path}"')
-            checkpoint = load_checkpoint(path)
-            start_epoch = restore(
-                checkpoint, self._models[name], self._optims[name], self._scheds[name]
-            )
+        self.restore_start(start)
+        self.going_on.start = start
+        epoch, steps = start.position
+        print(f"Previous epoch: {epoch}" + (f", and {steps} steps of the next" if steps else ""))
+        return epoch
+
+    def check_start(self, start: Start) -> None:
+        """Check that the run can go on from a start; this class accepts any.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
+    def restore_start(self, start: Start) -> None:
+        """Load models, optimisers, schedules and the trainer's state."""
+        for name, checkpoint in start.checkpoints.items():
+            restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
         if "trainer_state" in checkpoint:
             self.load_trainer_state(checkpoint["trainer_state"])
-        return start_epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the weights of every registered model (strictly).
@@ -249,34 +282,39 @@ class TrainerBase:
         self.model_backward(loss)
         self.model_update(names)
 
-    # --- TensorBoard ----------------------------------------------------------------------------
+    # --- trackers -------------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str, purge_step: int | None = None) -> None:
-        """Open a TensorBoard writer unless there is one.
+        """Open the trackers of ``TRAIN.TRACKERS``, in the main process, unless they are open.
 
         Args:
-            log_dir: folder of its files.
+            log_dir: folder of TensorBoard's files.
             purge_step: step that the run goes on at; what earlier files of the folder hold from
                 there on is not shown any more.
         """
-        if self._writer is None:
-            # TensorBoard takes seconds to import, and only training needs it.
-            from torch.utils.tensorboard import SummaryWriter
-
-            print_detail(f"Initialize tensorboard (log_dir={log_dir})")
-            mkdir_if_missing(log_dir)
-            self._writer = SummaryWriter(log_dir=log_dir, purge_step=purge_step)
+        if self._writer is None and ranks.is_main():
+            self._writer = open_trackers(getattr(self, "cfg", None), log_dir, purge_step)
 
     def close_writer(self) -> None:
-        """Close the TensorBoard writer if there is one."""
+        """Close the trackers if they are open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
+    def flush_writer(self) -> None:
+        """Have the TensorBoard writer write what it holds back."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a TensorBoard scalar; do nothing before :meth:`init_writer`."""
+        """Write a scalar to the trackers; do nothing before :meth:`init_writer`."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
+
+    def write_result(self, metrics: Any) -> None:
+        """Write the metrics of the final test to the trackers that show a result of a run."""
+        if self._writer is not None and isinstance(metrics, Mapping):
+            self._writer.add_result(metrics)
 
     # --- loop -----------------------------------------------------------------------------------
 
@@ -287,15 +325,20 @@ class TrainerBase:
         self.before_train()
         self.run_notes.on_start()
         start = time.perf_counter()
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            epoch_start = time.perf_counter()
-            self.before_epoch()
-            self.run_epoch()
-            self.run_notes.epoch_seconds.append(time.perf_counter() - epoch_start)
-            self.after_epoch()
+        with shared_training(self), self.going_on.running():
+            for epoch in range(self.start_epoch, self.max_epoch):
+                self.epoch = epoch
+                self.going_on.begin_epoch()
+                self.before_epoch()
+                check_still_together(self)
+                self.run_epoch()
+                self.run_notes.epoch_seconds.append(self.going_on.epoch_seconds())
+                self.going_on.steps_done()
+                self.after_epoch()
+                self.going_on.epoch_done()
         self.run_notes.training_seconds = time.perf_counter() - start
         self.after_train()
+        self.going_on.remove()
 
     def before_train(self) -> None:
         """Run before the first epoch."""

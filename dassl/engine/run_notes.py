@@ -6,15 +6,19 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata
 from typing import Any
 
 import torch
 
-__all__ = ["RunNotes", "run_facts"]
+from dassl.utils import ranks
+
+__all__ = ["RunNotes", "device_of", "run_facts"]
 
 
 def _report_nothing() -> None:
@@ -32,9 +36,15 @@ class RunNotes:
 
     on_start: Callable[[], None] = _report_nothing
     on_end: Callable[[], None] = _report_nothing
-    #: wall time of each epoch of this start, and of all of them with what came between
+    #: wall time of each epoch, those of earlier starts as well, as far as they are known
     epoch_seconds: list[float] = field(default_factory=list)
+    #: wall time of the epochs of this start, with what came between
     training_seconds: float | None = None
+    #: the earlier starts whose work this one goes on with, and this one (see :meth:`begin`)
+    earlier_starts: list[dict[str, Any]] = field(default_factory=list)
+    this_start: dict[str, Any] = field(default_factory=dict)
+    #: commit of the code, where the builder of the trainer knows it
+    commit: str | None = None
     #: wall time of the last test, and what its evaluator returned
     test_seconds: float | None = None
     results: Any = None
@@ -43,6 +53,44 @@ class RunNotes:
     #: epoch and validation result of the checkpoint that was loaded
     loaded_epoch: int | None = None
     val_result: float | None = None
+
+    def begin(self, epoch: int, step: int, origin: str | None, device: str) -> None:
+        """Note that training starts.
+
+        Args:
+            epoch: number of finished epochs.
+            step: number of finished steps of the next one.
+            origin: file that it goes on from; None from the beginning.
+            device: name of the device.
+        """
+        self._began = time.perf_counter()
+        self.this_start = {
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "epoch": epoch,
+            "step": step,
+            "from": origin,
+            "host": platform.node(),
+            "device": device,
+            "commit": self.commit,
+        }
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Return all starts, with the ``seconds`` that each has trained for, to the present one."""
+        if not self.this_start:
+            return self.earlier_starts
+        seconds = self.training_seconds
+        if seconds is None:
+            seconds = time.perf_counter() - self._began
+        return [*self.earlier_starts, self.this_start | {"seconds": seconds}]
+
+    def history(self) -> dict[str, Any]:
+        """Return what a later start is to know of this run, as plain data."""
+        return {"starts": self.starts(), "epoch_seconds": list(self.epoch_seconds)}
+
+    def load_history(self, history: Mapping[str, Any]) -> None:
+        """Take over what :meth:`history` returned in the start that this one goes on from."""
+        self.earlier_starts = list(history["starts"])
+        self.epoch_seconds = list(history["epoch_seconds"])
 
     def keep_results(self, evaluator: Any) -> None:
         """Note all that an evaluator returns, of which a ``test`` may pass on one number."""
@@ -71,7 +119,8 @@ def run_facts(trainer: Any) -> dict[str, Any]:
 
     Returns:
         Mapping of plain values: ``shots``, ``images_per_class``, ``data``, ``model``, ``result``,
-        ``not_tested``, ``parameters``, ``device``, ``seconds``, ``memory`` and ``versions``.
+        ``not_tested``, ``parameters``, ``device``, ``starts``, ``seconds``, ``memory`` and
+        ``versions``.
     """
     cfg, notes = trainer.cfg, trainer.run_notes
     shots = cfg.DATASET.NUM_SHOTS
@@ -89,9 +138,10 @@ def run_facts(trainer: Any) -> dict[str, Any]:
         "result": result,
         "not_tested": not_tested,
         "parameters": _trained_parameters(trainer),
-        "device": _device(trainer),
+        "device": device_of(trainer),
+        "starts": notes.starts(),
         "seconds": {
-            "training": notes.training_seconds,
+            "training": _training_seconds(notes),
             "epochs": notes.epoch_seconds,
             "testing": notes.test_seconds if result is not None else None,
         },
@@ -102,6 +152,13 @@ def run_facts(trainer: Any) -> dict[str, Any]:
             **{name: _version(name) for name in ("torchvision", "numpy")},
         },
     }
+
+
+def _training_seconds(notes: RunNotes) -> float | None:
+    """Return the seconds that all starts have trained for; None for a run that only tests."""
+    if notes.training_seconds is None:
+        return None
+    return sum(start["seconds"] for start in notes.starts()) or notes.training_seconds
 
 
 def _data(cfg: Any, dataset: Any) -> dict[str, Any]:
@@ -166,10 +223,11 @@ def _trained_parameters(trainer: Any) -> int:
     return sum(found.values())
 
 
-def _device(trainer: Any) -> dict[str, str]:
+def device_of(trainer: Any) -> dict[str, Any]:
+    """Return type and name of a trainer's device, and how many processes share the run."""
     device = torch.device(getattr(trainer, "device", "cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return {"type": device.type, "name": name}
+    return {"type": device.type, "name": name, "processes": ranks.world_size()}
 
 
 def _host_peak() -> int | None:

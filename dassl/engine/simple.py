@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os.path as osp
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,18 +14,23 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dassl.data import DataManager
+from dassl.data.rank_batches import dealt_batches, sliced
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     SettingError,
     check_availability,
     count_num_param,
+    device_of_run,
     is_quiet,
     load_pretrained_weights,
     print_result,
+    ranks,
 )
 
 from .base import TrainerBase
+from .run_notes import device_of
+from .trackers import tracker_names
 
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
@@ -96,25 +102,26 @@ class SimpleTrainer(TrainerBase):
     # `build_data_loader` sets them; `epoch` is assigned before that
     train_loader_x: Any = None
     train_loader_u: Any = None
-    # set by build_model and, while an epoch runs, by run_epoch
+    # set by build_model
     model: Any
-    num_batches: int
-    batch_idx: int
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
+        tracker_names(cfg.TRAIN.TRACKERS)  # says what is wrong with them
         self.check_cfg(cfg)
-        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
-        self.device = torch.device("cuda" if use_cuda else "cpu")
-        print(f"Device: {torch.cuda.get_device_name() if use_cuda else 'CPU'}")
+        self.device = device_of_run(cfg)
+        on_gpu = self.device.type == "cuda"
+        print(f"Device: {torch.cuda.get_device_name(self.device) if on_gpu else 'CPU'}")
         self.start_epoch = self.epoch = 0
         self.has_ended = False
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
-        self.build_data_loader()
+        with ranks.main_first():  # which writes lists of images, for the others to read
+            self.build_data_loader()
+        self.train_loader_x = sliced(self.train_loader_x)
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -float("inf")
@@ -198,7 +205,7 @@ class SimpleTrainer(TrainerBase):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("model", self.model, self.optim, self.sched)
         devices = torch.cuda.device_count()
-        if self.device.type == "cuda" and devices > 1:
+        if self.device == torch.device("cuda") and devices > 1 and not ranks.several():
             print(f"Detected {devices} GPUs (use nn.DataParallel)")
             self.model = nn.DataParallel(self.model)
 
@@ -221,7 +228,7 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume if possible, open the TensorBoard writer, start the clock.
+        """Resume if possible, open the trackers, start the clock.
 
         Raises:
             SettingError: the folder holds checkpoints that this run cannot go on from, or there are
@@ -241,14 +248,19 @@ class SimpleTrainer(TrainerBase):
             self.start_epoch = self.resume_model_if_exist(directory)
         except (ValueError, OSError, RuntimeError) as error:  # PyTorch's of weights that do not fit
             raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
+        self.going_on.enable(self.cfg)
+        epoch, steps = self.going_on.position
+        start = self.going_on.start
+        device = device_of(self)["name"]
+        self.run_notes.begin(epoch, steps, None if start is None else start.path, device)
         self.init_writer(
-            osp.join(self.output_dir, "tensorboard"), self.start_epoch * self.steps_per_epoch()
+            osp.join(self.output_dir, "tensorboard"), epoch * self.steps_per_epoch() + steps
         )
         self.has_ended = False
         self.time_start = time.time()
 
     def after_train(self) -> None:
-        """Test the final model if there are images for it, report the time, close the writer."""
+        """Test the final model if there are images for it, report the time, close the trackers."""
         print("Finish training")
         self.has_ended = True
         if self.cfg.TEST.NO_TEST:
@@ -266,6 +278,7 @@ class SimpleTrainer(TrainerBase):
                 print(f"Deploy the model with the best {chosen_on} performance")
                 self.load_model(self.output_dir)
             self.test()
+            self.write_result(self.run_notes.results)
             if chosen_on == "test":
                 print_result("Note: the test images chose the epoch (TEST.FINAL_MODEL best_test)")
         elapsed = round(time.time() - self.time_start)
@@ -329,15 +342,20 @@ class SimpleTrainer(TrainerBase):
         self.set_model_mode("eval")
         self.evaluator.reset()
         print_result(f"Evaluate on the *{split}* set")
-        for batch in tqdm(data_loader, disable=is_quiet()):
-            inputs, label = self.parse_batch_test(batch)
-            output = self.model_inference(inputs)
+        for output, label in ranks.in_order(self._outputs(data_loader), len(data_loader)):
             self.evaluator.process(output, label)
-        results = self.evaluator.evaluate()
+        results = ranks.from_main(self.evaluator.evaluate)
         self.run_notes.test_seconds = time.perf_counter() - start
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.test_step())
         return next(iter(results.values()))
+
+    def _outputs(self, data_loader: DataLoader) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Yield outputs and labels of the batches that are this process's to evaluate."""
+        n_own = -(-len(data_loader) // ranks.world_size())
+        for batch in tqdm(dealt_batches(data_loader), total=n_own, disable=is_quiet()):
+            inputs, label = self.parse_batch_test(batch)
+            yield ranks.portable((self.model_inference(inputs), label))
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from dassl.utils import AverageMeter, MetricMeter, check_availability
+from dassl.utils import AverageMeter, MetricMeter, check_availability, ranks
 
 from .base import TrainerBase
+from .going_on import Batches
 from .simple import SimpleNet, SimpleTrainer
 
 __all__ = ["EpochLog", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
@@ -59,6 +60,7 @@ class EpochLog:
             summary: numbers, or tensors with one element, that ``forward_backward`` returned.
         """
         t = self.trainer
+        summary = ranks.mean_over_images(summary)
         self.losses.update(summary)
         n_iter = t.epoch * t.num_batches + t.batch_idx
         for name, meter in self.losses.meters.items():
@@ -116,11 +118,15 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         self.num_batches = self.steps_per_epoch()
+        batches = Batches(self.train_loader_x)
         with EpochLog(self) as log:
-            for batch_idx, batch in enumerate(self.train_loader_x):
+            done = self.going_on.begin_steps(log, batches)
+            for batch_idx, batch in enumerate(batches, done):
                 self.batch_idx = batch_idx
                 log.data_loaded()
+                self.going_on.step_begins()
                 log.step_done(self.forward_backward(batch))
+                self.going_on.step_done()
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Return images, labels and domains on the device."""
@@ -150,14 +156,18 @@ class TrainerXU(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         self.num_batches = self.steps_per_epoch()
-        batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
+        batches_x = Batches(self.train_loader_x, endless=True)
+        batches_u = Batches(self.train_loader_u, endless=True)
         with EpochLog(self) as log:
-            for batch_idx in range(self.num_batches):
+            done = self.going_on.begin_steps(log, batches_x, batches_u)
+            for batch_idx in range(done, self.num_batches):
                 self.batch_idx = batch_idx
                 batch_x, batch_u = next(batches_x), next(batches_u)
                 log.data_loaded()
+                self.going_on.step_begins()
                 # its subclasses take two batches
                 log.step_done(self.forward_backward(batch_x, batch_u))  # type: ignore[call-arg]
+                self.going_on.step_done()
 
     def parse_batch_train(  # type: ignore[override]  # Dassl's: takes two batches
         self, batch_x: dict[str, Any], batch_u: dict[str, Any]
@@ -168,8 +178,3 @@ class TrainerXU(SimpleTrainer):
             batch_x["label"].to(self.device, non_blocking=True),
             batch_u["img"].to(self.device, non_blocking=True),
         )
-
-
-def _endless(loader: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader

@@ -61,7 +61,8 @@ def build_optimizer(
             alpha=optim_cfg.RMSPROP_ALPHA,
         )
     betas = (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)
-    shared = {"lr": lr, "weight_decay": weight_decay, "betas": betas}
+    eps = optim_cfg.ADAM_EPS
+    shared = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
     if name == "adam":
         return torch.optim.Adam(param_groups, **shared)
     if name == "amsgrad":

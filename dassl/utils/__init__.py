@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import ranks
 from .archives import unpack_archive
 from .checkpoint import (
     load_checkpoint,
@@ -9,6 +10,7 @@ from .checkpoint import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from .devices import choose_device, device_of_run
 from .logger import Logger, is_quiet, print_detail, print_result, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -25,6 +27,7 @@ from .tools import (
     read_json,
     set_random_seed,
     tolist_if_not,
+    use_deterministic_algorithms,
     write_json,
 )
 from .torchtools import (
@@ -44,8 +47,10 @@ __all__ = [
     "SettingError",
     "check_availability",
     "check_isfile",
+    "choose_device",
     "collect_env_info",
     "count_num_param",
+    "device_of_run",
     "download_url",
     "init_network_weights",
     "is_quiet",
@@ -57,6 +62,7 @@ __all__ = [
     "open_specified_layers",
     "print_detail",
     "print_result",
+    "ranks",
     "read_image",
     "read_json",
     "resume_from_checkpoint",
@@ -65,5 +71,6 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "unpack_archive",
+    "use_deterministic_algorithms",
     "write_json",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import os.path as osp
 import pickle
@@ -21,6 +22,7 @@ from .logger import print_detail
 from .tools import SettingError
 
 __all__ = [
+    "DamagedError",
     "latest_checkpoint",
     "load_checkpoint",
     "load_pretrained_weights",
@@ -34,6 +36,10 @@ POINTER = "checkpoint"
 BEST = "model-best.pth.tar"
 #: start of the other files' names, which the number of finished epochs follows
 NUMBERED = "model.pth.tar-"
+
+
+class DamagedError(ValueError):
+    """A checkpoint file that is damaged, or none; the message names it."""
 
 
 def save_checkpoint(
@@ -59,23 +65,33 @@ def save_checkpoint(
         SettingError: if the file cannot be written.
     """
     if remove_module_from_keys:
-        state = {**state, "state_dict": _strip_module(state["state_dict"])}
+        state = {**state, "state_dict": strip_module(state["state_dict"])}
     fpath = osp.join(save_dir, model_name or f"{NUMBERED}{state['epoch']}")
     try:
-        with replacing(fpath) as tmp:
+        with replacing(fpath, durable=True) as tmp:
             torch.save(state, tmp)
         print(f"Checkpoint saved to {fpath}")
-        write_text(f"{osp.basename(fpath)}\n", osp.join(save_dir, POINTER))
+        write_text(f"{osp.basename(fpath)}\n", osp.join(save_dir, POINTER), durable=True)
         if is_best:
             best = osp.join(save_dir, BEST)
-            with replacing(best) as tmp:
+            with replacing(best, durable=True) as tmp:
                 shutil.copy(fpath, tmp)
             print(f'Best checkpoint saved to "{best}"')
     except (OSError, RuntimeError) as error:  # PyTorch's own where the disk is full
-        raise SettingError(
-            f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(save_dir)}): make room, "
-            "or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
-        ) from error
+        raise unwritable(fpath, error) from error
+
+
+def unwritable(fpath: str, error: Exception) -> SettingError:
+    """Return the error that says why a file of a run cannot be written, and what to do.
+
+    Args:
+        fpath: the file.
+        error: what the system or PyTorch raised.
+    """
+    return SettingError(
+        f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(osp.dirname(fpath))}): make "
+        "room, or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
+    )
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
@@ -88,7 +104,8 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         fpath: file written by :func:`save_checkpoint` (here or upstream).
 
     Raises:
-        ValueError: if the path is None, or the file is damaged or not a checkpoint.
+        ValueError: if the path is None, or the file cannot be read.
+        DamagedError: if the file is damaged or not a checkpoint; a ``ValueError``.
         FileNotFoundError: if there is no such file.
     """
     if fpath is None:
@@ -133,6 +150,60 @@ def latest_checkpoint(fdir: str) -> str | None:
     return fpath
 
 
+def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]] | None:
+    """Read the newest checkpoint of a folder; where it is damaged, the one before, with a warning.
+
+    Args:
+        fdir: folder of a model in a run folder.
+        most: number of finished epochs that the checkpoint may have at most; None for any.
+
+    Returns:
+        Its path and its content; None as for :func:`latest_checkpoint`, or where there is none of
+        so few epochs.
+
+    Raises:
+        FileNotFoundError: the named file is gone.
+        ValueError: the newest one cannot be read, and no other takes its place.
+    """
+    newest = latest_checkpoint(fdir)
+    if newest is None:
+        return None
+    name, numbers = osp.basename(newest), _numbers(fdir)
+    if (number := name.removeprefix(NUMBERED)).isdecimal():
+        numbers = [n for n in numbers if n < int(number)]
+    names = [name, *(f"{NUMBERED}{n}" for n in numbers if most is None or n <= most)]
+    if BEST not in names and osp.isfile(osp.join(fdir, BEST)):
+        names.append(BEST)
+    damaged: dict[str, DamagedError] = {}
+    for path in (osp.join(fdir, name) for name in names):
+        try:
+            checkpoint = load_checkpoint(path)
+            if not isinstance(checkpoint, dict):
+                kind = type(checkpoint).__name__
+                raise DamagedError(f"{path} is not a checkpoint of a run, but a {kind}")
+        except DamagedError as error:
+            damaged[path] = error
+            continue
+        if most is None or checkpoint.get("epoch", 0) <= most:
+            for file, why in damaged.items():
+                warn_of_damage(file, why, instead=path)
+            return path, checkpoint
+    if newest in damaged:
+        raise damaged[newest]
+    return None
+
+
+def warn_of_damage(path: str, error: Exception, instead: str) -> None:
+    """Warn of a damaged file, and say what is used in its place."""
+    warnings.warn(f"{error}. The run goes on from {instead}, not from {path}", stacklevel=3)
+
+
+def _numbers(fdir: str) -> list[int]:
+    """Return the epochs of the numbered checkpoints in a folder, the last one first."""
+    epochs = [file.removeprefix(NUMBERED) for file in os.listdir(fdir) if file.startswith(NUMBERED)]
+    return sorted((int(epoch) for epoch in epochs if epoch.isdecimal()), reverse=True)
+
+
 def model_to_test(fdir: str) -> str | None:
     """Return the path of the checkpoint in a folder that its run was tested with.
 
@@ -150,9 +221,8 @@ def model_to_test(fdir: str) -> str | None:
         return osp.join(fdir, BEST)
     if POINTER in files and osp.isfile(osp.join(fdir, _named_by_pointer(fdir))):
         return latest_checkpoint(fdir)
-    epochs = [file.removeprefix(NUMBERED) for file in files if file.startswith(NUMBERED)]
-    last = max((int(epoch) for epoch in epochs if epoch.isdecimal()), default=None)
-    return None if last is None else osp.join(fdir, f"{NUMBERED}{last}")
+    numbers = _numbers(fdir) if files else []
+    return osp.join(fdir, f"{NUMBERED}{numbers[0]}") if numbers else None
 
 
 def _named_by_pointer(fdir: str) -> str:
@@ -185,7 +255,6 @@ def restore(
         scheduler.load_state_dict(checkpoint["scheduler"])
         _warn_of_other_schedule(configured, _schedule_settings(scheduler.state_dict()))
         print_detail("Loaded scheduler")
-    print(f"Previous epoch: {checkpoint['epoch']}")
     return checkpoint["epoch"]
 
 
@@ -209,11 +278,14 @@ def resume_from_checkpoint(
     Raises:
         FileNotFoundError: if the folder holds no checkpoint.
     """
-    fpath = latest_checkpoint(fdir)
-    if fpath is None:
+    found = load_newest(fdir)
+    if found is None:
         raise FileNotFoundError(f'no checkpoint to resume from in "{fdir}" (no file {POINTER})')
+    fpath, checkpoint = found
     print_detail(f'Loading checkpoint from "{fpath}"')
-    return restore(load_checkpoint(fpath), model, optimizer, scheduler)
+    epoch = restore(checkpoint, model, optimizer, scheduler)
+    print(f"Previous epoch: {epoch}")
+    return epoch
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
@@ -229,7 +301,7 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """
     checkpoint = load_checkpoint(weight_path)
     try:
-        state_dict = _strip_module(state_dict_in(checkpoint, torch.Tensor))
+        state_dict = strip_module(state_dict_in(checkpoint, torch.Tensor))
     except ValueError as error:
         raise ValueError(f"{weight_path}: {error}") from error
     own = model.state_dict()
@@ -297,7 +369,7 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise _damaged(fpath, error) from error
     if isinstance(checkpoint, _Inert):
-        raise ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
+        raise DamagedError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
     return _without_objects(checkpoint)
 
 
@@ -316,9 +388,10 @@ def _without_objects(value: Any) -> Any:
 
 
 def _damaged(fpath: str, error: Exception) -> ValueError:
-    if isinstance(error, OSError) and error.errno is not None:  # the system's
+    # the system's, but for the place outside of the file that a truncated one sends the reader to
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return ValueError(f'cannot read "{fpath}": {error.strerror}')
-    return ValueError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
+    return DamagedError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
 
 
 def _free(folder: str) -> str:
@@ -328,5 +401,6 @@ def _free(folder: str) -> str:
         return "no such folder"
 
 
-def _strip_module(state_dict: Mapping[str, Any]) -> OrderedDict:
+def strip_module(state_dict: Mapping[str, Any]) -> OrderedDict:
+    """Return a state dict without the prefix ``module.`` that ``DataParallel`` adds."""
     return OrderedDict((k.removeprefix("module."), v) for k, v in state_dict.items())

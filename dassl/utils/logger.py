@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
-__all__ = ["Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
+__all__ = ["LabelledStream", "Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
 
 #: seconds to wait for another process to let go of a log file
 LOCK_PATIENCE = 10.0
@@ -111,6 +111,27 @@ class Logger:
         # isatty, encoding, fileno, buffer ...: what callers ask of a console.
         if name in ("console", "file", "level"):
             raise AttributeError(name)
+        return getattr(self.console, name)
+
+
+class LabelledStream:
+    """Text stream that starts every line with a label.
+
+    Args:
+        console: stream to forward to.
+        label: text in front of every line.
+    """
+
+    def __init__(self, console: TextIO, label: str) -> None:
+        self.console, self.label, self.at_start = console, label, True
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self.console.write(f"{self.label}{line}" if self.at_start else line)
+            self.at_start = line.endswith("\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.console, name)
 
 

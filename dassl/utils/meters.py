@@ -63,6 +63,23 @@ class AverageMeter:
         """Return the average: a tensor on the values' device if these were tensors."""
         return self._avg
 
+    def state(self) -> dict[str, Any]:
+        """Return the values as plain data, for :meth:`load_state`."""
+        values = {"val": self._val, "avg": self._avg, "sum": self._sum}
+        plain = {
+            name: value if isinstance(value, torch.Tensor) else float(value)
+            for name, value in values.items()
+        }
+        return {**plain, "count": self.count}
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on from what :meth:`state` returned, with tensors on a device."""
+        self._val, self._avg, self._sum = (
+            value.to(device) if isinstance(value, torch.Tensor) else value
+            for value in (state["val"], state["avg"], state["sum"])
+        )
+        self.count = state["count"]
+
 
 class MetricMeter:
     """Average meters by name, printed as ``name val (avg)``.
@@ -90,6 +107,17 @@ class MetricMeter:
             )
         for name, value in input_dict.items():
             self.meters[name].update(value)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Return the meters as plain data, for :meth:`load_state`."""
+        return {name: meter.state() for name, meter in self.meters.items()}
+
+    def load_state(
+        self, state: Mapping[str, Mapping[str, Any]], device: torch.device | str = "cpu"
+    ) -> None:
+        """Go on from what :meth:`state` returned, with tensors on a device."""
+        for name, values in state.items():
+            self.meters[name].load_state(values, device)
 
     def __str__(self) -> str:
         return self.delimiter.join(

@@ -31,6 +31,7 @@ __all__ = [
     "read_json",
     "set_random_seed",
     "tolist_if_not",
+    "use_deterministic_algorithms",
     "write_json",
 ]
 
@@ -113,6 +114,19 @@ def set_random_seed(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.cuda.manual_seed_all(seed)
+
+
+def use_deterministic_algorithms() -> None:
+    """Have PyTorch compute the same numbers each time, on a GPU as well.
+
+    Call it before anything is computed on a GPU. An operation that has no such algorithm is an
+    error from then on, which names it.
+    """
+    # without a workspace of its own, cuBLAS chooses algorithms by what runs beside it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 @functools.cache  # asking takes seconds, and nothing changes while a process runs

@@ -11,7 +11,7 @@ import train
 from adaptation.checkpoints import check_continues, find_checkpoint
 from dassl.config import RUNTIME_KEYS, is_runtime_key, leaves
 from dassl.engine import build_trainer
-from dassl.utils import SettingError
+from dassl.utils import SettingError, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DATA = ("DATASET.NUM_SHOTS", 2, "TEST.NO_TEST", True)
@@ -122,12 +122,21 @@ def error_of(words: list[str], capsys) -> str:
     return lines[-1]
 
 
-def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys):
+def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys, recwarn):
     assert train.main(words) == 0
     folder = tmp_path / "out" / "prompt_learner"
-    newest = folder / "model.pth.tar-2"
-    newest.write_bytes(newest.read_bytes()[:2000])
+    newest, before = folder / "model.pth.tar-2", folder / "model.pth.tar-1"
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:2000])
+    assert train.main(words) == 0, "the one before takes its place"
+    assert load_checkpoint(str(newest))["epoch"] == 2
+    (warned,) = {str(w.message) for w in recwarn if "is truncated, damaged" in str(w.message)}
+    assert f"goes on from {before}, not from {newest}" in warned
+    kept = before.read_bytes()
+    for path in (newest, before):
+        path.write_bytes(whole[:2000])
     assert "is truncated, damaged" in error_of(words, capsys)
+    before.write_bytes(kept)
     newest.unlink()
     line = error_of(words, capsys)
     assert "or write another name into it (model.pth.tar-1)" in line

@@ -11,13 +11,8 @@ from tests.parity_files import Recorded, relative_error
 
 def test_training_run(build, tmp_path):
     recorded = Recorded("coop_training")
-    optim = {
-        "SGD_" + k if k in ("NESTEROV",) else k: v for k, v in recorded.config["OPTIM"].items()
-    }
-    optim["SGD_DAMPNING"] = optim.pop("DAMPENING")
-    pairs = [word for key, value in optim.items() for word in (f"OPTIM.{key}", value)]
     recorded.config["trainer"] = "CoOp"
-    trainer = build("CoOp", recorded, *settings(recorded), *pairs)
+    trainer = build("CoOp", recorded, *settings(recorded))
     state = upstream_state("CoOp", recorded.named("init_param"), len(recorded.classnames))
     trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
 

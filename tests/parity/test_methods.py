@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import trainers  # noqa: F401  registers the methods
+from adaptation.learner import PromptLearner
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity_files import PARITY_DIR, Recorded, recorded_clip, relative_error
 from tools.to_upstream import LAYOUTS
+
+plain_text_features = PromptLearner.text_features
 
 
 def steps() -> list[str]:
@@ -61,25 +65,44 @@ def save_upstream(trainer, state: dict[str, Tensor], folder) -> str:
     return str(path.parent)
 
 
+#: settings that are recorded under another name than their key here
+RENAMED = {
+    "W_effective": "W",
+    "class_token_block": "BLOCK",
+    "CTX_INIT_from_template": "CTX_INIT",
+    "LOSS_T": "T",
+    "LOSS_LAMBDA": "LAMBDA",
+}
+OPTIM = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING"}
+
+
 def settings(recorded: Recorded) -> list[object]:
-    """Config pairs: the recorded settings that the method's config node has."""
+    """Config pairs: recorded settings that the method's node has, and the optimiser's."""
     trainer = TRAINER_REGISTRY.get(recorded.config["trainer"])
     cfg = CfgNode({"TRAINER": CfgNode()})
     trainer.extend_cfg(cfg)
-    return [
-        word
-        for key, value in recorded.config.items()
+    recorded_settings = {RENAMED.get(key, key): value for key, value in recorded.config.items()}
+    pairs = {
+        f"TRAINER.{trainer.node}.{key}": value
+        for key, value in recorded_settings.items()
         if key in cfg.TRAINER[trainer.node]
-        for word in (f"TRAINER.{trainer.node}.{key}", value)
-    ]
+    }
+    optimiser = recorded.config.get("OPTIM", {})
+    pairs |= {f"OPTIM.{OPTIM.get(key, key)}": value for key, value in optimiser.items()}
+    return [word for pair in pairs.items() for word in pair]
 
 
-@pytest.mark.filterwarnings("ignore:TRAINER.COOP")
+def data_set(recorded: Recorded) -> str:
+    """Registry name of the data set whose texts a recorded method read."""
+    return recorded.config.get("DATASET", "RecordedClasses")
+
+
+@pytest.mark.filterwarnings("ignore:TRAINER.(COOP|KGCOOP)")
 @pytest.mark.parametrize("name", steps())
 def test_step(build, name, tmp_path):
     recorded = Recorded(name)
     method = recorded.config["trainer"]
-    trainer = build(method, recorded, *settings(recorded))
+    trainer = build(method, recorded, *settings(recorded), data_set=data_set(recorded))
     model, learner = trainer.model, trainer.model.learner
     for key, value in recorded.named("init").items():
         start = dict(learner.named_parameters()).get(key.removeprefix("prompt_learner."))
@@ -94,7 +117,7 @@ def test_step(build, name, tmp_path):
     prediction = model.predict(images)
     raw = model.clip.encode_image(images, learner.image_changes())
     assert relative_error(raw, recorded["image_features_raw"]) < FEATURES
-    if not learner.image_conditioned:
+    if not learner.image_conditioned and learner.text_features.__func__ is plain_text_features:
         raw = model.clip.encode_text(model.text, learner.text_changes())
         assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
     assert relative_error(prediction.text_features, recorded["text_features"]) < FEATURES

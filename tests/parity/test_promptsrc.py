@@ -53,13 +53,7 @@ def test_aggregation(build):
 def test_training_run(build, tmp_path):
     recorded = Recorded("promptsrc_training")
     recorded.config["trainer"] = "PromptSRC"
-    names = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING"}
-    optim = [
-        word
-        for key, value in recorded.config["OPTIM"].items()
-        for word in (f"OPTIM.{names.get(key, key)}", value)
-    ]
-    trainer = build("PromptSRC", recorded, *settings(recorded), *optim, "TEST.NO_TEST", True)
+    trainer = build("PromptSRC", recorded, *settings(recorded), "TEST.NO_TEST", True)
     state = upstream_state("PromptSRC", recorded.named("init_param"), len(recorded.classnames))
     trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
     assert trainer.epoch_weights == pytest.approx(recorded["gauss"].tolist(), rel=1e-6)

@@ -94,6 +94,14 @@ def test_all_images_are_a_place_behind_the_shots(tmp_path):
     assert points[2] == (axes.get_xticks()[3], 75) and points[2][0] > 16
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    few_shot(tmp_path / "output", "a$^b$", "CoOp", 4, {1: 60.0})
+    few_shot(tmp_path / "output", "a$^b$", "CoOp", 4, {1: 61.0}, config="$\\frac{$")
+    words = ["--output", str(tmp_path / "output"), "--plot", str(tmp_path / "figures")]
+    assert parse_test_res.main([*words, "--traceback"]) == 0
+    assert (tmp_path / "figures/few_shot.png").is_file()
+
+
 def test_base_to_new_points_are_the_table(output, rows, capsys):
     records = [r for r in table(output, capsys) if r["protocol"] == "base2new"]
     axes = panels(plots.base_to_new(rows))

@@ -104,7 +104,7 @@ def test_what_a_training_records(trained, data_root):
     model = found["model"]
     assert (model["epoch"], model["chosen_on"], model["model_dir"]) == (2, None, None)
     assert f"Trainable parameters: {found['parameters']:,}\n" in log
-    assert found["device"] == {"type": "cpu", "name": "CPU"}
+    assert found["device"] == {"type": "cpu", "name": "CPU", "processes": 1}
     seconds = found["seconds"]
     assert len(seconds["epochs"]) == 2
     assert seconds["training"] >= sum(seconds["epochs"]) > 0 < seconds["testing"]
@@ -246,7 +246,9 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     # one that only tests again writes it anew
     assert run(folder) == 0
     again = record.read(folder)
-    assert again["result"] == json.loads(before)["result"] and again["seconds"]["epochs"] == []
+    assert again["result"] == json.loads(before)["result"]
+    assert again["seconds"]["epochs"] == json.loads(before)["seconds"]["epochs"]
+    assert [(start["epoch"], start["step"]) for start in again["starts"]] == [(0, 0), (2, 0)]
     # one that breaks off leaves none, and the next goes on
     monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "CoOp", Stopped)
     checkpoints = folder / "prompt_learner"
@@ -257,7 +259,13 @@ def test_a_record_counts_until_another_run_begins(run, trained, tmp_path, monkey
     monkeypatch.setattr(Stopped, "stops", False)
     assert run(folder, "TRAIN.CHECKPOINT_FREQ", "1") == 0
     found = record.read(folder)
-    assert len(found["seconds"]["epochs"]) == 1 and found["result"]["total"] == 30
+    assert len(found["seconds"]["epochs"]) == 2 and found["result"]["total"] == 30
+    first, second = found["starts"]
+    assert first["from"] is None
+    assert second["from"] == str(folder / "prompt_learner" / "model.pth.tar-1")
+    assert {start["host"] for start in found["starts"]} == {found["host"]} != {""}
+    assert second["commit"] == found["git"]["commit"] and second["device"] == "CPU"
+    assert found["seconds"]["training"] == pytest.approx(first["seconds"] + second["seconds"])
     assert [p.name for p in folder.glob("result*")] == [record.FILE]
 
 

@@ -7,8 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +21,12 @@ import scripts.upstream
 ROOT = Path(__file__).parents[2]
 # What scripts read from the environment.
 VARIABLES = "DATA OUTPUT SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER PYTHON DRY_RUN OMP_NUM_THREADS"
-# Stands in for .venv/bin/python: notes every call, and trains and tests in no time. BREAK in the
-# environment is the part of an output folder whose run fails.
+# Stands in for .venv/bin/python: notes every call, and trains and tests in no time. Where SLOW is
+# in the output folder it takes TAKES seconds, or until there is a file go-on, and SIGTERM has it
+# save and end. BREAK in the environment is the part of an output folder whose run fails; ENDS is
+# JSON, for such parts the statuses that their runs end with in turn.
 INTERPRETER = f"""#!{sys.executable}
-import os, pathlib, sys
+import json, os, pathlib, signal, sys, time
 words = sys.argv[1:]
 with open("calls.txt", "a") as calls:
     calls.write(" ".join(words) + "\\n")
@@ -29,16 +34,46 @@ if words[0] == "train.py":
     option = dict(zip(words[1::], words[2::]))
     if os.environ.get("BREAK", "no such folder") in option["--output-dir"]:
         sys.exit("the reason")
+    for part, statuses in json.loads(os.environ.get("ENDS", "{{}}")).items():
+        if part in option["--output-dir"]:
+            before = pathlib.Path("calls.txt").read_text().count(option["--output-dir"] + " ") - 1
+            if before < len(statuses):
+                print("ended", statuses[before])
+                sys.exit(statuses[before])
+    saved = pathlib.Path(option["--output-dir"], "saved")
+    if os.environ.get("SLOW", "") in option["--output-dir"] and not saved.exists():
+        def save(*_):
+            saved.touch()
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, save)
+        print("GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+        end = time.time() + float(os.environ.get("TAKES", 0))
+        while time.time() < end and not os.path.exists("go-on"):
+            time.sleep(0.01)
     print("** Arguments **")
     for seed in (option.get("--seeds") or option["--seed"]).split(","):
         folder = pathlib.Path(option["--output-dir"].replace("{{seed}}", seed))
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         lines = ["eval_only: True"] if "--eval-only" in words else ["Finish training"]
         lines += ["=> result", "* accuracy: 6" + seed + ".00%", ""]
         (folder / "log.txt").write_text("\\n".join(lines))
 elif words[0].endswith(".py"):
     os.execv({sys.executable!r}, [{sys.executable!r}, *words])
 """
+
+
+@pytest.fixture
+def wait_for():
+    """Function that waits until another one returns something, and returns that."""
+
+    def wait_for(happens: Callable[[], Any]) -> Any:
+        deadline = time.time() + 60
+        while not (found := happens()):
+            assert time.time() < deadline
+            time.sleep(0.01)
+        return found
+
+    return wait_for
 
 
 @pytest.fixture
@@ -101,14 +136,20 @@ class Clone:
 
     def call(self, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
         """Run a script from elsewhere, in an environment that holds no more than ``env``."""
+        with self.start(script, *words, **env) as process:
+            out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def start(self, script: str, *words: str, **env: str) -> subprocess.Popen:
+        """Start a script as ``call`` does."""
         clean = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "utf-8"}
-        return subprocess.run(
+        return subprocess.Popen(
             ["bash", str(self.folder / script), *words],
             cwd="/",
             env=clean | env,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
 
     def tables(self, *words: str) -> str:

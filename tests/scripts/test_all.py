@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from protocols import VARIANTS
+from scripts.sweep.board import progress
+from scripts.sweep.plan import plan
 
 ROOT = Path(__file__).parents[2]
 ALL = runpy.run_path(str(ROOT / "scripts" / "all.py"))
@@ -23,7 +25,7 @@ ALL = runpy.run_path(str(ROOT / "scripts" / "all.py"))
 def planned(*words: str, **env: str) -> list[tuple[str, ...]]:
     """The calls of run.sh that a command line asks for, in order."""
     args = ALL["build_parser"]().parse_args(words)
-    return [call for chain in ALL["plan"](args, env) for call in (chain.train, *chain.tests)]
+    return [call for chain in plan(args, env) for call in chain.calls]
 
 
 def test_base_to_new_by_default():
@@ -191,11 +193,11 @@ def test_one_target_that_fails_leaves_the_others(clone):
 
 def test_what_a_run_has_come_to(tmp_path):
     log = tmp_path / "log.txt"
-    assert ALL["progress"](log) == ""
+    assert progress(log) == ""
     log.write_text("** Arguments **\n")
-    assert ALL["progress"](log) == ""
+    assert progress(log) == ""
     log.write_text("".join(f"[seed 1] epoch [{n}/20] batch [1/1]\n" for n in range(1, 18)))
-    assert ALL["progress"](log) == " (epoch 17/20)"
+    assert progress(log) == " (epoch 17/20)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from support.bounded_folder import BoundedFolder
 
 LIMIT = 300
+TEXTS = {"what": "letters", "limit_key": "CACHE_MB", "variable": "LETTERS_CACHE"}
 
 
 def save(folder: BoundedFolder, name: str, size: int = 100) -> None:
@@ -28,7 +30,7 @@ def read(path: Path) -> int:
 
 @pytest.fixture
 def folder(tmp_path) -> BoundedFolder:
-    return BoundedFolder(tmp_path / "new" / "cache", ".x", LIMIT)
+    return BoundedFolder(tmp_path / "new" / "cache", ".x", LIMIT, **TEXTS)
 
 
 def test_the_least_recently_used_make_room(folder):
@@ -58,8 +60,33 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(folder):
     assert sorted(os.listdir(folder.path)) == ["a.x", "lock"]
 
 
+def test_the_first_file_says_where_it_is_and_what_bounds_it(folder, capsys, monkeypatch):
+    monkeypatch.setattr("support.bounded_folder._noted", set())
+    for name in ("a.x", "b.x"):
+        save(folder, name)
+    (note,) = capsys.readouterr().out.splitlines()
+    for part in ("letters", str(folder.path), "0.1 kB", "0.3 kB: CACHE_MB", "LETTERS_CACHE"):
+        assert part in note
+    monkeypatch.setattr("support.bounded_folder._noted", set())  # as in another process
+    save(folder, "c.x")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_disk_without_room_keeps_what_is_there(folder):
+    folder.limit = 10**18
+    save(folder, "a.x")
+    with (
+        pytest.raises(OSError, match="are free on its disk") as error,
+        folder.locked() as save_file,
+    ):
+        save_file("b.x", 10**17, lambda path: path.write_bytes(b"x"))
+    assert error.value.errno == errno.ENOSPC
+    assert sorted(os.listdir(folder.path)) == ["a.x", "lock"]
+
+
 def test_a_damaged_file_counts_as_absent(folder, capsys):
     save(folder, "a.x")
+    capsys.readouterr()
     (folder.path / "a.x").write_bytes(b"xxy")
     for _ in range(2):
         assert folder.load("a.x", read) is None
@@ -70,7 +97,7 @@ def test_a_damaged_file_counts_as_absent(folder, capsys):
 
 
 def test_one_process_saves_at_a_time(folder):
-    other = BoundedFolder(folder.path, ".x", LIMIT, wait_s=30)
+    other = BoundedFolder(folder.path, ".x", LIMIT, wait_s=30, **TEXTS)
     with folder.locked() as save_file:
         with pytest.raises(filelock.Timeout), folder.locked():
             pass

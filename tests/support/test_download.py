@@ -340,3 +340,21 @@ def test_official_addresses():
         assert (base, folder) == ("https://openaipublic.azureedge.net/clip", "models")
         assert len(bytes.fromhex(sha256)) == 32
         assert file == name.replace("/", "-").replace("@", "-") + ".pt"
+
+
+class Huge(http.server.BaseHTTPRequestHandler):
+    """A file that no disk holds."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(10**17))
+        self.end_headers()
+        self.close_connection = True
+
+
+def test_a_file_that_the_disk_does_not_hold(tmp_path):
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Huge)) as server:
+        url = f"http://127.0.0.1:{server.server_port}/huge.pt"
+        with pytest.raises(RuntimeError, match=r"cannot store .* 1e\+05 TB, and .* are free"):
+            fetch(url, tmp_path / "huge.pt", SHA256)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}

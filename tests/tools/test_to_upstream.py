@@ -39,6 +39,12 @@ METHODS = {
         *("prompt_learner", ["TRAINER.COCOOP.CTX_INIT", "a photo of a"], 4),
         {"ctx", *(f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))},
     ),
+    "KgCoOp": ("prompt_learner", ["TRAINER.KGCOOP.N_CTX", 3], 3, {"ctx"}),
+    "TCP": (
+        *("prompt_learner", ["TRAINER.TCP.N_CTX", 4], 4),
+        {"ctx", *(f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))},
+    ),
+    "ProGrad": ("prompt_learner", ["TRAINER.PROGRAD.N_CTX", 5], 5, {"ctx"}),
     "VPT": ("prompt_learner", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 3], 0, image_deep(3)),
     "IVLP": (
         *("VLPromptLearner", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2], 2),

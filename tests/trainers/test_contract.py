@@ -15,6 +15,7 @@ from adaptation.version import __version__
 from clip import packed_attention
 from dassl.engine import TRAINER_REGISTRY, build_trainer, config_node
 from dassl.engine.run_notes import run_facts
+from dassl.utils import use_deterministic_algorithms
 from tests.parity_files import relative_error
 from tests.tape import TapeCapture, capture_breakers
 
@@ -64,6 +65,32 @@ def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precisi
         assert torch.isfinite(value).all(), key
         assert not torch.equal(value.detach(), learner[key]), f"{key} was not trained"
     assert 0.0 <= trainer.test() <= 100.0
+
+
+@pytest.fixture()
+def deterministic():
+    """As with ``train.py --deterministic``."""
+    use_deterministic_algorithms()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_step_repeats_itself(make_cfg, method, device):
+    """No operation lacks a deterministic algorithm, and gradients are equal to the last digit."""
+    trainer = build_trainer(make_cfg(method, "USE_CUDA", device == "cuda"))
+    trainer.set_model_mode("train")
+    image, label = trainer.parse_batch_train(batch_of(trainer))
+
+    def gradients():
+        trainer.model.learner.zero_grad()
+        prediction = trainer.model.predict(image)
+        trainer.loss(prediction, label)[0].backward()
+        return [parameter.grad.clone() for parameter in trainer.model.learner.parameters()]
+
+    assert all(map(torch.equal, gradients(), gradients()))
 
 
 class Reads(TorchDispatchMode):

@@ -1,0 +1,267 @@
+"""Put a report together and write it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from support.files import write_text
+
+from .. import plots
+from ..columns import COLUMNS, Column
+from ..differences import Differences
+from ..published.figures import read_published
+from ..published.matching import compare
+from ..rows import Row, in_order, listing
+from ..runs import TABLES, TITLES
+from ..tables import cell
+from .data_sets import DataSet, data_sets
+from .figures import Drawn, Gallery
+from .gather import (
+    COUNTS,
+    DAMAGED,
+    LEFT_OUT,
+    STATES,
+    UNFINISHED,
+    UNKNOWN,
+    UNTESTED,
+    Coverage,
+    Run,
+    coverage_of,
+    failures,
+    find_runs,
+)
+from .provenance import facts_of, settings_of
+from .svg import DARK, page_style, shown
+from .tables import Published, View, view_of, views
+
+FOLDER = Path(__file__).parent
+#: state of a run -> what a number of such runs is called, and its colour
+WORDS = {COUNTS: "runs count"} | {state: state for state in STATES[1:]}
+KINDS = {COUNTS: "good", LEFT_OUT: "warn", UNTESTED: "", UNFINISHED: "warn"}
+KINDS |= {DAMAGED: "bad", UNKNOWN: "bad"}
+
+
+@dataclass
+class Best:
+    """The best method of a protocol: its number, and the words for it."""
+
+    value: str
+    words: str
+
+
+@dataclass
+class Section:
+    """A protocol on the page."""
+
+    key: str
+    title: str
+    states: dict[str, int]
+    coverage: Coverage
+    best: Best
+    tables: list[View]
+    differences: list[View]
+    published: View | None
+    galleries: list[tuple[str, list[Drawn]]]
+    datasets: list[DataSet]
+    without_predictions: str
+
+
+@dataclass
+class Page:
+    """All that the template shows."""
+
+    output: str
+    made: str
+    version: str
+    interval: str
+    sections: list[Section]
+    runs: list[Run]
+    environments: list[str]
+    failures: list[tuple[str, str]]
+    notes: list[str]
+
+    @property
+    def groups(self) -> list[tuple[str, list[Run]]]:
+        """The runs of each protocol, data set and method."""
+        found: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            words = [TITLES[run.protocol], run.dataset, str(run.method)] if run.protocol else []
+            found[", ".join(words) or UNKNOWN].append(run)
+        return sorted(found.items())
+
+    @property
+    def idle(self) -> list[Run]:
+        """The runs that do not count."""
+        return [run for run in self.runs if run.state != COUNTS]
+
+    @property
+    def lacking(self) -> int:
+        """How many entries the list of what is missing or failed has."""
+        return len(self.failures) + len(self.idle) + len(self.notes)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing and nothing failed."""
+        return not self.lacking
+
+
+def write_report(
+    path: Path,
+    output: Path,
+    rows: list[Row],
+    notes: list[str],
+    ci95: bool,
+    columns: Sequence[Column] = (),
+    differences: Differences | None = None,
+) -> None:
+    """Write the page about all runs below an output folder, whole or not at all.
+
+    Args:
+        path: file to write.
+        output: folder in the layout of the scripts.
+        rows: of all tables.
+        notes: every line that was said when they were made.
+        ci95: whether their spreads are 95% intervals.
+        columns: of the tables, beside the number of parameters.
+        differences: from a baseline.
+
+    Raises:
+        OSError: the file cannot be written, or a log not be read.
+    """
+    with page_style():
+        page = gather(output, rows, notes, ci95, columns, differences)
+        write_text(render(page), path)
+
+
+def gather(
+    output: Path,
+    rows: list[Row],
+    notes: list[str],
+    ci95: bool,
+    columns: Sequence[Column],
+    differences: Differences | None,
+) -> Page:
+    """Return what the page shows; arguments as for :func:`write_report`."""
+    runs = find_runs(output, rows, notes)
+    gallery = Gallery(rows)
+    columns = list(dict.fromkeys([COLUMNS["params"], *columns]))
+    published = Published(compare(rows, read_published(), ci95), ci95)
+    environments = dict.fromkeys(
+        run.record["environment"] for run in runs if run.record and run.record["environment"]
+    )
+    idle = [str(run.folder) for run in runs if run.state != COUNTS]
+    present = {run.protocol for run in runs} | {row.protocol for row in rows}
+    return Page(
+        output=str(output),
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=versions(runs),
+        interval="95% interval" if ci95 else "standard deviation",
+        sections=[
+            section(key, rows, runs, gallery, published, columns, differences)
+            for key in TITLES
+            if key in present
+        ],
+        runs=runs,
+        environments=list(environments),
+        failures=failures(output),
+        # those of a run stand beside its name
+        notes=[n for n in dict.fromkeys(notes) if not any(folder in n for folder in idle)],
+    )
+
+
+def versions(runs: list[Run]) -> str:
+    """Return the versions of the toolbox that made the runs."""
+    found = {str(run.record["versions"].get("library", "")) for run in runs if run.record}
+    return listing(found - {""})
+
+
+def section(
+    key: str,
+    rows: list[Row],
+    runs: list[Run],
+    gallery: Gallery,
+    published: Published,
+    columns: Sequence[Column],
+    differences: Differences | None,
+) -> Section:
+    """Return a protocol's part of the page."""
+    mine = [run for run in runs if run.protocol == key]
+    of_protocol = [row for row in rows if row.protocol == key]
+    names = in_order({r.dataset for r in mine} | {r.dataset for r in of_protocol if not r.covered})
+    counts = Counter(run.state for run in mine)
+    galleries = [("Accuracy against trainable parameters", gallery.parameters(key))]
+    if key == "base2new":
+        galleries.insert(0, ("Base against new classes", gallery.base_to_new()))
+    if key == "fewshot":
+        galleries.insert(0, ("Accuracy against shots", gallery.few_shot()))
+    return Section(
+        key=key,
+        title=TITLES[key],
+        states={state: counts[state] for state in STATES if counts[state]},
+        coverage=coverage_of(key, rows, names),
+        best=best_of(key, of_protocol),
+        tables=views(key, rows, published, columns),
+        differences=[view_of(table) for table in differences.tables(key)] if differences else [],
+        published=published.table(key),
+        galleries=[(title, drawn) for title, drawn in galleries if drawn],
+        datasets=data_sets(mine, names, gallery),
+        without_predictions=without_predictions(mine),
+    )
+
+
+def without_predictions(runs: list[Run]) -> str:
+    """Return the line about runs without predictions; empty where all have them."""
+    counting = [run for run in runs if run.state == COUNTS]
+    lacking = [run for run in counting if not run.has_predictions]
+    if not lacking:
+        return ""
+    return (
+        f"{len(lacking)} of {len(counting)} runs kept no predictions, which confusion matrices and "
+        "reliability diagrams are made of: test them again with TEST.KEEP_PREDICTIONS always."
+    )
+
+
+def best_of(key: str, rows: list[Row]) -> Best:
+    """Return the best method of the first average, or of the first data set."""
+    metric = plots.main_metric(key)
+    names = plots.names_of(row for row in rows if metric in row.mean)
+    if not names:
+        return Best("–", "no result yet")
+    here = [row for row in rows if row.dataset == names[0] and metric in row.mean]
+    row = max(here, key=lambda row: row.mean[metric])
+    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}")
+
+
+def render(page: Page) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    script = (FOLDER / "report.js").read_text("utf-8")
+    palette = {f"c{colour[1:].lower()}": (colour, dark) for colour, dark in DARK.items()}
+    return environment.get_template("report.html.j2").render(
+        page=page,
+        palette=palette,
+        style=Markup((FOLDER / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        tables=TABLES,
+        states=WORDS,
+        kinds=KINDS,
+        facts_of=facts_of,
+        settings_of=settings_of,
+    )

@@ -1,0 +1,191 @@
+"""A sweep from Python, as scripts/all.sh makes it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+from scripts.run import ROOT, absolute_folders, run_script
+from support.hints import nearest
+
+from .board import Board
+from .gpus import places, visible_gpus
+from .plan import Call, plan
+from .runner import Runner, tasks_of
+from .survey import Costs, Found, describe, survey
+
+EXECUTORS = ("local", "slurm", "debug")
+
+
+@dataclass
+class Result:
+    """What a sweep came to.
+
+    ``found`` is what was found of every call beforehand; ``counts`` are the numbers of runs by what
+    became of them (``sweep.board.OUTCOMES``), empty after a dry run; ``failures`` say why runs
+    failed, one line each.
+    """
+
+    found: dict[Call, Found]
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """The counts as text."""
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+@contextlib.contextmanager
+def _in_repository() -> Iterator[None]:
+    """Be in the repository, and let SIGTERM end this process in the way of an exception."""
+    before, handler = Path.cwd(), None
+    os.chdir(ROOT)
+    if threading.current_thread() is threading.main_thread():
+        # Python would otherwise end here at once, and leave the runs behind.
+        handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def sweep(
+    methods: str | Sequence[str],
+    datasets: str | Sequence[str] = "",
+    seeds: str | Sequence[int | str] = "",
+    opts: Sequence[str] = (),
+    *,
+    executor: str | None = None,
+    cluster: str | Path | None = None,
+    retries: int | None = None,
+    dry_run: bool = False,
+    wait: bool = True,
+    **variables: object,
+) -> Result:
+    """Make all runs of a protocol that are not finished: ``scripts/all.sh`` from Python.
+
+    Args:
+        methods, datasets, seeds: what to run; data sets and seeds have the defaults of ``all.sh``.
+        opts: KEY VALUE pairs for all runs, one after the other.
+        executor: ``local``, on this machine; ``slurm``, as jobs of a cluster; ``debug``, as such
+            jobs would, but in this process, one by one. EXECUTOR, else ``local``, where not given.
+        cluster: YAML file with the settings of the jobs; CLUSTER where not given.
+        retries: how often a run that fails is tried again; RETRIES, else 1, where not given.
+        dry_run: print the plan only.
+        wait: whether to wait for the jobs of a cluster.
+        variables: what ``all.sh`` reads from the environment, in lower case: ``protocol``,
+            ``shots``, ``source``, ``jobs``, ``jobs_per_gpu``, ``data``, ``output``, ``cfg``,
+            ``tag``, ... Those not given are taken from the environment. A list stands for its
+            words, True for 1.
+
+    Raises:
+        ValueError: for what cannot be, before anything runs.
+        KeyboardInterrupt, SystemExit: the user or the system ends it; so are the runs on this
+            machine, which save.
+    """
+    given = {
+        name.upper(): str(int(value)) if isinstance(value, bool) else _text(value)
+        for name, value in variables.items()
+        if value is not None
+    }
+    env = absolute_folders({"PYTHON": sys.executable, **os.environ, **given})
+    asked = SimpleNamespace(
+        methods=_text(methods), datasets=_text(datasets), seeds=_text(seeds), opts=tuple(opts)
+    )
+    chains = plan(asked, env)
+    executor = executor or env.get("EXECUTOR") or "local"
+    if executor not in EXECUTORS:
+        names = " ".join(EXECUTORS)
+        raise ValueError(
+            f"no EXECUTOR {executor!r}; there are: {names}{nearest(executor, EXECUTORS)}"
+        )
+    text = str(retries) if retries is not None else env.get("RETRIES") or "1"
+    if not text.isdecimal():
+        raise ValueError(f"RETRIES must be a whole number from 0 on, not {text!r}")
+    places(env, [])  # checked before nvidia-smi is asked
+    cluster = cluster or env.get("CLUSTER") or None
+    cluster = cluster and Path(cluster).absolute()  # before it is in the repository
+    with _in_repository():
+        if executor == "local":
+            on_cpu = dict(zip(asked.opts[::2], asked.opts[1::2], strict=False)).get("USE_CUDA")
+            gpus = [] if str(on_cpu).lower() in ("false", "0") else visible_gpus(env)
+            here = places(env, gpus)
+            where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
+            at_once = len(here)
+        else:
+            from .cluster import read_cluster, require_submitit
+
+            if executor == "slurm" and not cluster:
+                raise ValueError(
+                    "EXECUTOR=slurm needs the settings of the jobs: --cluster FILE, a copy of "
+                    "configs/clusters/example.yaml"
+                )
+            require_submitit()
+            settings = read_cluster(cluster)
+            at_once = settings.parallel if executor == "slurm" else 1
+            where = "as jobs of SLURM" if executor == "slurm" else "in this process"
+        if env.get("DRY_RUN") == "1":
+            for chain in chains:
+                for method, script, *rest in chain.calls:
+                    run_script(method, script, rest, env)
+            dry_run = True
+        elif (data := env.get("DATA")) and not Path(data).is_dir():
+            raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
+        found = survey(chains, env)
+        costs = Costs(found)
+        # what a dry run is for, unless that is the commands
+        out = sys.stdout if dry_run and env.get("DRY_RUN") != "1" else sys.stderr
+        print(describe(found, costs, at_once, where), file=out, flush=True)
+        if dry_run:
+            return Result(found)
+
+        logs = Path(env.get("OUTPUT") or ROOT / "output") / "all"
+        logs.mkdir(parents=True, exist_ok=True)
+        tasks = tasks_of(chains, found)
+        left = [call for task in tasks for call in task.calls]
+        board = Board(left, len(found) - len(left), costs, at_once)
+        result = Result(found, board.counts)
+        try:
+            if executor == "local":
+                runner = Runner(logs, env, here, board, int(text))
+                result.failures = runner.failures
+                runner.run(tasks)
+            else:
+                from .cluster import run_jobs
+
+                result.failures = run_jobs(
+                    executor, settings, tasks, logs, env, board, int(text), wait
+                )
+        except (KeyboardInterrupt, SystemExit):
+            board.close()
+            kept = (
+                "the jobs go on (scancel ends them)"
+                if executor == "slurm"
+                else "finished runs and the last checkpoints of the others are kept below "
+                f"{logs.parent}"
+            )
+            print(
+                f"stopped ({result.summary or 'no run had ended'}): {kept}; the same command goes "
+                "on from there",
+                file=sys.stderr,
+            )
+            raise
+        finally:
+            board.close()
+    return result

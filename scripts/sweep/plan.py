@@ -1,0 +1,110 @@
+"""The calls of run.sh that a sweep makes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import protocols
+
+# The words of one call of run.sh: method, protocol and arguments.
+Call = tuple[str, ...]
+
+
+class Asked(Protocol):
+    """What is swept over; the first three are lists in one text, ``opts`` are KEY VALUE pairs."""
+
+    methods: str
+    datasets: str
+    seeds: str
+    opts: Sequence[str]
+
+
+@dataclass
+class Chain:
+    """A training, and the calls that test what it trained, if any."""
+
+    train: Call
+    tests: list[Call] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 1 + len(self.tests)
+
+    @property
+    def calls(self) -> list[Call]:
+        return [self.train, *self.tests]
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a list given as one argument, each once."""
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def numbers(text: str, kind: str, or_word: str = "") -> list[str]:
+    """Return the words of a list of whole numbers, and of the word ``or_word``.
+
+    Raises:
+        ValueError: for other words.
+    """
+    for word in words(text):
+        if word != or_word and not re.fullmatch("[0-9]+", word):
+            also = f" or {or_word!r}" if or_word else ""
+            raise ValueError(f"{kind} must be whole numbers{also}, not {word!r}")
+    return words(text)
+
+
+def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
+    """Return all calls that are asked for.
+
+    Args:
+        args: what is swept over.
+        env: the environment; SOURCE is set in it where xd has no data sets but the embedded ones.
+
+    Raises:
+        ValueError: for a protocol, method, data set or number that cannot be.
+    """
+    from scripts.methods import DATASETS, find_method, one_of, stems
+
+    every = protocols.by_name()
+    protocol = every[one_of(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
+    train = protocol.training
+    there, datasets = stems(DATASETS), words(args.datasets)
+    papers = bool(protocol.only or env.get("DATA"))
+    if protocol.transfers and not (datasets or papers or env.get("SOURCE")):
+        env["SOURCE"] = protocols.EMBEDDED[0]
+    source = one_of(env.get("SOURCE") or protocols.SOURCE, there, "SOURCE")
+    if not datasets:
+        datasets = list(protocol.targets(source) if papers else protocols.EMBEDDED)
+        datasets = [name for name in datasets if not (protocol.transfers and name == source)]
+    for name in datasets:
+        one_of(name, protocol.datasets if protocol.only else there, "data set")
+    seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
+    if one_of(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
+        seeds = [",".join(seeds)]
+    shots = [""]
+    if "SHOTS" in train.arguments:
+        shots = numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS", "all")
+
+    methods = [find_method(name).name for name in words(args.methods)]
+    sources = [source] if protocol.transfers else datasets
+    chains = []
+    for method, trained_on, number, seed in itertools.product(methods, sources, shots, seeds):
+        rest = (*filter(None, [number]), seed, *args.opts)
+        tests = [
+            (method, test.name, dataset, *rest)
+            for test in protocol.tests
+            for dataset in (datasets if protocol.transfers else [trained_on])
+        ]
+        chains.append(Chain((method, train.name, trained_on, *rest), tests))
+    return chains
+
+
+def title(call: Call) -> str:
+    """Return a call's method, protocol, data set and numbers."""
+    method, name, dataset, *rest = call
+    if "SHOTS" in protocols.find_script(name)[1].arguments:
+        return f"{method} {name} {dataset} {rest[0]} shots seed {rest[1]}"
+    return f"{method} {name} {dataset} seed {rest[0]}"
