@@ -30,6 +30,8 @@ def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
         for key in node:
             if key.startswith("PROMPT_DEPTH"):
                 node[key] = 2
+            if key == "BLOCK":
+                node[key] = 1
         cfg.merge_from_list(list(pairs))
         torch.manual_seed(1)
         model = trainer.build_classifier(cfg, clip, CLASSNAMES)
