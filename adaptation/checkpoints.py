@@ -14,6 +14,9 @@ from torch import Tensor
 from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
 from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
+from datasets.annotations import check_name
+from support.documents import parse_yaml
+from support.weight_files import check_weights
 
 from .config import extend_cfg
 from .learner import PromptLearner
@@ -129,9 +132,9 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    stored = stored_settings(checkpoint["meta"])
+    stored = stored_settings(checkpoint["meta"], path)
     # keys that a data set declares; prediction does not need the data set
-    for key, value in CfgNode(stored["DATASET"]).items():
+    for key, value in _node(stored["DATASET"], path).items():
         cfg.DATASET.setdefault(key, value)
     own = ("NAME", config_node(method))
     # settings of how the run was computed, which a prediction chooses anew
@@ -140,26 +143,63 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
     stored["OPTIM"].pop("TEXT_CHUNK", None)
     stored["TRAINER"] = {key: value for key, value in stored["TRAINER"].items() if key in own}
     try:
-        cfg.merge_from_other_cfg(CfgNode(stored))
+        cfg.merge_from_other_cfg(_node(stored, path))
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} was written with another set of config keys: {error}") from error
     return cfg
 
 
-def stored_settings(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the config in a checkpoint, with its method's settings under this version's keys."""
-    stored = yaml.safe_load(meta["config"])
+def stored_settings(meta: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Read the config in a checkpoint, with its method's settings under this version's keys.
+
+    Raises:
+        ValueError: it is damaged; names ``path``.
+    """
+    try:
+        stored = parse_yaml(meta["config"])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: its config is not valid YAML: {error}") from error
     trainer = TRAINER_REGISTRY.get(meta["method"])
+    for place in (("TRAINER", trainer.node), ("MODEL",), ("OPTIM",), ("DATASET",)):
+        node: Any = stored
+        for key in place:
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise ValueError(f"{path} is damaged: its config has no keys {'.'.join(place)}.*")
     trainer.update_settings(stored["TRAINER"][trainer.node])
     return stored
 
 
-def _check_layout(meta: Mapping[str, Any], path: str) -> None:
-    if meta.get("version", 1) > CHECKPOINT_VERSION:
+def _node(tree: dict[str, Any], path: str) -> CfgNode:
+    try:
+        return CfgNode(tree)
+    except AssertionError as error:  # yacs's, of values that no config holds
+        raise ValueError(f"{path} is damaged: its config cannot be read: {error}") from error
+
+
+def _check_layout(meta: Any, path: str) -> None:
+    """Check what a checkpoint says about its run; empty for one of the published code."""
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"{path} is damaged: its meta is a {type(meta).__name__}")
+    version = meta.get("version", 1)
+    if isinstance(version, int) and version > CHECKPOINT_VERSION:
         raise ValueError(
-            f"{path} has layout {meta['version']}, newer than this toolbox reads "
-            f"({CHECKPOINT_VERSION}): update it (written by version {meta['library']})"
+            f"{path} has layout {version}, newer than this toolbox reads "
+            f"({CHECKPOINT_VERSION}): update it (written by version {meta.get('library')})"
         )
+    if not meta:
+        return
+    kinds = {"version": int, "method": str, "backbone": str, "config": str, "classnames": list}
+    found = {"version": 1, **meta}
+    for key, kind in kinds.items():
+        if type(found.get(key)) is not kind:
+            raise ValueError(f"{path} is damaged: its meta has no {key} of type {kind.__name__}")
+    if not meta["classnames"]:
+        raise ValueError(f"{path} is damaged: its meta names no class")
+    for number, name in enumerate(meta["classnames"]):
+        if not isinstance(name, str):
+            raise ValueError(f"{path} is damaged: the name of class {number} is {name!r:.80}")
+        check_name(name, f"{path}, class {number}")
 
 
 def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
@@ -175,6 +215,7 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
     Raises:
         ValueError: one of them differs.
     """
+    _check_layout(meta, path)
     for key, mine, flag in (
         ("method", cfg.TRAINER.NAME, "--trainer"),
         ("backbone", cfg.MODEL.BACKBONE.NAME, "--backbone"),
@@ -186,7 +227,7 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
                 f"change {flag} or the folder"
             )
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    stored = stored_settings(meta)["TRAINER"][trainer.node] if meta else {}
+    stored = stored_settings(meta, path)["TRAINER"][trainer.node] if meta else {}
     for key in trainer.bound_settings:
         mine = cfg.TRAINER[trainer.node][key]
         if stored.get(key, mine) != mine:
@@ -218,7 +259,7 @@ def check_continues(
         ValueError: the settings or classes differ, or the run would become longer although its
             method depends on the number of epochs.
     """
-    stored = dict(leaves(stored_settings(meta)))
+    stored = dict(leaves(stored_settings(meta, path)))
     mine = dict(leaves(yaml.safe_load(cfg.dump())))
     method = cfg.TRAINER.NAME
     read = ("TRAINER.NAME", f"TRAINER.{config_node(method)}.")
@@ -285,6 +326,10 @@ def checked_weights(
             "order, and no others"
         )
     own, weights = learner.state_dict(), checkpoint["state_dict"]
+    try:
+        check_weights(weights, Tensor)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights))
     problems = [f"{key} is missing" for key in own if key not in weights]

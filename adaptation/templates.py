@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from dassl.data.datasets import DATASET_REGISTRY
+from support.documents import parse_yaml
+from support.files import as_text, read_bytes
 
 #: template of a data set that has none of its own, and the text that most prompts start from
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -181,13 +181,14 @@ def given_templates(entries: Iterable[str], folder: str) -> tuple[str, ...]:
 
 
 def _read_file(path: str) -> list[str]:
+    content = read_bytes(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            if not path.lower().endswith((".yaml", ".yml")):
-                lines = [line.strip() for line in file]
-                return [line for line in lines if line and not line.startswith("#")]
-            texts = yaml.safe_load(file)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        text = as_text(content)
+        if not path.lower().endswith((".yaml", ".yml")):
+            lines = [line.strip() for line in text.splitlines()]
+            return [line for line in lines if line and not line.startswith("#")]
+        texts = parse_yaml(text)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(texts, list):
         raise ValueError(f"{path} must be a list of templates, one '- text' per line")

@@ -29,7 +29,8 @@ def class_prompts(
         n_inserted: number of tokens that a learner will insert.
 
     Raises:
-        ValueError: no class, or a class name too long for the context.
+        ValueError: no class, a class name too long for the context, or a CLIP of another
+            vocabulary.
     """
     if not len(classnames):
         raise ValueError("the list of class names is empty: the data set has no class to classify")
@@ -41,7 +42,7 @@ def class_prompts(
     except RuntimeError:
         fits = False
     if not fits:
-        ids = tokenize(texts, context_length=4096)
+        ids = tokenize(texts, context_length=4096, truncate=True)
         sizes = (ids.argmax(dim=-1) + 1 + n_inserted).tolist()
         worst = max(range(len(sizes)), key=sizes.__getitem__)
         raise ValueError(
@@ -49,7 +50,13 @@ def class_prompts(
             f"with {n_inserted} learned ones, the context of this CLIP holds {length}. "
             "Shorten the name or use fewer context tokens"
         )
-    return PackedText(ids.to(clip.token_embedding.weight.device))
+    table = clip.token_embedding.weight
+    if int(ids.max()) >= len(table):
+        raise ValueError(
+            f"this CLIP knows {len(table):,} tokens, and the texts need {int(ids.max()) + 1:,}: it "
+            "is not one with CLIP's vocabulary, or its weights are damaged"
+        )
+    return PackedText(ids.to(table.device))
 
 
 #: texts encoded at once without gradients

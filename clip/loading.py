@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from support.download import cache_folder, fetch
 from support.hints import nearest
-from support.weight_files import state_dict_in, why_unreadable
+from support.weight_files import check_container, state_dict_in, why_unreadable
 
 from . import openclip, tiny
 from .model import EXTRA_ENTRIES
@@ -125,6 +125,7 @@ def load_state_dict(
         path = _local_checkpoint(name)
     if before_reading is not None:
         before_reading(Path(path))
+    check_container(path)
     try:
         content = _read(path)
     except (OSError, MemoryError):

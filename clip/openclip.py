@@ -12,7 +12,6 @@ open_clip is imported only when such a name is used, since the import takes seco
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import warnings
@@ -23,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from support.documents import parse_json
 from support.download import CACHE_VARIABLE
+from support.files import as_text, read_bytes
 from support.hints import closest, did_you_mean
 
 from .model import CLIP, EXTRA_ENTRIES
@@ -282,8 +283,9 @@ def _from_config(path: Path) -> Source:
     """Read a configuration file: a model's configuration, alone or with preprocessing."""
     if not path.is_file():
         raise FileNotFoundError(f"no such configuration file: {path.absolute()}")
+    text = read_bytes(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(as_text(text))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     config = content.get("model_cfg", content) if isinstance(content, dict) else None
@@ -293,6 +295,17 @@ def _from_config(path: Path) -> Source:
     ):
         raise ValueError(f"{path} is no configuration of open_clip: it needs {', '.join(kinds)}")
     preprocess = content.get("preprocess_cfg", {})
+    if not isinstance(preprocess, dict):
+        raise ValueError(f"{path}: preprocess_cfg is {preprocess!r:.80}, not a group of settings")
+    for name in ("mean", "std"):
+        values = preprocess.get(name, [0.0] * 3)
+        numbers = (
+            [value for value in values if type(value) in (int, float)]
+            if isinstance(values, list)
+            else []
+        )
+        if len(numbers) != 3 or len(values) != 3:
+            raise ValueError(f"{path}: {name} is {values!r:.80}, not three numbers")
     return Source(str(path), config, bool(config.get("quick_gelu", False)), preprocess)
 
 
@@ -362,7 +375,8 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         default = _tower(part, {part: {}})
         for key, value in _tower(part, config).items():
             if key in supported:
-                usable = isinstance(value, int | float | list | tuple)
+                one = key in ("width", "head_width", "heads", "mlp_ratio")
+                usable = isinstance(value, int | float | (int if one else list | tuple))
             else:
                 usable = key in default and value == default[key]
             if not usable and not (resnet and key == "patch_size"):  # a ResNet has none

@@ -21,6 +21,8 @@ SOT = "<|startoftext|>"
 EOT = "<|endoftext|>"
 WORD_END = "</w>"
 N_MERGES = 48894
+#: bytes of the longest word that is split into tokens as a whole; a token has at most 32
+LONGEST_WORD = 2500
 VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
 
 # Markers, English contractions, runs of letters, single digits, runs of anything else.
@@ -139,12 +141,22 @@ class SimpleTokenizer:
         self.cache[token] = " ".join(word)
         return self.cache[token]
 
-    def encode(self, text: str) -> list[int]:
-        """Convert a text to token ids, without start and end markers."""
-        ids = []
-        for word in self.pat.findall(clean(text)):
-            characters = "".join(self.byte_encoder[byte] for byte in word.encode("utf-8"))
-            ids += [self.encoder[token] for token in self.bpe(characters).split(" ")]
+    def encode(self, text: str, most: int | None = None) -> list[int]:
+        """Convert a text to token ids, without start and end markers.
+
+        Args:
+            text: any text. Words of more than ``LONGEST_WORD`` bytes, which fill the context of any
+                CLIP, are cut into such pieces: the time of a word grows with its length's square.
+            most: leave out words after this many tokens.
+        """
+        ids: list[int] = []
+        for word in self.pat.finditer(clean(text)):
+            characters = "".join(self.byte_encoder[byte] for byte in word[0].encode("utf-8"))
+            for start in range(0, len(characters), LONGEST_WORD):
+                piece = characters[start : start + LONGEST_WORD]
+                ids += [self.encoder[token] for token in self.bpe(piece).split(" ")]
+                if most is not None and len(ids) >= most:
+                    return ids
         return ids
 
     def decode(self, tokens: Iterable[int]) -> str:

@@ -26,6 +26,9 @@ WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 TABLE = "token_embedding.weight"
 IDS = "token_embedding.ids"
 ROWS = "token_embedding.rows"
+#: largest table of tokens that a packed file may ask for, in numbers; that of a CLIP of open_clip's
+#: largest size is a quarter of it
+MOST_VALUES = 1 << 28
 # safetensors writes several metadata keys in random order; a single one keeps files reproducible.
 METADATA = "clip"
 
@@ -101,6 +104,9 @@ def unpack(path: str | Path) -> dict[str, torch.Tensor]:
     if notes is None or IDS not in state_dict or ROWS not in state_dict:
         raise ValueError(f"{path} lacks {IDS}, {ROWS} or the metadata {METADATA!r}: not packed")
     notes = json.loads(notes)
+    size = notes["vocab_size"]
+    if type(size) is not int or size * state_dict[ROWS].shape[1] > MOST_VALUES:
+        raise ValueError(f"{path} asks for a table of {size!r:.80} tokens")
     state_dict = {k: v.float() if v.is_floating_point() else v for k, v in state_dict.items()}
     ids, rows = state_dict.pop(IDS).long(), state_dict.pop(ROWS)
     shape = (notes["vocab_size"], rows.shape[1])

@@ -10,6 +10,9 @@ import torch
 
 from .simple_tokenizer import EOT, SOT, SimpleTokenizer
 
+#: tokens up to which those of a text that is too long are counted
+MOST_COUNTED = 4096
+
 
 @functools.cache
 def _tokenizer() -> SimpleTokenizer:
@@ -42,13 +45,15 @@ def tokenize(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {i} is {text!r} of type {type(text).__name__}; str expected")
-        row = [tokenizer.encoder[SOT], *tokenizer.encode(text), tokenizer.encoder[EOT]]
+        encoded = tokenizer.encode(text, most=max(context_length, MOST_COUNTED))
+        row = [tokenizer.encoder[SOT], *encoded, tokenizer.encoder[EOT]]
         if len(row) > context_length:
             if not truncate:
+                more = "more than " if len(encoded) >= MOST_COUNTED else ""
                 raise RuntimeError(
-                    f"text {i} has {len(row)} tokens with start and end marker, but the context "
-                    f"holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it or pass "
-                    "truncate=True"
+                    f"text {i} has {more}{len(row)} tokens with start and end marker, but the "
+                    f"context holds {context_length}: {textwrap.shorten(text, 200)!r}. Shorten it "
+                    "or pass truncate=True"
                 )
             row = row[: context_length - 1] + row[-1:]
         ids[i, : len(row)] = torch.tensor(row)

@@ -12,6 +12,17 @@ from .initial_draws import draw_if_wanted
 from .layers import Attention
 from .model import CLIP, EXTRA_ENTRIES
 
+# Dimensions of the weights that an architecture is read off; of those not named, one.
+_DIMENSIONS = {
+    "visual.conv1.weight": 4,
+    "visual.layer1.0.conv1.weight": 4,
+    "visual.proj": 2,
+    "visual.positional_embedding": 2,
+    "visual.attnpool.positional_embedding": 2,
+    "positional_embedding": 2,
+    "text_projection": 2,
+    "token_embedding.weight": 2,
+}
 #: entries of the official archives that are no weights
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
@@ -45,7 +56,8 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read the constructor arguments of :class:`CLIP` off a state dict's shapes and extra entries.
 
     Raises:
-        ValueError: keys that every CLIP checkpoint has are missing.
+        ValueError: keys that every CLIP checkpoint has are missing, or their tensors cannot be
+            those of a CLIP.
     """
     visual = (
         ["visual.proj", "visual.class_embedding", "visual.positional_embedding"]
@@ -56,6 +68,9 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     needed += ["token_embedding.weight", "ln_final.weight", "logit_scale"]
     if missing := [key for key in needed if key not in state_dict]:
         raise ValueError(f"not a CLIP state dict: {', '.join(missing)} missing")
+    for key in needed[:-1]:  # the scale may be one number in a list
+        if (found := state_dict[key].dim()) != (wanted := _DIMENSIONS.get(key, 1)):
+            raise ValueError(f"not a CLIP state dict: {key} has {found} dimensions, not {wanted}")
 
     def blocks(prefix: str) -> int:
         return len(
@@ -64,11 +79,16 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
     def mlp_width(prefix: str) -> int | None:
         first = state_dict.get(f"{prefix}0.mlp.c_fc.weight")
-        return None if first is None else first.shape[0]
+        return None if first is None or not first.dim() else first.shape[0]
 
     def extra(name: str, otherwise: int) -> int:
+        if name in state_dict and state_dict[name].numel() != 1:
+            raise ValueError(f"not a CLIP state dict: {name} is not one number")
         return int(state_dict[name]) if name in state_dict else otherwise
 
+    for name in ("image_mean", "image_std"):
+        if name in state_dict and state_dict[name].shape != (3,):
+            raise ValueError(f"not a CLIP state dict: {name} is not of three channels")
     vision_layers: int | tuple[int, ...]
     if "visual.proj" in state_dict:
         width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
@@ -81,7 +101,7 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         vision_layers = tuple(blocks(f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
         resolution, vision_heads = 32 * side, width * 32 // 64
     text_width = state_dict["ln_final.weight"].shape[0]
-    return {
+    sizes = {
         "embed_dim": state_dict["text_projection"].shape[1],
         "image_resolution": resolution,
         "vision_layers": vision_layers,
@@ -97,6 +117,12 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "transformer_mlp_width": mlp_width("transformer.resblocks."),
         "quick_gelu": bool(extra("quick_gelu", True)),
     }
+    for name, size in sizes.items():
+        # weights of another code may have heads that are not 64 wide
+        counts = isinstance(size, int) and not name.endswith(("quick_gelu", "_heads"))
+        if counts and size < 1:
+            raise ValueError(f"not a CLIP state dict: its {name} would be {size}")
+    return sizes
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: object = None) -> CLIP:
@@ -126,6 +152,8 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: object = None)
         key: value.detach().clone() for key, value in state_dict.items() if key not in SIZE_ENTRIES
     }
     sizes = architecture(weights)
+    if min(sizes["vision_heads"], sizes["transformer_heads"]) < 1:
+        raise ValueError("not a CLIP of OpenAI: an encoder is less than 64 wide, one of its heads")
     draw_if_wanted(sizes)
     with torch.device("meta"):  # spends no time or random numbers on weights that are replaced
         model = CLIP(**sizes)

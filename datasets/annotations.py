@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from support import files
+from support.documents import parse_json
+
+from .matlab import check_mat
+
+#: kinds of characters that no name has: control characters, half characters, ends of lines
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 FETCH_AGAIN = "fetch it again, or put the right file in its place"
 
 
@@ -56,7 +63,7 @@ class Line(str):
         Raises:
             ValueError: it is not a whole number from 0 on.
         """
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 18:
             raise self.error(f"has {text!r} where a number from 0 on is expected")
         return int(text)
 
@@ -106,6 +113,11 @@ def check_name(name: str, where: str) -> str:
     """
     if not as_clip_reads(name):
         raise ValueError(f"{where}: the class name {name!r} is empty: give the class a name")
+    if foreign := next((char for char in name if unicodedata.category(char) in _NO_TEXT), None):
+        raise ValueError(
+            f"{where}: the class name {name!r} holds {foreign!r}, which is no text: correct it, or "
+            "name its class in another way"
+        )
     return name
 
 
@@ -142,12 +154,9 @@ def read_text(path: str) -> str:
     if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise wrong_file(path, "a text file", "it is binary")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} is not UTF-8 text (line {line}: {error}): save it as UTF-8"
-        ) from error
+        return files.as_text(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}: save it as UTF-8") from error
 
 
 def read_lines(path: str) -> list[Line]:
@@ -168,14 +177,13 @@ def read_json(path: str, what: str) -> Any:
     Raises:
         ValueError: it is not JSON, or an object in it has a key twice.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path), object_pairs_hook=_without_repeats)
-    except json.JSONDecodeError as error:
-        raise wrong_file(path, what, f"it is not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise wrong_file(path, what, "nested too deeply") from error
+        return parse_json(text, _without_repeats)
     except _RepeatedKeyError as error:
         raise wrong_file(path, what, str(error)) from error
+    except ValueError as error:
+        raise wrong_file(path, what, f"it is not valid JSON ({error})") from error
 
 
 def read_mat(path: str, variable: str, fields: Sequence[str] = ()) -> Any:
@@ -195,6 +203,7 @@ def read_mat(path: str, variable: str, fields: Sequence[str] = ()) -> Any:
     what = f"a MATLAB file with {variable!r}"
     content = _read_bytes(path)
     try:
+        check_mat(content)
         table = loadmat(io.BytesIO(content), squeeze_me=True)
     except Exception as error:  # other content makes scipy raise nearly anything
         why = " ".join(str(error).split()) or type(error).__name__
@@ -260,8 +269,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
-        content = file.read()
+    content = files.read_bytes(path)
     if not content.strip():
         raise ValueError(f"{path} is empty: {FETCH_AGAIN}")
     start = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()

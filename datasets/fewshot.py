@@ -71,7 +71,7 @@ class FewShotDataset(DatasetBase):
         check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
-        self.check_lists(train, test)
+        self.check_lists(train, test, val)
         self.note_same_names(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
@@ -220,7 +220,12 @@ class FewShotDataset(DatasetBase):
             return None
         return None if self.split_fingerprint(*lists) == sources else lists
 
-    def check_lists(self, train: Sequence[Datum], test: Sequence[Datum] | None) -> None:
+    def check_lists(
+        self,
+        train: Sequence[Datum],
+        test: Sequence[Datum] | None,
+        val: Sequence[Datum] | None = None,
+    ) -> None:
         """Check that every class has training images and one name, and labels count from 0.
 
         Raises:
@@ -233,7 +238,7 @@ class FewShotDataset(DatasetBase):
             )
         pairs = {(item.label, item.classname) for item in train}
         labels = {label for label, _ in pairs}
-        pairs |= {(item.label, item.classname) for item in test or ()}
+        pairs |= {(item.label, item.classname) for item in (*(test or ()), *(val or ()))}
         names = ClassNames()
         for label, name in sorted(pairs):
             names.add(label, name, f"{self.name} in {self.dataset_dir}, label {label}")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from support.documents import parse_json
 from support.hints import closest
 
 from .annotations import Line, as_clip_reads, check_name, read_json, read_text, with_slashes
@@ -100,7 +100,7 @@ def _json_rows(path: str, text: str) -> Iterator[tuple[int, dict]]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(fields, dict):
@@ -116,6 +116,7 @@ def _checked(path: str, line: int, fields: dict) -> Row:
         value = fields.get(name)
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where}: {name} is {'empty' if not value else repr(value)}")
+    check_name(fields["label"], where)
     part = None
     if "split" in fields:
         part = part_meant_by(fields["split"])

@@ -14,7 +14,7 @@ from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
 
-from .annotations import as_clip_reads
+from .annotations import as_clip_reads, check_name
 from .fewshot import FewShotDataset
 from .image_lists import composed, part_meant_by, read_class_names, read_image_list
 from .items import PARTS, check_images, list_folders, make_item
@@ -235,7 +235,7 @@ class ImageFolder(FewShotDataset):
             names, source = read_class_names(file, classes), file
         first: dict[str, str] = {}
         for key, name in zip(classes, names, strict=True):
-            text = as_clip_reads(name)
+            text = as_clip_reads(check_name(name, source))
             if text in first:
                 raise ValueError(
                     f"{source}: the classes {first[text]!r} and {key!r} have the same name "
@@ -295,4 +295,4 @@ def split_by_fraction(
 
 def _class_order(name: str) -> tuple[float, str]:
     """Key that sorts numbers by value, and other names by letter behind them."""
-    return (int(name) if name.isdecimal() else float("inf"), name)
+    return (int(name) if name.isdecimal() and len(name) <= 18 else float("inf"), name)

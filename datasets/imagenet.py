@@ -178,6 +178,10 @@ class ImageNet(WnidDataset):
             stored = read_json(path, "a list of ImageNet's images")
             if stored["classes_sha256"] != _fingerprint(classes):
                 raise ValueError("class folders or names have changed")
+            expected = {label: name for label, (_, name) in enumerate(classes)}
+            for _, label, name, _ in (row for part in FOLDERS for row in stored[part]):
+                if type(label) is not int or expected.get(label) != name:
+                    raise ValueError(f"it gives the label {label!r:.80} the name {name!r:.80}")
             lists = [
                 [
                     item

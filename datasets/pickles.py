@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 
+from support.files import read_bytes
+
 
 class _PickledDatum:
     """Stand-in for upstream's ``Datum`` while its pickled lists are read."""
@@ -29,8 +31,7 @@ def load_pickled_lists(path: str) -> dict[str, list[tuple[str, int, str]]]:
     Raises:
         ValueError: the file is damaged or holds something else.
     """
-    with open(path, "rb") as file:
-        content = io.BytesIO(file.read())
+    content = io.BytesIO(read_bytes(path))
     try:
         return {
             part: [(d._impath.replace("\\", "/"), int(d._label), d._classname) for d in items]

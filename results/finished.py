@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,8 @@ class LastStart:
         now, given = asked.values(), _mapping(asked.pairs)
         defaults = dict(leaves(get_cfg_default()))
         # a setting that only this run was given has its default in the requested one
-        before = _mapping(ast.literal_eval(self.facts.get("opts", "[]")))
+        pairs = decoded(self.facts.get("opts", "[]"))
+        before = [str(key) for key in pairs[::2]] if isinstance(pairs, list) else []
         differences = {}
         for key in dict.fromkeys([*now, *before]):
             if key not in self.facts:  # a log of an older version, or of other code

@@ -12,6 +12,8 @@ import math
 import re
 from pathlib import Path
 
+from support.files import read_bytes
+
 TRAIN_END = re.compile(r"Finish(ed)? training")
 TEST_END = re.compile(r"=> result")
 # Ends a training that is not tested, as asked for or since there are no test images.
@@ -24,7 +26,7 @@ EVAL_ONLY = "eval_only: True"
 SETTING = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?")
 CONFIG_END = "Collecting env info"
 METRIC = re.compile(r"\* (\w+): [\d.eE+-]+%")
-PARAMETERS = re.compile(r"Trainable parameters: ([\d,]+)")
+PARAMETERS = re.compile(r"Trainable parameters: (\d{1,3}(?:,\d{3}){0,5})")
 # Written where a data set has no class of as many training images as shots.
 FEW_IMAGES = re.compile(r"Note: no class has \d+ training images: all are used, (.+) per class")
 
@@ -38,8 +40,15 @@ class Untested(BadLog):
 
 
 def last_start(path: Path) -> list[str]:
-    """Return the lines of a log after the last start of its run, indented as they are."""
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    """Return the lines of a log after the last start of its run, indented as they are.
+
+    Raises:
+        BadLog: it cannot be read.
+    """
+    try:
+        lines = read_bytes(path).decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise BadLog(f"{path}: cannot be read: {error.strerror}") from error
     starts = [number for number, line in enumerate(lines) if line.strip() == START]
     return lines[starts[-1] + 1 :] if starts else lines
 

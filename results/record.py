@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dassl.config import is_runtime_key, leaves
-from support.files import write_text
+from support.documents import parse_json
+from support.files import as_text, read_bytes, write_text
 
 from .logs import NOT_TESTED, BadLog, read_facts, read_run
 
@@ -54,7 +55,7 @@ FIELDS: dict[str, Any] = {
         "val_result": _NUMBER,
         "model_dir": (str, None),
         "load_epoch": (int, None),
-        "trained": (dict, None),
+        "trained": ({"settings": dict, "train_sha256": (str, None)}, None),
     },
     "result": (
         {
@@ -186,7 +187,7 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     """
     path = Path(folder, FILE)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(as_text(read_bytes(path)))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import filelock
 
 from .disk import check_room, shown
-from .files import replacing
+from .files import replacing, require_ordinary
 
 Content = TypeVar("Content")
 
@@ -63,6 +63,7 @@ class BoundedFolder:
         """
         path = self.path / name
         try:
+            require_ordinary(path, self.limit)
             content = read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None

@@ -25,6 +25,8 @@ WRONG_INPUT, UNEXPECTED, INTERRUPTED, CLOSED_PIPE, UNFINISHED = 2, 1, 130, 141, 
 
 # As terminals take them for colours and as PyTorch puts them into its texts.
 _ESCAPE_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# characters of the longest error that is shown whole
+_LONGEST_LINE = 1500
 # What a loader's worker process hands over in the place of an error of its own.
 _FOREIGN_TRACEBACK = "Traceback (most recent call last)"
 _FOREIGN_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
@@ -50,7 +52,22 @@ def describe(error: BaseException) -> str:
     text = str(error.args[0]) if quoted else str(error)
     if _FOREIGN_TRACEBACK in text:
         text = text.strip().splitlines()[-1]
-    return " ".join(_ESCAPE_CODES.sub("", text).split()) or type(error).__name__
+    line = " ".join(_ESCAPE_CODES.sub("", text).split()) or type(error).__name__
+    return _shortened(printable(line))
+
+
+def printable(text: str) -> str:
+    """Return a text with what is no visible character escaped, as in ``repr``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _shortened(line: str) -> str:
+    """Cut what is too long out of the middle of a line: values from files may have any length."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
 
 
 def _is_sentence(key: object) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,53 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+#: largest text that is read, in bytes; the lists of all ImageNet images take a tenth of it
+MOST_TEXT = 1 << 29
+
+
+def require_ordinary(path: str | Path, most: int | None = None) -> None:
+    """Check that a path names an ordinary file, which opening and reading come to an end with.
+
+    Args:
+        path: the file, or a link to it.
+        most: largest size in bytes, if there is one.
+
+    Raises:
+        OSError: it is a folder, a pipe or a device, is too large, or cannot be looked at.
+    """
+    name, status = os.fspath(path), os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a file, but a pipe or a device", name)
+    if most is not None and status.st_size > most:
+        text = f"of {status.st_size:,} bytes, more than the {most:,} that such a file can have"
+        raise OSError(errno.EFBIG, text, name)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the content of an ordinary file of at most ``MOST_TEXT`` bytes.
+
+    Raises:
+        OSError: as :func:`require_ordinary`, or it cannot be read.
+    """
+    require_ordinary(path, MOST_TEXT)
+    return Path(path).read_bytes()
+
+
+def as_text(content: bytes) -> str:
+    """Return the text of a file's content; a mark of UTF-8 at its start is dropped.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"not UTF-8 text (line {line}: {error})") from error
+
+
 #: what stands between the name of a file and 32 hexadecimal digits while it is written
 _TEMPORARY = ".tmp"
 

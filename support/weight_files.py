@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .files import require_ordinary
+
 #: keys under which training code stores a state dict, tried in this order
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
@@ -20,6 +22,8 @@ _PLAIN = (
     *("torch._utils.", "torch.storage.", "torch.serialization.", "torch._tensor."),
 )
 _MOST_NAMED = 3
+# how much larger than its file the content may be: code and notes beside weights are compressed
+_MOST_INFLATED, _SMALL_PARTS = 2, 1 << 26
 
 
 def state_dict_in(content: Any, tensor: type) -> Mapping[str, Any]:
@@ -30,7 +34,7 @@ def state_dict_in(content: Any, tensor: type) -> Mapping[str, Any]:
         tensor: class of the weights.
 
     Raises:
-        ValueError: there is none; says what there is.
+        ValueError: there is none, or :func:`check_weights` refuses it; says what there is.
     """
 
     def holds_weights(value: Any) -> bool:
@@ -42,13 +46,68 @@ def state_dict_in(content: Any, tensor: type) -> Mapping[str, Any]:
         raise ValueError(f"no state dict, but a {type(content).__name__}")
     for key in STATE_KEYS:
         if holds_weights(content.get(key)):
-            return content[key]
+            return check_weights(content[key], tensor)
     if holds_weights(content):
-        return content
+        return check_weights(content, tensor)
     raise ValueError(
         "no state dict (names to tensors), by itself or under one of the keys "
         f"{', '.join(STATE_KEYS)}; the file's keys are {_some(content) or 'none'}"
     )
+
+
+def check_weights(weights: Any, tensor: type) -> Mapping[str, Any]:
+    """Return a state dict whose tensors are such as training leaves them.
+
+    Args:
+        weights: what should be one.
+        tensor: class of the weights.
+
+    Raises:
+        ValueError: it is no mapping of names to tensors, or one of these is sparse, quantised,
+            complex, without values, larger in memory than in its file, or not finite.
+    """
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"its state dict is a {type(weights).__name__}")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, tensor):
+            raise ValueError(f"{name!r:.80} in its state dict is a {type(value).__name__}")
+        if problem := _oddity(value):
+            raise ValueError(f"the weights {name!r:.80} are {problem}")
+    return weights
+
+
+def _oddity(value: Any) -> str:
+    if str(value.layout) != "torch.strided" or value.is_quantized or value.is_complex():
+        return "sparse, quantised or complex, which those of no model here are"
+    if value.device.type == "meta":
+        return "without values"
+    # one stored value may stand for any number of them
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return f"of shape {tuple(value.shape)}, but fewer values are stored"
+    return (
+        "" if bool(value.isfinite().all()) else "not all finite numbers: train or fetch them anew"
+    )
+
+
+def check_container(path: str | Path) -> None:
+    """Check that a file is an ordinary one, and an archive about as large as what it holds.
+
+    ``torch.save`` and ``torch.jit.save`` compress no weights; an archive may be made so that its
+    parts fill any memory.
+
+    Raises:
+        ValueError: the parts of the archive are much larger than the file.
+        OSError: the file is none, or cannot be read.
+    """
+    require_ordinary(path)
+    size, inside = Path(path).stat().st_size, 0
+    # a damaged archive makes Python's reader raise nearly anything, and no archive is small
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        inside = sum(part.file_size for part in archive.infolist())
+    if inside > _MOST_INFLATED * size + _SMALL_PARTS:
+        raise ValueError(
+            f"{path} holds {inside:,} bytes in {size:,}, which weights are never compressed to"
+        )
 
 
 def why_unreadable(path: str | Path) -> str:

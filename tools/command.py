@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.command_line import add_traceback, positive
-from support.files import replacing
+from support.files import as_text, read_bytes, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,14 +47,14 @@ def read_names(given: str) -> list[str]:
         FileNotFoundError: no such file.
         ValueError: no name, a name twice, or not UTF-8 text; names the file.
     """
+    from datasets.annotations import check_name
+
     if os.path.exists(given):
+        content = read_bytes(given)
         try:
-            with open(given, encoding="utf-8") as file:
-                words = list(file)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"--classes: {given} is not UTF-8 text ({error}): save it as UTF-8"
-            ) from error
+            words = as_text(content).replace("\r", "\n").split("\n")
+        except ValueError as error:
+            raise ValueError(f"--classes: {given} is {error}: save it as UTF-8") from error
     elif "," in given:
         words = given.split(",")
     else:
@@ -65,6 +65,8 @@ def read_names(given: str) -> list[str]:
     names = [word.strip() for word in words if word.strip()]
     if not names:
         raise ValueError(f"--classes: {given} holds no class name")
+    for name in names:
+        check_name(name, f"--classes: {given}")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ValueError(f"--classes: {given} names {', '.join(twice)} more than once")
     return names

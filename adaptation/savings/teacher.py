@@ -28,6 +28,7 @@ import dassl.data
 from clip.model import CLIP
 from dassl.utils import random_state, tools
 from support.bounded_folder import BoundedFolder
+from support.documents import parse_json
 from support.download import CACHE_VARIABLE, cache_folder
 from support.files import sha256_of_all
 
@@ -157,7 +158,7 @@ def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            stored = json.loads(file.metadata()[METADATA])
+            stored = parse_json(file.metadata()[METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if stored == {"key": key, "sha256": _digest(tensors)}:
             return tensors

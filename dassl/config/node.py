@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode as YacsNode
 
+from support.documents import parse_yaml
+from support.files import as_text, read_bytes
 from support.hints import nearest
 
 #: key of a YAML file that names the file it builds on
@@ -81,6 +82,14 @@ class CfgNode(YacsNode):
             found.append((node, key, _coerce(raw, node[key], full_key, "", from_text=True)))
         for node, key, value in found:
             node[key] = value
+
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        """Read a text that is a Python literal as one, as yacs does; any other stays a text."""
+        try:
+            return super()._decode_cfg_value(value)
+        except (RecursionError, MemoryError, TypeError):  # of brackets in brackets, {[]}
+            return value
 
     def raise_key_rename_error(self, full_key: str) -> None:
         """Raise a ``ConfigKeyError`` that names the successor of a renamed key."""
@@ -185,24 +194,38 @@ def _declare(node: YacsNode, tree: dict, prefix: str, where: str) -> None:
 @functools.lru_cache(256)
 def _parsed(text: str) -> Any:
     """Return what a YAML text says; who plans many runs reads the same files again and again."""
-    return yaml.safe_load(text) or {}
+    return parse_yaml(text) or {}
 
 
 def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
     if os.path.realpath(path) in readers:
         raise ValueError(f"{path} names itself as its {BASE_KEY}, directly or through others")
-    with open(path, encoding="utf-8") as file:
-        try:
-            tree = copy.deepcopy(_parsed(file.read()))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = read_bytes(path)
+    try:
+        tree = copy.deepcopy(_parsed(as_text(content)))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold 'KEY: value' lines, found a {type(tree).__name__}")
+    _check_keys(tree, path)
     base = tree.pop(BASE_KEY, None)
     if base is None:
         return tree
+    if not isinstance(base, str) or not base or not base.isprintable():
+        raise ValueError(f"{path}: {BASE_KEY} must name the file it builds on, and is {base!r}")
     base_path = os.path.join(os.path.dirname(path), base)
     return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)
+
+
+def _check_keys(tree: dict, path: str) -> None:
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ValueError(
+                f"{path}: the key {key!r:.80} is no text (YAML reads on, off, yes and no as truth "
+                "values): put it in quotes"
+            )
+        if isinstance(value, dict):
+            _check_keys(value, path)
 
 
 def _overlay(below: dict, above: dict) -> dict:

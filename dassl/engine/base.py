@@ -185,6 +185,9 @@ class TrainerBase:
 
         Returns:
             Index of the next epoch, or of the unfinished one; 0 when there is nothing to resume.
+
+        Raises:
+            ValueError: a checkpoint is damaged.
         """
         start = find_start(directory, self.get_model_names(), self.going_on.wanted)
         if start is None:
@@ -212,7 +215,14 @@ class TrainerBase:
         for name, checkpoint in start.checkpoints.items():
             restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
         if "trainer_state" in checkpoint:
-            self.load_trainer_state(checkpoint["trainer_state"])
+            try:
+                self.load_trainer_state(checkpoint["trainer_state"])
+            except Exception as error:  # what has other types than were written raises anything
+                text = " ".join(str(error).split())
+                raise ValueError(
+                    f"{start.paths[name]} is damaged: its trainer_state cannot be restored "
+                    f"({type(error).__name__}: {text})"
+                ) from error
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the weights of every registered model (strictly).

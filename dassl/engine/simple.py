@@ -308,7 +308,7 @@ class SimpleTrainer(TrainerBase):
 
     def load_trainer_state(self, state: dict[str, Any]) -> None:
         super().load_trainer_state(state)
-        self.best_result = state["best_result"]
+        self.best_result = float(state["best_result"])
 
     def loader_of(self, split: str) -> DataLoader | None:
         """Return the loader of "val" or "test"; None where there are no such images."""

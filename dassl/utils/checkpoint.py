@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import os.path as osp
 import pickle
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from support.files import replacing, write_text
-from support.weight_files import state_dict_in, why_unreadable
+from support.files import as_text, read_bytes, replacing, write_text
+from support.weight_files import check_container, state_dict_in, why_unreadable
 
 from .logger import print_detail
 from .tools import SettingError
@@ -113,17 +114,34 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     fpath = osp.abspath(osp.expanduser(fpath))
     if not osp.exists(fpath):
         raise FileNotFoundError(f'No checkpoint at "{fpath}"')
+    checkpoint = _read(fpath)
+    if not isinstance(checkpoint, dict):
+        kind = type(checkpoint).__name__
+        raise DamagedError(f"{fpath} is not a checkpoint of a run, but a {kind}")
+    return checkpoint
+
+
+def _read(fpath: str) -> Any:
+    try:
+        check_container(fpath)
+    except OSError as error:  # a pipe is not even looked into
+        raise ValueError(f'cannot read "{fpath}": {error.strerror}') from error
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
     try:
         return torch.load(fpath, map_location="cpu", weights_only=True)
-    except UnicodeDecodeError:
-        # Text written by Python 2. PyTorch warns that it ignores the encoding, but uses it.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="pickle_load_args")
-            return torch.load(fpath, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError:
         return _load_legacy(fpath)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise _damaged(fpath, error) from error
+    except Exception as error:  # on a damaged file the reader raises nearly anything
+        if not isinstance(error, UnicodeDecodeError):
+            raise _damaged(fpath, error) from error
+    # Text written by Python 2. PyTorch warns that it ignores the encoding, but uses it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pickle_load_args")
+        try:
+            return torch.load(fpath, map_location="cpu", weights_only=True, encoding="latin1")
+        except Exception as error:
+            raise _damaged(fpath, error) from error
 
 
 def latest_checkpoint(fdir: str) -> str | None:
@@ -178,9 +196,6 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
     for path in (osp.join(fdir, name) for name in names):
         try:
             checkpoint = load_checkpoint(path)
-            if not isinstance(checkpoint, dict):
-                kind = type(checkpoint).__name__
-                raise DamagedError(f"{path} is not a checkpoint of a run, but a {kind}")
         except DamagedError as error:
             damaged[path] = error
             continue
@@ -226,8 +241,14 @@ def model_to_test(fdir: str) -> str | None:
 
 
 def _named_by_pointer(fdir: str) -> str:
-    with open(osp.join(fdir, POINTER), encoding="utf-8") as file:
-        return file.readline().strip()
+    pointer = osp.join(fdir, POINTER)
+    try:
+        name = as_text(read_bytes(pointer)).partition("\n")[0].strip()
+    except ValueError as error:
+        raise ValueError(f"{pointer} does not name a checkpoint: it is {error}") from error
+    if name != osp.basename(name) or not name.isprintable():
+        raise ValueError(f"{pointer} does not name a checkpoint beside it, but {name!r}")
+    return name
 
 
 def restore(
@@ -243,19 +264,82 @@ def restore(
 
     Returns:
         The number of finished epochs.
+
+    Raises:
+        ValueError: the number of epochs, or the state of the optimiser or the scheduler is damaged.
+        RuntimeError: the weights do not fit the model.
     """
+    if type(checkpoint.get("epoch")) is not int or checkpoint["epoch"] < 0:
+        raise ValueError(f"the checkpoint is of epoch {checkpoint.get('epoch')!r:.80}, no number")
     target = model.module if isinstance(model, nn.DataParallel) else model
     target.load_state_dict(checkpoint["state_dict"])
     print_detail("Loaded model weights")
     if optimizer is not None and checkpoint.get("optimizer") is not None:
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        own = optimizer.state_dict()["param_groups"]
+        _load_state(optimizer, checkpoint["optimizer"], "optimiser")
+        _check_optimizer(optimizer, own)
         print_detail("Loaded optimizer")
     if scheduler is not None and checkpoint.get("scheduler") is not None:
-        configured = _schedule_settings(scheduler.state_dict())
-        scheduler.load_state_dict(checkpoint["scheduler"])
+        own = scheduler.state_dict()
+        configured = _schedule_settings(own)
+        if problem := _unlike(checkpoint["scheduler"], own):
+            raise ValueError(f"the checkpoint's state of the scheduler is damaged: {problem}")
+        _load_state(scheduler, checkpoint["scheduler"], "scheduler")
         _warn_of_other_schedule(configured, _schedule_settings(scheduler.state_dict()))
         print_detail("Loaded scheduler")
     return checkpoint["epoch"]
+
+
+def _load_state(part: Any, state: Any, name: str) -> None:
+    try:
+        part.load_state_dict(state)
+    except Exception as error:  # what has other types than PyTorch writes raises nearly anything
+        text = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint's state of the {name} does not fit: {text}") from error
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, own: list[dict[str, Any]]) -> None:
+    """Check that a step can be taken with what an optimiser has loaded.
+
+    Raises:
+        ValueError: a setting is of another kind than before, or a tensor does not fit its weights.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    problem = _unlike(groups, own)
+    for group, before in zip(groups, own, strict=True):
+        if lost := [name for name in before if name not in group]:
+            problem = f"it has no {lost[0]}"
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items() if isinstance(entries, Mapping) else [("", entries)]:
+            if isinstance(value, torch.Tensor):
+                if value.dim() and value.shape != parameter.shape:
+                    problem = f"{name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+                elif value.layout != torch.strided or value.is_complex() or value.is_quantized:
+                    problem = f"{name} is no plain tensor"
+                elif not value.isfinite().all():
+                    problem = f"{name} is not finite"
+            elif not isinstance(value, int | float | None):
+                problem = f"{name} is a {type(value).__name__}"
+    if problem:
+        raise ValueError(f"the checkpoint's state of the optimiser is damaged: {problem}")
+
+
+def _unlike(stored: Any, own: Any, name: str = "it") -> str:
+    """Say where a stored state has other kinds of values than one's own; empty if nowhere.
+
+    Keys that only one of them has are left to PyTorch, whose versions differ in them.
+    """
+    numbers = int | float | None
+    if isinstance(own, Mapping) and isinstance(stored, Mapping):
+        both = [key for key in own if key in stored]
+        return next(filter(None, (_unlike(stored[key], own[key], key) for key in both)), "")
+    if isinstance(own, list | tuple) and isinstance(stored, list | tuple):
+        pairs = zip(stored, own, strict=False)
+        return next(filter(None, (_unlike(one, other, name) for one, other in pairs)), "")
+    if isinstance(own, numbers) and isinstance(stored, numbers if own is None else int | float):
+        finite = stored is None or math.isfinite(stored)
+        return "" if finite else f"{name} is {stored}"
+    return "" if type(stored) is type(own) else f"{name} is a {type(stored).__name__}"
 
 
 def resume_from_checkpoint(
@@ -366,11 +450,11 @@ def _load_legacy(fpath: str) -> dict[str, Any]:
         inert: list[Any] = [(stand_ins.get(name, _Inert), name) for name in names]
         with torch.serialization.safe_globals(inert):
             checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        if isinstance(checkpoint, _Inert):
+            raise ValueError("an object")
+        return _without_objects(checkpoint)
+    except Exception as error:  # as above; also of a list that holds itself
         raise _damaged(fpath, error) from error
-    if isinstance(checkpoint, _Inert):
-        raise DamagedError(f'cannot read "{fpath}" as a checkpoint: {why_unreadable(fpath)}')
-    return _without_objects(checkpoint)
 
 
 def _without_objects(value: Any) -> Any:

@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.documents import parse_json
+from support.files import as_text, read_bytes, require_ordinary
+
 from .sources import RemoteFile
 
 
@@ -41,30 +44,19 @@ def problem_of(path: Path, file: RemoteFile) -> str | None:
 
 
 def _damage(path: Path, name: str) -> str | None:
-    import json
-    import tarfile
-    import zipfile
-
-    from dassl.utils.archives import DAMAGED_ARCHIVE
+    from dassl.utils.archives import check_archive
 
     try:
-        if name.endswith(".zip"):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            return f"is a zip archive with a damaged member {damaged!r}" if damaged else None
-        if name.endswith((".tar", ".tgz", ".tar.gz")):
-            with tarfile.open(path) as archive:
-                for _ in archive:
-                    pass
-                while archive.fileobj.read(1 << 20):  # up to the checksum of the compression
-                    pass
+        require_ordinary(path)
+        if name.endswith((".zip", ".tar", ".tgz", ".tar.gz")):
+            check_archive(str(path))
         elif name.endswith(".json"):
-            json.loads(path.read_text(encoding="utf-8"))
+            parse_json(as_text(read_bytes(path)))
         elif name.endswith(".mat"):
             return _damage_of_mat(path)
-        elif path.read_text(encoding="utf-8").lstrip()[:1] in ("", "<"):
+        elif as_text(read_bytes(path)).lstrip()[:1] in ("", "<"):
             return "is empty or a web page"
-    except (*DAMAGED_ARCHIVE, ValueError) as error:
+    except ValueError as error:
         return f"is no intact {name.partition('.')[2]} file ({error})"
     return None
 

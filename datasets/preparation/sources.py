@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.documents import parse_yaml
+from support.files import as_text, read_bytes
 from support.hints import nearest
 
 SOURCES = Path(__file__).parents[1] / "sources.yaml"
@@ -59,11 +61,10 @@ def read_sources(path: str | Path) -> dict[str, Source]:
         ValueError: the file is not such a table; names the entry.
         OSError: it cannot be read.
     """
-    import yaml
-
+    content = read_bytes(path)
     try:
-        table = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        table = parse_yaml(as_text(content))
+    except ValueError as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path} holds no data sets (see {SOURCES} for the format)")
@@ -71,7 +72,9 @@ def read_sources(path: str | Path) -> dict[str, Source]:
     for stem, entry in table.items():
         try:
             files = tuple(_remote_file(stem, **spec) for spec in entry["files"])
-            train, val, test = entry["images"]
+            train, val, test = (None if n is None else int(n) for n in entry["images"])
+            if not isinstance(stem, str) or "/" in stem or not stem.isprintable():
+                raise ValueError("a data set's name is the name of a folder")
             sources[stem] = Source(int(entry["classes"]), (train, val, test), files)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(
@@ -85,6 +88,9 @@ def _remote_file(
 ) -> RemoteFile:
     if isinstance(place, str) or isinstance(urls, str):
         raise ValueError(f"place and urls of {file} are lists")
+    for text in (file, *place, *urls, *rest.values()):
+        if not isinstance(text, str) or not text.isprintable():
+            raise ValueError(f"{text!r:.80} is no text")
     if "/" not in file:
         file = f"{stem}/{file}"
     place = tuple(place) or (file.rpartition("/")[2],)

@@ -19,7 +19,7 @@ from .board import Board
 from .gpus import places, visible_gpus
 from .plan import Call, plan
 from .runner import Runner, tasks_of
-from .survey import Costs, Found, describe, survey
+from .survey import Costs, Found, describe, shortage, survey
 
 EXECUTORS = ("local", "slurm", "debug")
 
@@ -151,11 +151,14 @@ def sweep(
         costs = Costs(found)
         # what a dry run is for, unless that is the commands
         out = sys.stdout if dry_run and env.get("DRY_RUN") != "1" else sys.stderr
+        output = Path(env.get("OUTPUT") or ROOT / "output")
         print(describe(found, costs, at_once, where), file=out, flush=True)
+        if lacking := shortage(found, output):
+            print(f"Note: {lacking}", file=out, flush=True)
         if dry_run:
             return Result(found)
 
-        logs = Path(env.get("OUTPUT") or ROOT / "output") / "all"
+        logs = output / "all"
         logs.mkdir(parents=True, exist_ok=True)
         tasks = tasks_of(chains, found)
         left = [call for task in tasks for call in task.calls]

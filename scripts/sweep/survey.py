@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 import protocols
 from scripts.claims import holder_of
 from scripts.run import find_weights, state_of
+from support.disk import sweep_shortage
 
 from .plan import Call, Chain, title
 
@@ -21,12 +23,13 @@ class Found:
 
     ``state`` is ``finished``; ``busy``, another process is doing it; ``started``, it goes on from
     what was saved; ``new``; or ``refused``, it cannot be done. ``reason`` says by whom, or why not.
-    ``seconds`` are those of a finished run, if known.
+    ``seconds`` are those of a finished run, if known, and ``folders`` where it lies.
     """
 
     state: Literal["finished", "busy", "started", "new", "refused"]
     reason: str = ""
     seconds: float | None = None
+    folders: tuple[str, ...] = ()
 
 
 def look_at(call: Call, env: Mapping[str, str]) -> Found:
@@ -34,7 +37,7 @@ def look_at(call: Call, env: Mapping[str, str]) -> Found:
     from scripts.planning import plan
 
     method, script, *words = call
-    total, states = 0.0, set()
+    total, states, folders = 0.0, set(), []
     try:
         planned = plan(method, script, words, env)
         for run in planned.runs:
@@ -44,12 +47,13 @@ def look_at(call: Call, env: Mapping[str, str]) -> Found:
                 states.add(state)
                 total += seconds or 0.0
                 folder = run.folder_of(seed)
+                folders.append(folder)
                 if state != "finished" and (claimant := holder_of(folder)):
                     return Found("busy", f"{folder} is done by {claimant}")
     except (ValueError, OSError) as error:
         return Found("refused", str(error))
     if states == {"finished"}:
-        return Found("finished", seconds=total or None)
+        return Found("finished", "", total or None, tuple(folders))
     return Found("started" if states - {"new"} else "new")
 
 
@@ -62,6 +66,18 @@ def survey(chains: Sequence[Chain], env: Mapping[str, str]) -> dict[Call, Found]
         for test in chain.tests:  # without a training there is nothing that was tested
             found[test] = look_at(test, env) if ended else Found("new")
     return found
+
+
+def shortage(found: Mapping[Call, Found], output: str | Path) -> str | None:
+    """Say when the runs that are left will not fit on the disk; None where they fit.
+
+    Args:
+        found: what was found of every call.
+        output: where the folders of the runs lie.
+    """
+    left = sum(one.state not in ("finished", "refused") for one in found.values())
+    finished = [folder for one in found.values() for folder in one.folders]
+    return sweep_shortage(output, left, finished[:50])
 
 
 class Costs:

@@ -40,7 +40,7 @@ OPTIM: {NAME: adam, LR: 0.0003, WEIGHT_DECAY: 0.0005, MOMENTUM: 0.9, SGD_DAMPNIN
   STAGED_LR: false, NEW_LAYERS: [], BASE_LR_MULT: 0.1, LR_SCHEDULER: single_step,
   STEPSIZE: [-1], GAMMA: 0.1, MAX_EPOCH: 10, WARMUP_EPOCH: -1, WARMUP_TYPE: linear,
   WARMUP_CONS_LR: 0.00001, WARMUP_MIN_LR: 0.00001, WARMUP_RECOUNT: true}
-TRAIN: {CHECKPOINT_FREQ: 0, SAVE_MINUTES: 5.0, PRINT_FREQ: 10, COUNT_ITER: train_x}
+TRAIN: {CHECKPOINT_FREQ: 0, PRINT_FREQ: 10, COUNT_ITER: train_x}
 TEST: {EVALUATOR: Classification, PER_CLASS_RESULT: false, COMPUTE_CMAT: false, NO_TEST: false,
   SPLIT: test, FINAL_MODEL: last_step}
 TRAINER:
@@ -64,6 +64,17 @@ TRAINER:
 """
 
 
+#: what this engine has beyond upstream's, by section
+BEYOND_UPSTREAM = {
+    "": {"DEVICE": ""},
+    "INPUT": {"EXIF": False},
+    "DATALOADER": {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"},
+    "OPTIM": {"ADAM_EPS": 1e-8},
+    "TRAIN": {"SAVE_MINUTES": 5.0, "TRACKERS": "tensorboard"},
+    "TEST": {"KEEP_PREDICTIONS": "auto", "BASE_AND_NEW": False},
+}
+
+
 def as_plain(node):
     if isinstance(node, dict):
         return {key: as_plain(value) for key, value in node.items()}
@@ -72,12 +83,9 @@ def as_plain(node):
 
 def test_defaults():
     found, expected = as_plain(get_cfg_default()), yaml.safe_load(EXPECTED)
-    # what this engine has beyond upstream's
-    beyond = {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"}
-    assert {key: found["DATALOADER"].pop(key) for key in beyond} == beyond
-    assert found["INPUT"].pop("EXIF") is False
-    beyond = {"KEEP_PREDICTIONS": "auto", "BASE_AND_NEW": False}
-    assert {key: found["TEST"].pop(key) for key in beyond} == beyond
+    for section, keys in BEYOND_UPSTREAM.items():
+        there = found[section] if section else found
+        assert {key: there.pop(key) for key in keys} == keys
     assert found == expected
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ from scripts.sweep import sweep
 from scripts.sweep.board import Board
 from scripts.sweep.gpus import places, visible_gpus
 from scripts.sweep.runner import keep_left_logs
-from scripts.sweep.survey import Costs, Found, describe, spell
+from scripts.sweep.survey import Costs, Found, describe, shortage, spell
 
 ROOT = Path(__file__).parents[2]
 TWO = "GPU 0: NVIDIA A (UUID: GPU-1)\nGPU 1: NVIDIA B (UUID: GPU-2)"
@@ -212,3 +213,18 @@ def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
     assert "4 runs, 4 left, 3 at once on the CPU" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no method 'cop'"):
         sweep("cop")
+
+
+def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").write_bytes(bytes(3_000_000))
+    found = {
+        ("coop", "fewshot", "dtd", "4", "1"): Found("finished", folders=(str(run),)),
+        ("coop", "fewshot", "dtd", "4", "2"): Found("new"),
+        ("coop", "fewshot", "dtd", "4", "3"): Found("started"),
+    }
+    assert shortage(found, tmp_path) is None
+    usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert shortage(found, tmp_path).startswith("2 runs take about 6 MB (3 MB each), and 5 MB are")
