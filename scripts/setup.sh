@@ -10,8 +10,8 @@ venv=.venv files=(requirements.txt)
 case ${1:-} in
 '') ;;
 deploy) files+=(requirements-deploy.txt) ;;
-dev) files+=(requirements-deploy.txt requirements-dev.txt) ;;
-lowest) venv=.venv-lowest files+=(requirements-deploy.txt requirements-dev.txt) ;;
+dev) files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
+lowest) venv=.venv-lowest files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
 *)
     echo "error: setup.sh takes deploy, dev, lowest or nothing, not '$1'" >&2
     exit 2
