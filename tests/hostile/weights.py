@@ -233,6 +233,7 @@ class ResumedCheckpoint:
         (folder / "checkpoint").write_bytes(pointer)
 
     def read(self, target: Path) -> None:
+        from adaptation.trainer import Losses
         from dassl.optim import build_lr_scheduler, build_optimizer
 
         trainer = self.trainer
@@ -245,7 +246,7 @@ class ResumedCheckpoint:
             trainer.start_epoch = trainer.resume_model_if_exist(str(target))
             # a step, and the learning rate after it
             loss = sum(parameter.square().sum() for parameter in learner.parameters())
-            trainer.step(loss)
+            trainer.step(Losses(loss, None, {}))
             trainer.update_lr()
             range(trainer.start_epoch, trainer.max_epoch)
         finally:
