@@ -57,4 +57,5 @@ READERS: dict[str, Reader] = {
     "tar archive": Reader(pictures.TarArchive, 60),
     "result.json": Reader(records.ResultJson, 20),
     "log.txt": Reader(records.LogFile, 20),
+    "predictions": Reader(records.KeptPredictions, 50),
 }
