@@ -165,6 +165,7 @@ def _unpickled(data: bytes) -> Any:
     stack: list[Any] = []
     above: list[list[Any]] = []  # the stacks below each mark
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
         if name in _VALUES or name in _TEXTS:

@@ -191,7 +191,8 @@ class KeptPredictions:
                 about["classes"] = [str(c) for c in range(tensors["logits"].shape[-1])]
                 text = json.dumps(dict(about, images=[]))
             if rng.random() < 0.2:
-                tensors[str(odd_value(rng))[:50]] = np.zeros(3, np.float32)
+                name = str(odd_value(rng))[:50].encode("utf-8", "replace").decode()
+                tensors[name] = np.zeros(3, np.float32)
         return save(tensors, metadata={"predictions": text} if rng.random() < 0.95 else None)
 
     def read(self, target: Path) -> None:
