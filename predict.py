@@ -7,8 +7,10 @@ Folders are searched for images, with all folders in them. No data set is needed
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from support.command_line import positive, run_command
@@ -24,6 +26,21 @@ if TYPE_CHECKING:
     from trainers import Label, Predictor
 
 
+#: columns of ``--csv``
+COLUMNS = ("image", "rank", "label", "probability")
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -37,7 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--trainer", metavar="NAME", help="without a run: ZeroshotCLIP or ZeroshotCLIP2")
     add("--top-k", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
     add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
-    add("--json", action="store_true", help="one JSON object per line and image")
+    helped = "show the classes that reach P, 0 to 1; an image without any is rejected"
+    add("--min-probability", type=share, default=0.0, metavar="P", help=helped)
+    form = parser.add_mutually_exclusive_group()
+    helped = "one JSON object per line and image"
+    form.add_argument("--json", action="store_true", help=helped)
+    helped = f"a table: {', '.join(COLUMNS)}"
+    form.add_argument("--csv", action="store_true", help=helped)
     add("--skip-bad", action="store_true", help="name files that are no images and go on")
     add_common(parser)
     return parser
@@ -69,19 +92,31 @@ def load(args: argparse.Namespace) -> Predictor:
     return Predictor.load(args.model_dir, classnames, args.load_epoch, args.device, args.backbone)
 
 
-def show(path: str, labels: list[Label], as_json: bool) -> None:
-    """Print the labels of one image."""
-    if as_json:
+def show(path: str, labels: Sequence[Label], args: argparse.Namespace) -> None:
+    """Print the labels of one image; without any it is rejected."""
+    if args.json:
         found = [{"label": name, "probability": probability} for name, probability in labels]
         content = {"image": path, "predictions": found}
         line = json.dumps(content, ensure_ascii=False)
         # what the console cannot show would be escaped in another way than JSON's
         print(line if _can_be_printed(line) else json.dumps(content))
         return
+    if args.csv:
+        rows = [(path, rank, *label) for rank, label in enumerate(labels, start=1)]
+        # no image is missing from the table
+        write_rows(rows or [(path, None, None, None)])
+        return
     print(path)
     for name, probability in labels:
         # as the text encoder reads it
         print(f"{100 * probability:9.2f} %  {name.replace('_', ' ')}")
+    if not labels:
+        print(f"   rejected: no class reaches {100 * args.min_probability:g} %")
+
+
+def write_rows(rows: Sequence[Sequence]) -> None:
+    """Print rows of the table of ``--csv``."""
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
 
 
 def _can_be_printed(text: str) -> bool:
@@ -101,6 +136,8 @@ def predict(args: argparse.Namespace) -> None:
 
     import torch
 
+    if args.csv:
+        write_rows([COLUMNS])
     bad = 0
     for start in range(0, len(paths), args.batch_size):
         read, batch = [], []
@@ -117,7 +154,7 @@ def predict(args: argparse.Namespace) -> None:
             with quietly(args):
                 labels = predictor.label(torch.stack(batch), args.top_k)
             for path, found in zip(read, labels, strict=True):
-                show(path, found, args.json)
+                show(path, [label for label in found if label[1] >= args.min_probability], args)
     if bad:
         print(f"skipped {bad} of {len(paths)} files", file=sys.stderr)
 

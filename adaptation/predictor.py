@@ -67,6 +67,7 @@ class Predictor:
         epoch: int | None = None,
         device: str | None = None,
         backbone: str | None = None,
+        precision: str | None = None,
     ) -> Predictor:
         """Load a trained run; neither its data set nor its config files are needed.
 
@@ -76,6 +77,7 @@ class Predictor:
             epoch: number of the epoch; by default the model that the run was tested with.
             device: e.g. ``cpu`` or ``cuda:1``; by default CUDA when available, else the CPU.
             backbone: the run's CLIP under another name or path, e.g. a local file.
+            precision: one of ``PRECISIONS`` in ``adaptation.classifier``, in place of the run's.
 
         Raises:
             FileNotFoundError: no such run, model or backbone file.
@@ -90,6 +92,8 @@ class Predictor:
         check_backbone(cfg)
         names = checkpoint["meta"]["classnames"] if classnames is None else classnames
         trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        if precision is not None:
+            cfg.TRAINER[trainer.node].PREC = precision
         clip, templates = load_clip(cfg).to(chosen), cfg.DATASET.get("TEMPLATES", ())
         model = trainer.build_classifier(cfg, clip, names, templates)
         model.learner.load_state_dict(checked_weights(checkpoint, model.learner, names, path))

@@ -32,6 +32,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.sweep.runner import FAILURES
+from support.command_line import add_traceback, positive, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 # In the place of the interpreter: notes each start of train.py, with what is in its folder, and
@@ -151,20 +152,30 @@ def measure(runs: int, kills: int, pause: float, seed: int, folder: Path) -> dic
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 1 if a run was lost or done twice."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=24)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--runs", type=positive, default=24)
+    parser.add_argument("--kills", type=positive, default=20)
     parser.add_argument("--pause", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", metavar="DIR", help="write all into this folder, and keep it")
-    args = parser.parse_args(argv)
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> int:
+    """Measure and print; the exit status is 1 if a run was lost or done twice."""
     with contextlib.ExitStack() as stack:
         folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory())
         found = measure(args.runs, args.kills, args.pause, args.seed, Path(folder).absolute())
     print(json.dumps(found))
     return 1 if found["lost"] or found["done_twice"] else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    return run_command(build_parser(), act, argv)
 
 
 if __name__ == "__main__":

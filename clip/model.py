@@ -152,7 +152,9 @@ class VisionTransformer(nn.Module):
     def _encode_in_parts(self, x: Tensor, changes: Changes, n_rows: int) -> Tensor:
         changes.check_depth(len(self.transformer.resblocks))
         shared = all(prompt.tokens.dim() == 2 for prompt in changes.prompts())
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not shared:
+        # a graph is for batches of any size
+        in_one = torch.is_grad_enabled() or torch.compiler.is_exporting()
+        if in_one or x.device.type != "cpu" or not shared:
             return self._encode(x, changes, n_rows)
         # an empty batch is one part
         parts = x.tensor_split(max(1, -(-len(x) // self.images_at_once())))

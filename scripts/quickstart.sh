@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -eq 0 ] || fail "quickstart.sh takes no arguments, not '$*': see --help"
 export OUTPUT=${OUTPUT:-$PWD/output}
 # Settings of other runs would change what is compared here.
-unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN
+unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN EXECUTOR CLUSTER RETRIES
 
 bash scripts/setup.sh
 export PYTHON=.venv/bin/python

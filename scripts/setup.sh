@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv ready: `setup.sh` for running, `setup.sh dev` for the tests as well. `setup.sh lowest`
-# makes .venv-lowest, for the tests, with the lowest versions that the requirements files allow.
+# Makes .venv ready: `setup.sh` for running, `setup.sh deploy` for bundles and the service as well,
+# `setup.sh dev` for the tests. `setup.sh lowest` makes .venv-lowest, for the tests, with the lowest
+# versions that the requirements files allow.
 # What is there already stays; packages are installed when their requirements file changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,10 +9,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=.venv files=(requirements.txt)
 case ${1:-} in
 '') ;;
-dev) files+=(requirements-dev.txt) ;;
-lowest) venv=.venv-lowest files+=(requirements-dev.txt) ;;
+deploy) files+=(requirements-deploy.txt) ;;
+dev) files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
+lowest) venv=.venv-lowest files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
 *)
-    echo "error: setup.sh takes dev, lowest or nothing, not '$1'" >&2
+    echo "error: setup.sh takes deploy, dev, lowest or nothing, not '$1'" >&2
     exit 2
     ;;
 esac

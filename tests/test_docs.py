@@ -9,8 +9,8 @@ from tests.conftest import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = (
-    "adaptation benchmarks clip configs dassl datasets docs pretrain results scripts support "
-    "tests tools trainers"
+    "adaptation benchmarks clip configs dassl datasets deploy docs pretrain results scripts "
+    "support tests tools trainers"
 )
 FOLDER = rf"(?:{'|'.join(FOLDERS.split())})"
 PATH = re.compile(rf"(?<![\w./<>*-])({FOLDER}/[\w./<>*{{}},-]*[\w/>*}}])")

@@ -19,12 +19,13 @@ ALLOWED = {
     "results": {"dassl", "protocols", "support"},
     "adaptation": {"clip", "dassl", "datasets", "results", "support"},
     "trainers": {"adaptation", "clip", "dassl", "datasets", "support"},
-    "tools": {"adaptation", "clip", "dassl", "datasets", "support", "trainers"},
+    "deploy": {"adaptation", "clip", "dassl", "results", "support", "trainers"},
+    "tools": {"adaptation", "clip", "dassl", "datasets", "deploy", "support", "trainers"},
     "pretrain": {"adaptation", "clip", "datasets", "support"},
     "parse_test_res": {"results", "support"},
 }
 #: what may import all of them; imported by no package above
-PROGRAMS = {"benchmarks", "predict", "scripts", "train"}
+PROGRAMS = {"benchmarks", "predict", "scripts", "serve", "train"}
 #: package -> libraries that it does without, so that what uses it starts fast
 WITHOUT = {"support": {"numpy", "torch"}, "results": {"torch"}, "parse_test_res": {"torch"}}
 
@@ -70,6 +71,11 @@ def test_packages_import_downwards(package):
     ours = ALLOWED.keys() | PROGRAMS
     assert forbidden(package, ours - {package} - ALLOWED[package]) == []
     assert forbidden(package, WITHOUT.get(package, set())) == []
+
+
+def test_files_of_bundles_import_nothing_of_ours():
+    ours = ALLOWED.keys() | PROGRAMS | {"torch", "torchvision"}
+    assert forbidden("deploy/standalone", ours) == []
 
 
 def test_no_method_imports_another():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import shutil
@@ -88,6 +89,37 @@ def test_json_lines_in_any_batch_size(tiny_run, pictures, capsys):
         for one, other in zip(line["predictions"], single["predictions"], strict=True):
             assert one["label"] == other["label"]
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_table_of_all_images(tiny_run, pictures, capsys):
+    words = ["--model-dir", tiny_run, "--device", "cpu", "--csv", "--top-k", 2, pictures]
+    rows = list(csv.DictReader(io.StringIO(run(capsys, *words))))
+    paths = [str(pictures / name) for name in ("a.jpg", "b.png", "deep/er/c.PNG")]
+    expected = Predictor.load(tiny_run, device="cpu").predict(paths, top_k=2)
+    assert [row["image"] for row in rows] == [path for path in paths for _ in range(2)]
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    for row, label in zip(rows, (label for labels in expected for label in labels), strict=True):
+        assert row["label"] == label.name
+        assert float(row["probability"]) == pytest.approx(label.probability, abs=1e-6)
+
+
+def test_images_without_a_probable_class_are_rejected(tiny_run, pictures, capsys):
+    path = str(pictures / "b.png")
+    ((first, *_),) = Predictor.load(tiny_run, device="cpu").predict([path])
+    capsys.readouterr()
+    words = ["--model-dir", tiny_run, "--device", "cpu", path, "--min-probability"]
+    below, above = first.probability - 0.001, first.probability + 0.001
+    (found,) = json.loads(run(capsys, *words, below, "--json"))["predictions"]
+    assert found["label"] == first.name
+    assert json.loads(run(capsys, *words, above, "--json"))["predictions"] == []
+    assert run(capsys, *words, above, "--csv").splitlines()[1:] == [f"{path},,,"]
+    shown, line = run(capsys, *words, above).splitlines()
+    assert shown == path
+    assert "rejected" in line
+    for bad in ("1.5", "-1", "nan", "x"):
+        with pytest.raises(SystemExit):
+            predict.main([*map(str, words), bad])
+        assert f"{bad!r} is no number from 0 to 1" in capsys.readouterr().err
 
 
 def test_other_classes_with_and_without_a_run(tiny_run, pictures, tmp_path, capsys):

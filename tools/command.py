@@ -154,13 +154,18 @@ def quietly(args: argparse.Namespace) -> Iterator[None]:
 
 
 def load_run(
-    run: str, args: argparse.Namespace, classnames: Sequence[str] | None = None
+    run: str,
+    args: argparse.Namespace,
+    classnames: Sequence[str] | None = None,
+    precision: str | None = None,
 ) -> Predictor:
     """Load the predictor of a run folder, as the common options say."""
     from trainers import Predictor
 
     with quietly(args):
-        return Predictor.load(run, classnames, args.load_epoch, args.device, args.backbone)
+        return Predictor.load(
+            run, classnames, args.load_epoch, args.device, args.backbone, precision
+        )
 
 
 @contextlib.contextmanager

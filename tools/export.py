@@ -20,6 +20,10 @@ it depends on the name) and how many tokens it removes there (``drop``).
 ``weight``) with the same as metadata. Where text depends on the image (CoCoOp), or a head of the
 method's own classifies, there is no such classifier: OUT has no class embeddings then, and
 ``--classifier`` is an error.
+
+``--bundle DIR`` writes a folder that predicts without this toolbox: the image encoder as ONNX and
+as a ``torch.export`` program, classifier, labels, preprocessing, a model card and ``predict.py``,
+which needs onnxruntime, NumPy and Pillow only. docs/deploy.md has examples.
 """
 
 from __future__ import annotations
@@ -32,7 +36,15 @@ from typing import TYPE_CHECKING, Any
 
 from support.command_line import output_file, run_command
 
-from .command import add_classes, load_run, read_names, run_parser, writing
+from .command import (
+    add_classes,
+    find_images,
+    load_run,
+    quietly,
+    read_names,
+    run_parser,
+    writing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     helped = "class embeddings alone, .npy or .safetensors"
     add("--classifier", type=output_file, metavar="FILE", help=helped)
     add_classes(parser)
+    add("--bundle", metavar="DIR", help="folder that predicts without this toolbox")
+    add("--precision", choices=("fp32", "fp16", "int8"), help="of the bundle's encoder (fp32)")
+    helped = "measure the bundle's differences to the run on these images or folders"
+    add("--compare", nargs="+", metavar="IMAGE", help=helped)
+    helped = "put the text encoder into the bundle, for other class names"
+    add("--text-encoder", action="store_true", help=helped)
     return parser
 
 
@@ -180,13 +198,62 @@ def write_classifier(predictor: Predictor, path: str | Path) -> None:
         write_safetensors({"weight": weight}, notes, path)
 
 
+def export_bundle(args: argparse.Namespace, names: list[str] | None) -> None:
+    """Write a bundle, and print its differences to the run where they were asked for."""
+    from deploy import need
+
+    need("--bundle", "onnx", "onnxscript", "onnxruntime")
+    precision = args.precision or "fp32"
+    if precision != "fp32" and not args.compare:
+        raise ValueError(
+            f"--precision {precision} changes the probabilities: add --compare IMAGE ..., to "
+            "measure by how much"
+        )
+    if args.device not in (None, "cpu"):
+        raise ValueError(
+            f"--device is {args.device}: a bundle is of no device, and written on the CPU; leave "
+            "the option out"
+        )
+    images = find_images(args.compare or [])
+
+    from deploy.bundle import check_target, write_bundle
+
+    check_target(args.bundle)
+    args.device = "cpu"
+    predictor = load_run(args.run, args, names, precision="fp32")
+    with quietly(args):
+        notes = write_bundle(
+            predictor,
+            args.bundle,
+            args.run,
+            precision=precision,
+            text_encoder=args.text_encoder,
+            compare=images,
+        )
+    print(f"{args.bundle}: {notes['method']}, {len(notes['labels'])} classes, {precision}")
+    if found := notes["differences"]:
+        print(
+            f"compared with the run on {found['images']} images: same class on "
+            f"{100 * found['agreement']:.2f} %, largest difference of a probability "
+            f"{found['largest']:.2g}, mean {found['mean']:.2g}"
+        )
+
+
 def export(args: argparse.Namespace) -> None:
     """Write the files that the command line asks for."""
-    if args.out is None and args.classifier is None:
-        raise ValueError("nothing to write: name OUT.safetensors, --classifier FILE, or both")
+    if args.bundle is None and (args.precision or args.compare or args.text_encoder):
+        raise ValueError("--precision, --compare and --text-encoder go with --bundle DIR")
+    if args.out is None and args.classifier is None and args.bundle is None:
+        raise ValueError(
+            "nothing to write: name OUT.safetensors, --classifier FILE, --bundle DIR, or several"
+        )
     check_suffix(args.out, "OUT", ".safetensors")
     check_suffix(args.classifier, "--classifier", ".npy", ".safetensors")
     names = None if args.classes is None else read_names(args.classes)
+    if args.bundle is not None:
+        export_bundle(args, names)
+    if args.out is None and args.classifier is None:
+        return
     predictor = load_run(args.run, args, names)
     if args.out is not None:
         print(f"{args.out}: {', '.join(write_prompts(predictor, args.out))}")

@@ -156,14 +156,16 @@ def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, or of another key.
         OSError: it cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = parse_json(file.metadata()[METADATA])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    # safetensors opens a file twice, for its header and its data; between, it may be replaced
+    for _ in range(3):
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = parse_json(file.metadata()[METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, TypeError, KeyError) as error:
+            raise ValueError(str(error)) from error
         if stored == {"key": key, "sha256": _digest(tensors)}:
             return tensors
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(str(error)) from error
     raise ValueError("its content is not what was written")
 
 

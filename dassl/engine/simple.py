@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dassl.config import optional
 from dassl.data import DataManager
 from dassl.data.rank_batches import dealt_batches, sliced
 from dassl.evaluation import build_evaluator
@@ -109,7 +110,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
-        tracker_names(cfg.TRAIN.TRACKERS)  # says what is wrong with them
+        tracker_names(optional(cfg, "TRAIN.TRACKERS"))  # says what is wrong with them
         self.check_cfg(cfg)
         self.device = device_of_run(cfg)
         on_gpu = self.device.type == "cuda"

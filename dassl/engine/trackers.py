@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
-from dassl.config import clean_cfg, leaves
+from dassl.config import clean_cfg, leaves, optional
 from dassl.utils import SettingError, check_availability, mkdir_if_missing, print_detail
 from dassl.utils.random_state import get_random_state, set_random_state
 from support.files import write_text
@@ -265,7 +265,7 @@ def open_trackers(cfg: Any, log_dir: str, purge_step: int | None = None) -> Trac
     trainer = cfg.TRAINER.NAME
     clean_cfg(shown, trainer, config_node(trainer) if trainer in TRAINER_REGISTRY else None)
     return Trackers(
-        tracker_names(cfg.TRAIN.TRACKERS),
+        tracker_names(optional(cfg, "TRAIN.TRACKERS")),
         log_dir=log_dir,
         purge_step=purge_step,
         folder=Path(cfg.OUTPUT_DIR),

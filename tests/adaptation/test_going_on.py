@@ -225,7 +225,7 @@ def test_seeds_go_on_together(build, method):
     straight = together(build, method, "straight", "OPTIM.MAX_EPOCH", 2)
     straight.train()
     first = together(build, method, "resumed", "OPTIM.MAX_EPOCH", 2)
-    end_in_step(first.runs[1].trainer, 3, step_name="summarised_loss")
+    end_in_step(first.runs[1].trainer, 3, step_name="losses")
     assert is_told_to_end(first.train)
     resumed = together(build, method, "resumed", "OPTIM.MAX_EPOCH", 2)
     resumed.train()

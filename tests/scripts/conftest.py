@@ -173,9 +173,9 @@ def clone(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        shutil.copy(ROOT / name, tmp_path / name)
-        shutil.copy(ROOT / name, tmp_path / ".venv" / name)
+    for file in ROOT.glob("requirements*.txt"):
+        shutil.copy(file, tmp_path)
+        shutil.copy(file, tmp_path / ".venv")
     for name in ("parse_test_res.py", "protocols.py", "dassl/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

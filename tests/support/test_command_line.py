@@ -103,6 +103,7 @@ def test_a_reader_that_has_seen_enough():
 COMMANDS = {
     "train": ("build_runs", "--no-train"),
     "predict": ("predict", "x.png"),
+    "serve": ("serve",),
     "parse_test_res": ("parse_output",),
     "datasets.prepare": ("run",),
     "clip.convert": ("convert", "a", "b"),
@@ -116,10 +117,12 @@ COMMANDS = {
     **{
         f"benchmarks.{name}": ("act",)
         for name in (
-            *("data_pipeline", "gpu", "methods", "mmlop_stability", "parameters"),
-            *("several_seeds", "speed", "teacher_cache", "whole_run"),
+            *("data_pipeline", "gpu", "kills", "memory_estimate", "methods", "mmlop_stability"),
+            *("parameters", "repeat", "several_seeds", "speed", "sweep_kills", "teacher_cache"),
+            *("rank_texts", "whole_run"),
         )
     },
+    "benchmarks.serving": ("act", "run"),
 }
 
 
@@ -132,14 +135,15 @@ def call(command: str, *options: str) -> int:
 
 
 def test_every_command_is_tested_here():
-    """Those of ``scripts/``, which the shell calls, have tests of their own."""
+    """Those of ``scripts/``, which the shell calls, and of bundles have tests of their own."""
     files = [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]
     names = [
         ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for file in files
         if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
     ]
-    assert {name for name in names if not name.startswith(("scripts.", "tests."))} == set(COMMANDS)
+    others = ("scripts.", "tests.", "deploy.standalone.")
+    assert {name for name in names if not name.startswith(others)} == set(COMMANDS)
 
 
 @pytest.fixture(params=COMMANDS)

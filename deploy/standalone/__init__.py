@@ -1,0 +1,1 @@
+"""Files that are copied into bundles; they import none of ours and run without PyTorch."""

@@ -1,0 +1,260 @@
+"""Bundles: the probabilities of the run, without the toolbox and without PyTorch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clip.tokens import tokenize
+from clip.weights import build_model
+from support.command_line import run_command
+from tests.conftest import ROOT
+from tests.parity_files import recorded_clip
+from tests.results.writing import write_record
+from tests.trainers.test_contract import METHODS
+from tools import export
+from trainers import Predictor
+
+pytest.importorskip("onnxruntime", reason="needs requirements-deploy.txt")
+pytest.importorskip("onnxscript", reason="needs requirements-deploy.txt")
+
+from deploy.bundle import Bundle, differences, write_bundle, write_merges
+from deploy.card import text
+from deploy.standalone.class_names import Tokenizer
+
+#: kinds of learners beside the defaults of the methods
+VARIANTS = {
+    "a linear head": ("LoRVP", "TRAINER.LORVP.HEAD", "lp"),
+    "contexts per class": ("CoOp", "TRAINER.COOP.CSC", True),
+    "prompts behind the name": ("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "front"),
+    "other pixels": (
+        *("LoRVP", "INPUT.TRANSFORMS", ["random_flip"], "INPUT.INTERPOLATION", "bilinear"),
+    ),
+}
+#: methods whose text prompts fit other names, one of each kind
+OTHER_NAMES = ("CoOp", "MaPLe", "MMLoP", "TCP", "VPT")
+
+
+def command(*words: object) -> int:
+    return run_command(export.build_parser(), export.export, [str(word) for word in words])
+
+
+def pictures() -> list[Image.Image]:
+    """Pictures of all modes and shapes, one of them turned by its EXIF orientation."""
+    noise = np.random.default_rng(3)
+
+    def make(*shape: int) -> Image.Image:
+        return Image.fromarray(noise.integers(0, 256, shape, np.uint8))
+
+    turned = make(50, 80, 3)
+    turned.getexif()[0x0112] = 6
+    deep = Image.fromarray(noise.integers(0, 65536, (40, 41), np.uint16))
+    shapes = ((32, 32, 3), (33, 32, 3), (7, 90, 3), (500, 333, 3), (64, 64, 4))
+    return [turned, deep, *(make(*shape) for shape in shapes), make(45, 61).convert("P")]
+
+
+@pytest.mark.parametrize("kind", [*METHODS, *VARIANTS])
+def test_every_kind_of_method_predicts_as_its_run(fresh, kind, tmp_path):
+    predictor = fresh(*VARIANTS.get(kind, (kind,)))
+    other = kind in OTHER_NAMES
+    notes = write_bundle(predictor, tmp_path / "bundle", tmp_path, text_encoder=other)
+    bundle = Bundle(tmp_path / "bundle")
+    assert bundle.labels == predictor.classnames
+    assert differences(predictor, bundle, pictures())["largest"] < 1e-4
+    batch = np.stack([bundle.read(picture) for picture in pictures()])
+    own = predictor.probabilities(torch.from_numpy(batch))
+    assert own.std(dim=0).max() > 1e-3, "what the pictures show makes no difference"
+    for count in (1, 2, len(batch)):
+        assert np.allclose(bundle.probabilities(batch[:count]), own[:count], atol=1e-4)
+    program = torch.export.load(tmp_path / "bundle" / "image_encoder.pt2").module()
+    one_by_one = notes["image_encoder"]["batch_size"] == 1
+    assert one_by_one == predictor.model.learner.image_conditioned
+    parts = torch.from_numpy(batch).split(1 if one_by_one else 3)
+    found = torch.cat([program(image=part) for part in parts])
+    if notes["classifier"]:
+        found = notes["logit_scale"] * found @ torch.from_numpy(bundle.classifier).T
+    assert torch.allclose(found.softmax(dim=-1), own, atol=1e-4)
+    if other:
+        check_other_names(predictor, bundle)
+    else:
+        with pytest.raises(ValueError, match="no text encoder"):
+            bundle.set_classes(["cat"])
+
+
+def check_other_names(predictor: Predictor, bundle: Bundle) -> None:
+    names = ["a tram", "forget-me-not", "golden_retriever"]
+    predictor.model.set_classes(names)
+    predictor.classnames = names
+    bundle.set_classes(names)
+    assert differences(predictor, bundle, pictures())["largest"] < 1e-4
+    with pytest.raises(ValueError, match="too long"):
+        bundle.set_classes(["word " * 80, "tram"])
+    with pytest.raises(ValueError, match="twice"):
+        bundle.set_classes(["tram", "tram"])
+
+
+def test_a_resnet(fresh, tmp_path):
+    clip = build_model(recorded_clip("rn")).float()
+    side = (clip.visual.input_resolution,) * 2
+    predictor = fresh("CoOp", "INPUT.SIZE", side, clip=clip)
+    write_bundle(predictor, tmp_path / "bundle", tmp_path)
+    bundle = Bundle(tmp_path / "bundle")
+    assert differences(predictor, bundle, pictures())["largest"] < 1e-4
+
+
+def test_read_is_the_transform_of_the_run(tiny_run, tiny_bundle):
+    predictor, bundle = Predictor.load(tiny_run), Bundle(tiny_bundle)
+    for picture in pictures():
+        assert np.abs(predictor.read(picture).numpy() - bundle.read(picture)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "kind", ["CoCoOp", "a linear head", "contexts per class", "prompts behind the name"]
+)
+def test_no_text_encoder_where_names_are_fixed(fresh, kind, tmp_path):
+    predictor = fresh(*VARIANTS.get(kind, (kind,)))
+    with pytest.raises(ValueError, match="--text-encoder"):
+        write_bundle(predictor, tmp_path / "bundle", tmp_path, text_encoder=True)
+    assert not list(tmp_path.glob("bundle*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("cat", "golden retriever", "it's 42 o'clock!!", "über café", "忘れな草 勿忘草", "½ ² x٣"),
+        *(
+            " a  b\tc",
+            "rock 'n' roll",
+            "don’t “quote”",
+            "&amp;lt;",
+            "🙂🙂 ok",
+            "ﬁsh ＡＢ Ⅷ",
+            "100%",
+        ),
+    ],
+)
+def test_texts_are_read_as_by_clip(merges, text):
+    (row,) = tokenize(text).tolist()
+    assert merges.encode(text) == row[: row.index(max(row)) + 1]
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("merges") / "merges.txt.gz"
+    write_merges(path)
+    return Tokenizer(path)
+
+
+def test_no_more_than_three_packages_are_needed(fresh, tmp_path):
+    """A bare interpreter whose path has NumPy, Pillow and ONNX Runtime, and nothing else."""
+    bare, predictor = tmp_path / "bare", fresh("CoOp")
+    bare.mkdir()
+    for package in ("numpy", "pillow", "onnxruntime"):
+        found = importlib.metadata.distribution(package)
+        for top in {file.parts[0] for file in found.files or []} - {".."}:
+            (bare / top).symlink_to(found.locate_file(top))
+    write_bundle(predictor, tmp_path / "bundle", tmp_path, text_encoder=True)
+    picture, names, script = (tmp_path / name for name in ("x.png", "n.txt", "bundle/predict.py"))
+    pictures()[5].save(picture)
+    names.write_text("golden_retriever\n\ntree\n")
+    program = f"""
+import runpy, sys
+sys.path.append({str(bare)!r})
+try:
+    runpy.run_path({str(script)!r}, run_name="__main__")
+finally:
+    assert not {{"torch", "tools", "clip"}} & sys.modules.keys()
+"""
+    words = [sys.executable, "-I", "-S", "-c", program, str(picture), "--classes", str(names)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    path, *lines = done.stdout.splitlines()
+    assert path == str(picture)
+    predictor.model.set_classes(["golden_retriever", "tree"])
+    predictor.classnames = ["golden_retriever", "tree"]
+    (labels,) = predictor.predict([picture])
+    for line, label in zip(lines, labels, strict=True):
+        percent, _, name = line.split(maxsplit=2)
+        assert name == label.name.replace("_", " ")
+        assert float(percent) == pytest.approx(100 * label.probability, abs=0.02)
+    words[-2:] = [str(names)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"error: {names}: cannot identify" in done.stderr
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp16", 0.6), ("int8", 0.65)])
+def test_smaller_precisions_tell_their_loss(fresh, data_root, tmp_path, precision, size):
+    images = sorted(map(str, (data_root / "test-images" / "test").glob("*/*.png")))
+    predictor = fresh("VPT")
+    notes = write_bundle(
+        predictor, tmp_path / "small", tmp_path, precision=precision, compare=images
+    )
+    found = notes["differences"]
+    assert found == differences(predictor, Bundle(tmp_path / "small"), images)
+    assert found["images"] == len(images)
+    assert 0 < found["mean"] <= found["largest"] < 0.2
+    assert "largest difference" in (tmp_path / "small" / "README.md").read_text()
+    weights = sum(value.nbytes for value in predictor.model.clip.visual.parameters())
+    assert (tmp_path / "small" / "image_encoder.onnx").stat().st_size < size * weights + 30_000
+
+
+def test_a_bundle_tells_what_it_is_and_nothing_of_this_machine(tiny_bundle, tiny_run):
+    card = (tiny_bundle / "README.md").read_text(encoding="utf-8")
+    for part in ("MMLoP", "TestImages", "4 shots", "backbone: tiny", "licence", "forget-me-not"):
+        assert part in card
+    for path in tiny_bundle.iterdir():
+        assert str(ROOT).encode() not in path.read_bytes(), path.name
+        assert str(tiny_run).encode() not in path.read_bytes(), path.name
+
+
+def test_accuracy_of_the_record(tiny_bundle, tiny_run, tmp_path):
+    write_record(tmp_path, 871, total=1000)
+    notes = json.loads((tiny_bundle / "bundle.json").read_text(encoding="utf-8"))
+    for names, other in ((["a", "b"], False), (["a", "c"], True)):
+        card = text(notes, Predictor.load(tiny_run, names), tmp_path)
+        assert "87.10 % on 1000 images of `test`" in card
+        assert ("no accuracy was measured" in card) == other
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--precision", "int8"], "go with --bundle"),
+        (["--bundle", "new", "--precision", "int8"], "--compare"),
+        (["--bundle", "there"], "there exists"),
+        (["--bundle", "new", "--compare", "absent.png"], "absent.png"),
+        (["--bundle", "new", "--load-epoch", "8"], "There is: model.pth.tar-1"),
+    ],
+)
+def test_bad_input_writes_nothing(tiny_run, tmp_path, monkeypatch, capsys, words, part):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there", "x").touch()
+    assert command(tiny_run, *words) == 2
+    captured = capsys.readouterr()
+    assert part in captured.err
+    assert captured.err.count("error: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_absent_packages_get_one_line(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert command(tiny_run, "--bundle", tmp_path / "new") == 2
+    assert "requirements-deploy.txt" in capsys.readouterr().err
+
+
+def test_a_transform_that_is_not_known_is_refused(fresh, tmp_path):
+    predictor = fresh("VPT", "INPUT.TRANSFORMS", ["instance_norm"])
+    with pytest.raises(ValueError, match="InstanceNormalization"):
+        write_bundle(predictor, tmp_path / "bundle", tmp_path)
+    assert not list(tmp_path.glob("bundle*"))
