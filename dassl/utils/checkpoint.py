@@ -201,7 +201,12 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
         except DamagedError as error:
             damaged[path] = error
             continue
-        if most is None or checkpoint.get("epoch", 0) <= most:
+        epoch = checkpoint.get("epoch", 0)
+        if type(epoch) is not int:
+            raise ValueError(
+                f'"{path}" is not a checkpoint of a run: its epoch is a {type(epoch).__name__}'
+            )
+        if most is None or epoch <= most:
             for file, why in damaged.items():
                 warn_of_damage(file, why, instead=path)
             return path, checkpoint
