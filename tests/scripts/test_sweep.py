@@ -215,6 +215,15 @@ def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
         sweep("cop")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("shot", "shots"), ("sedes", "seeds"), ("job_per_gpu", "jobs_per_gpu"), ("SHOTS", "shots")],
+)
+def test_names_that_a_sweep_does_not_take(name, meant):
+    with pytest.raises(TypeError, match=rf"{name}.*did you mean {meant}\?"):
+        sweep("coop", "digits", dry_run=True, **{name: [1]})
+
+
 def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
