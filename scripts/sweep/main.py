@@ -19,7 +19,7 @@ from support.hints import nearest
 from .board import Board
 from .cluster import VARIABLES
 from .gpus import places, visible_gpus
-from .plan import Call, plan
+from .plan import Call, check_settings, plan
 from .runner import Runner, tasks_of
 from .survey import Costs, Found, describe, shortage, survey
 
@@ -135,7 +135,13 @@ def sweep(
     places(env, [])  # checked before nvidia-smi is asked
     cluster = cluster or env.get("CLUSTER") or None
     cluster = cluster and Path(cluster).absolute()  # before it is in the repository
+    if cluster and executor == "local":
+        raise ValueError(
+            f"EXECUTOR=local, this machine, has no use for the settings of jobs in {cluster}: "
+            "choose --executor slurm or debug, or leave out --cluster and CLUSTER"
+        )
     with _in_repository():
+        check_settings(chains, env)
         if executor == "local":
             on_cpu = dict(zip(asked.opts[::2], asked.opts[1::2], strict=False)).get("USE_CUDA")
             gpus = [] if str(on_cpu).lower() in ("false", "0") else visible_gpus(env)

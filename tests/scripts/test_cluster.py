@@ -151,6 +151,7 @@ def test_debug_runs_the_jobs_in_this_process(clone):
         (["--executor", "slurm"], "EXECUTOR=slurm needs the settings of the jobs: --cluster FILE"),
         (["--executor", "slrum"], "no EXECUTOR 'slrum'; there are: local slurm debug; did you"),
         (["--executer", "slurm"], "no option --executer; did you mean --executor?"),
+        (["--cluster", "FILE"], "EXECUTOR=local, this machine, has no use for the settings"),
         (["--retries", "-1"], "RETRIES must be a whole number from 0 on, not '-1'"),
         (["--executor", "slurm", "--cluster", "FILE"], "there is no srun here: EXECUTOR=slurm is"),
     ],
@@ -161,6 +162,12 @@ def test_wrong_options_get_one_line(words, message, settings, capsys, monkeypatc
     assert scripts.all.main(["coop", "digits", "1", *words]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {message}")
+
+
+def test_a_cluster_that_is_not_read_is_refused_as_the_option_is(settings, capsys, monkeypatch):
+    monkeypatch.setenv("CLUSTER", settings)
+    assert scripts.all.main(["coop", "digits", "1", "--dry-run"]) == 2
+    assert "has no use for the settings of jobs in" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")

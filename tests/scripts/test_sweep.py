@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import scripts.all
 from scripts.sweep import sweep
 from scripts.sweep.board import Board
 from scripts.sweep.gpus import places, visible_gpus
@@ -222,6 +223,34 @@ def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
 def test_names_that_a_sweep_does_not_take(name, meant):
     with pytest.raises(TypeError, match=rf"{name}.*did you mean {meant}\?"):
         sweep("coop", "digits", dry_run=True, **{name: [1]})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS is set by SHOTS"),
+        (["OPTIM.MAX_EPOCHS", "2"], "unknown config key OPTIM.MAX_EPOCHS; did you mean OPTIM.MAX_"),
+        (["OPTIM.MAX_EPOCH"], "a key has no value in: OPTIM.MAX_EPOCH"),
+        (["OPTIM.LR=1"], "OPTIM.LR=1: write key and value as two words"),
+        (["OPTIM.LR", "fast"], "config key OPTIM.LR takes float values"),
+        (["TRAINER.COOP.N_CTXX", "4"], "unknown config key TRAINER.COOP.N_CTXX; did you mean TRAI"),
+        (["TRAINER.MMLOP.RANK", "4"], "TRAINER.MMLOP.RANK is a setting of another method: CoOp"),
+    ],
+)
+@pytest.mark.parametrize("last", [[], ["--dry-run"]])
+def test_settings_that_every_run_would_refuse(pairs, message, last, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "output"))
+    assert scripts.all.main(["zsclip coop", "digits", "1", *pairs, *last]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, (tmp_path / "output").exists()) == ("", False)
+    assert printed.err.splitlines()[-1].startswith(f"error: {message}")
+    assert "runs" not in printed.err
+
+
+def test_settings_of_a_method_are_known(tmp_path, capsys):
+    pairs = ("TRAINER.COOP.N_CTX", "4", "OPTIM.LR", "1")
+    sweep("coop", "digits", [1], pairs, output=tmp_path, dry_run=True)
+    assert "2 runs, 2 left" in capsys.readouterr().out
 
 
 def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
