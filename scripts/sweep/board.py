@@ -92,9 +92,11 @@ class Board:
             self._running.pop(call, None)
 
     def ended(self, call: Call, outcome: str, seconds: float | None = None) -> None:
-        """Note what became of a call, and if it did something how long that took."""
+        """Note, once, what became of a call, and if it did something how long that took."""
         with self.lock:
             self._running.pop(call, None)
+            if call not in self._left:
+                return
             self._left.discard(call)
             self.counts[outcome] += 1
             self.outcomes.append((call, outcome, seconds))
