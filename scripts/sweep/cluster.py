@@ -363,7 +363,7 @@ def submit(
     folder = logs / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     executor = _executor(kind, cluster, folder)
-    here = {"setup": cluster.setup, "board": board} if kind == "debug" else {}
+    here: dict[str, Any] = {"setup": cluster.setup, "board": board} if kind == "debug" else {}
     variables = {name: env[name] for name in VARIABLES if name in env}
     each, most = cluster.chains, cluster.array
     parts = [tuple(tasks[i : i + each]) for i in range(0, len(tasks), each)]
