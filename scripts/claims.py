@@ -42,7 +42,10 @@ class Claimant:
 
     def __str__(self) -> str:
         if not self.processes:
-            return "an unknown process"
+            return (
+                f"an unknown process: {FILE} there cannot be read, and counts for {STALE:.0f} s "
+                "after it was written"
+            )
         return f"process {self.processes[-1][0]} on {self.host} since {self.since}"
 
 
@@ -95,7 +98,14 @@ def _read(path: Path) -> Claimant | None:
         texts = [str(content[name]) for name in ("host", "machine", "since", "token")]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):  # of something else: its age tells
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ):  # of something else: its age tells
         return Claimant("", "", (), "", "")
     host, machine, since, token = texts
     return Claimant(host, machine, processes, since, token)
@@ -116,7 +126,8 @@ def _age(path: Path) -> float:
 def _is_stale(path: Path, claimant: Claimant) -> bool:
     if claimant.machine == _machine():
         return not any(is_alive(*process) for process in claimant.processes)
-    return _age(path) > STALE
+    # a time that lies ahead is left where a clock was set back: renewing corrects it
+    return abs(_age(path)) > STALE
 
 
 def _create(path: Path, content: str) -> bool:

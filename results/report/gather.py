@@ -165,12 +165,13 @@ def failures(output: Path) -> list[tuple[str, str]]:
     for line in kept.read_text("utf-8", errors="replace").split("\n") if kept.is_file() else ():
         try:
             note = json.loads(line)
-            log, time = logs / Path(note["log"]).name, datetime.datetime.fromisoformat(note["time"])
+            log = logs / Path(note["log"]).name
+            ended = datetime.datetime.fromisoformat(note["time"]).timestamp()
             told = str(note["run"]), f"{note['reason']} (status {note['status']})"
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
         # a later attempt has begun its log anew
-        if log.is_file() and log.stat().st_mtime <= time.timestamp() + 1:
+        if log.is_file() and log.stat().st_mtime <= ended + 1:
             found[log.name] = told
     return sorted(found.values())
 

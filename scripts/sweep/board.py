@@ -60,16 +60,17 @@ class Board:
         return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
 
     def time_left(self) -> str:
-        """Return the time that is left, as in "about 12 min left"; nothing where none is known."""
-        now = time.monotonic()
-        left = self._costs.left(self._left, self._at_once)
-        if left is None:
+        """Return the time that is left, as in "about 12 min left"; nothing where that is not known.
+
+        It is not where nothing tells what one of the runs takes, nor where those that are left have
+        run for longer than others like them.
+        """
+        if any(self._costs.of(call) is None for call in self._left):
             return ""
-        gone = [
-            min(now - start, self._costs.of(call) or 0.0)
-            for call, (start, _) in self._running.items()
-        ]
-        return f"about {spell(max(0.0, left - sum(gone) / self._at_once))} left"
+        now = time.monotonic()
+        gone = {call: now - start for call, (start, _) in self._running.items()}
+        left = self._costs.left(self._left, self._at_once, gone)
+        return f"about {spell(left)} left" if left is not None and left >= 0.5 else ""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -92,9 +93,11 @@ class Board:
             self._running.pop(call, None)
 
     def ended(self, call: Call, outcome: str, seconds: float | None = None) -> None:
-        """Note what became of a call, and if it did something how long that took."""
+        """Note, once, what became of a call, and if it did something how long that took."""
         with self.lock:
             self._running.pop(call, None)
+            if call not in self._left:
+                return
             self._left.discard(call)
             self.counts[outcome] += 1
             self.outcomes.append((call, outcome, seconds))

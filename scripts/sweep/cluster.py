@@ -27,7 +27,7 @@ from support.hints import nearest
 from .board import Board
 from .gpus import number_of
 from .plan import Call
-from .runner import LOOK_AGAIN, Runner, Task
+from .runner import LOOK_AGAIN, Runner, Task, add_line
 from .survey import Costs, look_at
 
 #: variables that a job gets from the sweep; SLURM need not pass on others
@@ -214,6 +214,9 @@ class Job:
         logs: folder for the logs.
         retries: how often a run that fails is tried again.
         grace: seconds that its runs have for saving when it is to end.
+        setup: shell commands in front of each run, where no script of a job has them.
+        board: told what becomes of the calls in this process, where no other job takes the place
+            of one that waits; None: the job has one of its own.
     """
 
     tasks: tuple[Task, ...]
@@ -221,6 +224,8 @@ class Job:
     logs: str
     retries: int
     grace: float
+    setup: Sequence[str] = ()
+    board: Board | None = None
 
     def __call__(self) -> dict[str, Any]:
         """Make the calls.
@@ -232,8 +237,10 @@ class Job:
         env = {**os.environ, **self.variables}
         calls = [call for task in self.tasks for call in task.calls]
         places: list[dict[str, str]] = [{}] * (number_of(env, "JOBS_PER_GPU") or 1)
-        board = Board(calls, 0, Costs({}), len(places))
-        runner = Runner(Path(self.logs), env, places, board, self.retries, PATIENCE)
+        board = self.board or Board(calls, 0, Costs({}), len(places))
+        patience = None if self.board else PATIENCE
+        told = len(board.outcomes)
+        runner = Runner(Path(self.logs), env, places, board, self.retries, patience, self.setup)
         self._runner = runner
         before = signal.signal(signal.SIGTERM, lambda *_: runner.stop())
         try:
@@ -242,9 +249,10 @@ class Job:
                 time.sleep(self.grace)
                 raise RuntimeError("the job was told to end (SIGTERM); its runs saved")
         finally:
-            board.close()
+            if board is not self.board:
+                board.close()
             signal.signal(signal.SIGTERM, before)
-        return {"outcomes": board.outcomes, "failures": runner.failures}
+        return {"outcomes": board.outcomes[told:], "failures": runner.failures}
 
     def checkpoint(self) -> Any:
         """Have the runs save and end; return what is to be done when the job is queued again."""
@@ -310,16 +318,19 @@ def queued(folder: Path, env: Mapping[str, str]) -> dict[Call, str]:
         env: environment of this sweep; with other settings a call is another run.
     """
     try:
-        lines = (folder / SUBMITTED).read_text(encoding="utf-8").splitlines()
+        lines = (folder / SUBMITTED).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
     ids = set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
     found: dict[Call, str] = {}
     for line in lines:
-        entry = json.loads(line)
-        if entry["job"] in ids and entry["settings"] == _settings(env):
-            found |= {tuple(call): entry["job"] for call in entry["calls"]}
+        try:
+            entry = json.loads(line)
+            if entry["job"] in ids and entry["settings"] == _settings(env):
+                found |= {tuple(call): entry["job"] for call in entry["calls"]}
+        except (ValueError, KeyError, TypeError, RecursionError):  # as a full disk leaves it
+            continue
     return found
 
 
@@ -330,6 +341,7 @@ def submit(
     logs: Path,
     env: Mapping[str, str],
     retries: int,
+    board: Board | None = None,
 ) -> list[tuple[Any, tuple[Task, ...]]]:
     """Submit jobs, as arrays.
 
@@ -340,6 +352,7 @@ def submit(
         logs: folder for the logs.
         env: environment of the sweep.
         retries: how often a run that fails is tried again.
+        board: told at once what becomes of the calls, with ``debug``.
 
     Returns:
         The jobs, each with its tasks.
@@ -350,6 +363,7 @@ def submit(
     folder = logs / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     executor = _executor(kind, cluster, folder)
+    here: dict[str, Any] = {"setup": cluster.setup, "board": board} if kind == "debug" else {}
     variables = {name: env[name] for name in VARIABLES if name in env}
     each, most = cluster.chains, cluster.array
     parts = [tuple(tasks[i : i + each]) for i in range(0, len(tasks), each)]
@@ -364,7 +378,8 @@ def submit(
             batch = []
             with executor.batch():
                 for part in array:
-                    job = Job(part, variables, str(logs), retries, cluster.signal_delay - 10)
+                    grace = cluster.signal_delay - 10
+                    job = Job(part, variables, str(logs), retries, grace, **here)
                     batch.append((executor.submit(job), part))
             jobs += batch
             _note(folder, batch, env)
@@ -385,11 +400,10 @@ def _note(
 ) -> None:
     """Keep which jobs there are, so that the next sweep does not submit their runs again."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    with open(folder / SUBMITTED, "a", encoding="utf-8") as file:
-        for job, tasks in jobs:
-            calls = [call for task in tasks for call in task.calls]
-            entry = {"job": job.job_id, "time": now, "calls": calls, "settings": _settings(env)}
-            file.write(json.dumps(entry) + "\n")
+    for job, tasks in jobs:
+        calls = [call for task in tasks for call in task.calls]
+        entry = {"job": job.job_id, "time": now, "calls": calls, "settings": _settings(env)}
+        add_line(folder / SUBMITTED, entry)
 
 
 def run_jobs(
@@ -423,7 +437,7 @@ def run_jobs(
                 board.ended(call, "in the queue")
     left = [task for task in tasks if task.calls[0] not in there]
     while left:
-        jobs = submit(kind, cluster, left, logs, env, retries)
+        jobs = submit(kind, cluster, left, logs, env, retries, board)
         names = sorted({job.job_id.partition("_")[0] for job, _ in jobs})
         board.say(f"submitted {len(jobs)} jobs: {', '.join(names)}; their logs: {logs / 'jobs'}")
         if not wait:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -16,12 +17,15 @@ from scripts.run import ROOT, absolute_folders, run_script
 from support.hints import nearest
 
 from .board import Board
+from .cluster import VARIABLES
 from .gpus import places, visible_gpus
-from .plan import Call, plan
+from .plan import Call, check_settings, plan
 from .runner import Runner, tasks_of
 from .survey import Costs, Found, describe, shortage, survey
 
 EXECUTORS = ("local", "slurm", "debug")
+#: variables that a sweep takes, or passes on to its runs
+NAMES = (*VARIABLES, "PROTOCOL", "TOGETHER", "JOBS", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass
@@ -47,6 +51,14 @@ def _text(value: object) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return " ".join(map(str, value))
     return str(value)
+
+
+def _check_names(variables: Iterable[str]) -> None:
+    names = [name.lower() for name in NAMES]
+    for name in variables:
+        if name not in names:
+            own = list(inspect.signature(sweep).parameters)[:-1]
+            raise TypeError(f"sweep() takes no {name!r}{nearest(name, [*own, *names])}")
 
 
 @contextlib.contextmanager
@@ -95,10 +107,12 @@ def sweep(
             words, True for 1.
 
     Raises:
+        TypeError: for a variable that there is not.
         ValueError: for what cannot be, before anything runs.
         KeyboardInterrupt, SystemExit: the user or the system ends it; so are the runs on this
             machine, which save.
     """
+    _check_names(variables)
     given = {
         name.upper(): str(int(value)) if isinstance(value, bool) else _text(value)
         for name, value in variables.items()
@@ -121,7 +135,13 @@ def sweep(
     places(env, [])  # checked before nvidia-smi is asked
     cluster = cluster or env.get("CLUSTER") or None
     cluster = cluster and Path(cluster).absolute()  # before it is in the repository
+    if cluster and executor == "local":
+        raise ValueError(
+            f"EXECUTOR=local, this machine, has no use for the settings of jobs in {cluster}: "
+            "choose --executor slurm or debug, or leave out --cluster and CLUSTER"
+        )
     with _in_repository():
+        check_settings(chains, env)
         if executor == "local":
             on_cpu = dict(zip(asked.opts[::2], asked.opts[1::2], strict=False)).get("USE_CUDA")
             gpus = [] if str(on_cpu).lower() in ("false", "0") else visible_gpus(env)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +100,40 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
         ]
         chains.append(Chain((method, train.name, trained_on, *rest), tests))
     return chains
+
+
+def check_settings(chains: Iterable[Chain], env: Mapping[str, str]) -> None:
+    """Check the settings of every method once, as its runs will: they would all be refused.
+
+    Args:
+        chains: all calls.
+        env: environment of the calls; this process is in the repository.
+
+    Raises:
+        ValueError: KEY VALUE pairs or variables cannot be.
+    """
+    from dassl.config import get_cfg_default, leaves
+    from scripts.planning import plan as plan_call
+
+    firsts: dict[str, Call] = {}
+    for chain in chains:
+        firsts.setdefault(chain.train[0], chain.train)
+    cfg = get_cfg_default()
+    # keys that need neither a method's own nor torch, which takes seconds to import
+    common = {key for key, _ in leaves(cfg) if not key.startswith("TRAINER.")}
+    for method, script, *words in firsts.values():
+        planned = plan_call(method, script, words, env)
+        try:
+            if common.issuperset(planned.pairs[::2]):
+                cfg.merge_from_list(planned.pairs)
+                continue
+            import train
+
+            run = planned.runs[0]
+            command = planned.command(run, run.seeds)
+            train.setup_cfg(train.build_parser().parse_args(command[2:]))
+        except KeyError as error:  # a key that there is not
+            raise ValueError(str(error)) from error
 
 
 def title(call: Call) -> str:

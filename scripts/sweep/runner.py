@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -76,6 +77,16 @@ def keep_left_logs(logs: Path) -> None:
                 os.replace(path, path.with_name(f"{final}.txt"))
 
 
+def add_line(path: Path, entry: Mapping[str, object]) -> None:
+    """Append a JSON object as a line of its own, also behind a line that was cut off."""
+    with open(path, "ab+") as file:
+        line = json.dumps(entry).encode() + b"\n"
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else b"\n" + line
+        file.write(line)
+
+
 def log_of(logs: Path, call: Call, env: Mapping[str, str]) -> Path:
     """Return the file that a call's output goes to."""
     settings = [env[key] for key in ("CFG", "TAG", "SOURCE") if env.get(key)]
@@ -95,6 +106,7 @@ class Runner:
         board: told what becomes of the calls.
         retries: how often a run that fails is tried again.
         patience: seconds after which a run that another process does is left to it; None: never.
+        setup: shell commands in front of each call.
     """
 
     def __init__(
@@ -105,12 +117,13 @@ class Runner:
         board: Board,
         retries: int,
         patience: float | None = None,
+        setup: Sequence[str] = (),
     ) -> None:
         # unbuffered for the progress that is shown
         self.env = {**env, "PYTHONUNBUFFERED": "1", "BUSY": "skip"}
         keep_left_logs(logs)
         self.logs, self.places, self.board = logs, places, board
-        self.retries, self.patience = retries, patience
+        self.retries, self.patience, self.setup = retries, patience, setup
         #: what to say of the calls that failed
         self.failures: list[str] = []
         self.stopped = self._complete = False
@@ -276,13 +289,14 @@ class Runner:
 
     def _call(self, call: Call, log: Path, place: Mapping[str, str]) -> int | None:
         """Make a call; return its status, None if it was not begun any more."""
+        run = shlex.join(["exec", "bash", str(ROOT / "scripts" / "run.sh"), *call])
         # SLURM sends USR2, which submitit wants, to all processes of a job.
-        command = ["bash", "-c", 'trap "" USR2; exec bash "$0" "$@"']
+        lines = ['trap "" USR2', *self.setup, run]
         with open(log, "wb") as out, self._changed:
             if self.stopped:
                 return None
             process = subprocess.Popen(
-                [*command, str(ROOT / "scripts" / "run.sh"), *call],
+                ["bash", "-c", "\n".join(lines)],
                 env={**self.env, **place},
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -314,5 +328,4 @@ class Runner:
             "log": str(log),
             "end_of_log": lines[-20:],
         }
-        with open(self.logs / FAILURES, "a", encoding="utf-8") as file:
-            file.write(json.dumps(note) + "\n")
+        add_line(self.logs / FAILURES, note)

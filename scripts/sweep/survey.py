@@ -109,10 +109,24 @@ class Costs:
                 return fmean(self._seconds[kind])
         return None
 
-    def left(self, calls: Iterable[Call], at_once: int) -> float | None:
-        """Return the seconds until calls have ended, some at once; None where nothing is known."""
-        each = [seconds for call in calls if (seconds := self.of(call)) is not None]
-        return sum(each) / at_once if each else None
+    def left(
+        self, calls: Iterable[Call], at_once: int, gone: Mapping[Call, float] | None = None
+    ) -> float | None:
+        """Return the seconds until calls have ended, some at once; None where nothing is known.
+
+        Args:
+            calls: those that are left; the ones of unknown cost count nothing.
+            at_once: number of calls that are done at once.
+            gone: seconds for which some of them have run.
+        """
+        gone = gone or {}
+        each = [
+            max(0.0, seconds - gone.get(call, 0.0))
+            for call in calls
+            if (seconds := self.of(call)) is not None
+        ]
+        # one alone cannot be shared
+        return max(sum(each) / at_once, *each) if each else None
 
 
 def spell(seconds: float) -> str:

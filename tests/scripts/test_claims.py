@@ -83,13 +83,16 @@ def test_a_process_that_outlives_the_first_holds_it_on(tmp_path, holder):
         "",
         "[]",
         "\x00\x00",
+        "[" * 100_000,
+        '{"processes": [[Infinity, "1"]]}',
     ],
-    ids=["another machine", "empty", "other JSON", "no text"],
+    ids=["another machine", "empty", "other JSON", "no text", "deep", "no number"],
 )
 def test_what_cannot_be_seen_counts_by_its_age(content, tmp_path):
     (tmp_path / FILE).write_text(content)
     now = time.time()
-    for age, counts in ((0, True), (claims.STALE - 60, True), (claims.STALE + 60, False)):
+    ages = ((0, True), (claims.STALE - 60, True), (claims.STALE + 60, False), (-9999, False))
+    for age, counts in ages:
         os.utime(tmp_path / FILE, (now - age, now - age))
         assert (holder_of(tmp_path) is not None) == counts
     with Claim([tmp_path]) as claim:

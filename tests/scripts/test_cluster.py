@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -141,8 +142,16 @@ def test_jobs_are_waited_for_and_say_what_failed(clone, slurm, settings):
 
 
 def test_debug_runs_the_jobs_in_this_process(clone):
-    done = clone.call("scripts/all.sh", "coop", "digits", "1", "--executor", "debug")
-    assert (done.returncode, done.stdout) == (0, "2 done\n"), done.stderr
+    """With the set-up of the cluster in front of each run; what ends is told once."""
+    file = clone.folder / "cluster.yaml"
+    file.write_text("setup: ['echo \"set up with $# words\"', 'export CUDA_VISIBLE_DEVICES=7']")
+    words = ("scripts/all.sh", "coop", "digits", "1 2", "--executor", "debug", "--cluster", file)
+    done = clone.call(*words, TAKES="0.01")
+    assert (done.returncode, done.stdout) == (0, "4 done\n"), done.stderr
+    ends = re.findall(r"^\[(\d/\d)\] done", done.stderr, re.MULTILINE)
+    assert ends == ["1/4", "2/4", "3/4", "4/4"]
+    log = (clone.folder / "output/all/coop-base2new_train-digits-seed-1.txt").read_text()
+    assert log.startswith("set up with 0 words\n") and "GPU 7\n" in log
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,7 @@ def test_debug_runs_the_jobs_in_this_process(clone):
         (["--executor", "slurm"], "EXECUTOR=slurm needs the settings of the jobs: --cluster FILE"),
         (["--executor", "slrum"], "no EXECUTOR 'slrum'; there are: local slurm debug; did you"),
         (["--executer", "slurm"], "no option --executer; did you mean --executor?"),
+        (["--cluster", "FILE"], "EXECUTOR=local, this machine, has no use for the settings"),
         (["--retries", "-1"], "RETRIES must be a whole number from 0 on, not '-1'"),
         (["--executor", "slurm", "--cluster", "FILE"], "there is no srun here: EXECUTOR=slurm is"),
     ],
@@ -161,6 +171,12 @@ def test_wrong_options_get_one_line(words, message, settings, capsys, monkeypatc
     assert scripts.all.main(["coop", "digits", "1", *words]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"error: {message}")
+
+
+def test_a_cluster_that_is_not_read_is_refused_as_the_option_is(settings, capsys, monkeypatch):
+    monkeypatch.setenv("CLUSTER", settings)
+    assert scripts.all.main(["coop", "digits", "1", "--dry-run"]) == 2
+    assert "has no use for the settings of jobs in" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")

@@ -7,14 +7,18 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import scripts.all
 from scripts.sweep import sweep
 from scripts.sweep.board import Board
+from scripts.sweep.cluster import queued
 from scripts.sweep.gpus import places, visible_gpus
-from scripts.sweep.runner import keep_left_logs
+from scripts.sweep.runner import add_line, keep_left_logs
 from scripts.sweep.survey import Costs, Found, describe, shortage, spell
 
 ROOT = Path(__file__).parents[2]
@@ -97,8 +101,40 @@ def test_the_plan_tells_what_is_left_and_how_long_it_takes():
     board = Board([call(3), call(4)], 2, costs, 2)
     assert board.time_left() == "about 2 min left"
     board.ended(call(3), "done", 450)
-    assert board.time_left() == "about 2 min left", "250 s each now, two at once"
+    assert board.time_left() == "about 4 min left", "250 s each now, and one cannot be shared"
     assert board.summary() == "1 done, 2 finished before"
+
+
+def test_a_time_left_that_is_not_known_is_not_told():
+    calls = [("coop", "fewshot", "dtd", "4", str(seed)) for seed in range(9)]
+    other = "coop", "base2new_test", "dtd", "1"
+    costs = Costs({calls[0]: Found("finished", seconds=1000)})
+    board = Board([*calls[1:], other], 0, costs, 4)
+    assert board.time_left() == "", "nothing tells of the other one"
+    board.ended(other, "done", 100)
+    assert board.time_left() == "about 33 min left"
+    for call in calls[1:-1]:
+        board.ended(call, "failed")
+    board.ended(calls[1], "failed")
+    assert board.summary() == "1 done, 7 failed", "each end counts once"
+    assert board.time_left() == "about 17 min left"
+    costs = Costs({calls[0]: Found("finished", seconds=0.001)})
+    board = Board([calls[1]], 0, costs, 4)
+    board.started(calls[1], None)
+    time.sleep(0.002)
+    assert board.time_left() == "", "it runs for longer than it should"
+
+
+def test_broken_lines_of_notes_end_nothing(tmp_path, monkeypatch):
+    env = {"DATA": "/d"}
+    entry = {"job": "17_0", "calls": [["coop", "fewshot"]], "settings": env}
+    file = tmp_path / "submitted.jsonl"
+    file.write_bytes(b'\xff{"job"\n[1]\n\n{}\n"17_0"\n{"job": [17]}\n{"job": "1')
+    add_line(file, entry)
+    add_line(file, entry | {"job": "18_0"})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="17_0\n1\n"))
+    assert queued(tmp_path, env) == {("coop", "fewshot"): "17_0"}
+    assert len(file.read_bytes().splitlines()) == 9
 
 
 @pytest.mark.parametrize(
@@ -213,6 +249,43 @@ def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
     assert "4 runs, 4 left, 3 at once on the CPU" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no method 'cop'"):
         sweep("cop")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("shot", "shots"), ("sedes", "seeds"), ("job_per_gpu", "jobs_per_gpu"), ("SHOTS", "shots")],
+)
+def test_names_that_a_sweep_does_not_take(name, meant):
+    with pytest.raises(TypeError, match=rf"{name}.*did you mean {meant}\?"):
+        sweep("coop", "digits", dry_run=True, **{name: [1]})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS is set by SHOTS"),
+        (["OPTIM.MAX_EPOCHS", "2"], "unknown config key OPTIM.MAX_EPOCHS; did you mean OPTIM.MAX_"),
+        (["OPTIM.MAX_EPOCH"], "a key has no value in: OPTIM.MAX_EPOCH"),
+        (["OPTIM.LR=1"], "OPTIM.LR=1: write key and value as two words"),
+        (["OPTIM.LR", "fast"], "config key OPTIM.LR takes float values"),
+        (["TRAINER.COOP.N_CTXX", "4"], "unknown config key TRAINER.COOP.N_CTXX; did you mean TRAI"),
+        (["TRAINER.MMLOP.RANK", "4"], "TRAINER.MMLOP.RANK is a setting of another method: CoOp"),
+    ],
+)
+@pytest.mark.parametrize("last", [[], ["--dry-run"]])
+def test_settings_that_every_run_would_refuse(pairs, message, last, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "output"))
+    assert scripts.all.main(["zsclip coop", "digits", "1", *pairs, *last]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, (tmp_path / "output").exists()) == ("", False)
+    assert printed.err.splitlines()[-1].startswith(f"error: {message}")
+    assert "runs" not in printed.err
+
+
+def test_settings_of_a_method_are_known(tmp_path, capsys):
+    pairs = ("TRAINER.COOP.N_CTX", "4", "OPTIM.LR", "1")
+    sweep("coop", "digits", [1], pairs, output=tmp_path, dry_run=True)
+    assert "2 runs, 2 left" in capsys.readouterr().out
 
 
 def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
