@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -185,8 +186,7 @@ def _read(path: Path) -> object:
         return tiny.unpack(path) if tiny.is_packed(path) else load_file(path)
     if torchscript.is_torchscript(path):
         # OpenAI's own files are read as PyTorch reads them, any other one without running its code
-        published = {url.split("/")[-2] for url in _MODELS.values()}
-        if sha256_of(path) in published:
+        if sha256_of(path) in {part for url in _MODELS.values() for part in url.split("/")}:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
                 return torch.jit.load(path, map_location="cpu").state_dict()

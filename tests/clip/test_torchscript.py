@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from clip import loading, torchscript
 from clip.torchscript import is_torchscript, load_weights
+from support.files import sha256_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning"),
@@ -69,3 +71,20 @@ def test_all_kinds_of_tensors(make, tmp_path):
         assert torch.equal(found[name], value), name
     row, weight = found["tensors.row"], found["tensors.weight"]
     assert row.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+def test_published_archives_are_read_by_pytorch(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    torch.jit.save(torch.jit.script(Tensors()), path)
+    read = []
+
+    def load(*args):
+        read.append(args)
+        return load_weights(*args)
+
+    monkeypatch.setattr(torchscript, "load_weights", load)
+    for url, count in (("embedded:tiny", 1), (f"https://x/{sha256_of(path)}/model.pt", 1)):
+        monkeypatch.setattr(loading, "_MODELS", {"model": url})
+        with pytest.raises(ValueError, match="not a CLIP"):
+            loading.load_state_dict(path)
+        assert len(read) == count
