@@ -96,6 +96,7 @@ def output(data_root, tmp_path_factory) -> Path:
             run = folder / f"ucf101/CoOp/{config}_16shots/seed{seed}"
             write_record(run, 61_000, dataset="ucf101", seed=seed)
             with_classes(run, HOSTILE, right)
+    (run / "predictions.safetensors").write_bytes(b"damaged")  # which a long line says
     damaged = folder / "ucf101/CoOp/plain_16shots/seed3"
     write_record(damaged, 61_000, dataset="ucf101", seed=3)
     (damaged / "result.json").write_text('{"schema": 1', encoding="utf-8")
