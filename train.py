@@ -427,10 +427,12 @@ def print_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
     from dassl.config import clean_cfg
     from dassl.engine import config_node
     from dassl.utils import collect_env_info, print_detail
+    from results.logs import WRITES_RECORD
 
     print_detail("***************\n** Arguments **\n***************")
     for key, value in sorted(vars(args).items()):
         print_detail(f"{key}: {value}")
+    print_detail(WRITES_RECORD)
     shown = cfg.clone()
     shown.defrost()
     clean_cfg(shown, cfg.TRAINER.NAME, config_node(cfg.TRAINER.NAME))
@@ -617,4 +619,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    REQUEST.ends_process = True
     sys.exit(main())

@@ -244,7 +244,8 @@ def check_continues(
     """Check that a run can be resumed from a checkpoint.
 
     All settings must agree except those of how a run is computed and what it prints
-    (``dassl.config.RUNTIME_KEYS``). With ``TRAIN.EXTEND``, ``OPTIM.MAX_EPOCH`` may be larger.
+    (``dassl.config.RUNTIME_KEYS``, of which INPUT.SEEDED_VIEWS must agree here: the images that are
+    left would have other views). With ``TRAIN.EXTEND``, ``OPTIM.MAX_EPOCH`` may be larger.
 
     Args:
         meta: stored in the checkpoint.
@@ -267,7 +268,8 @@ def check_continues(
         key: f"{key} {stored[key]} (now {value})"
         for key, value in mine.items()
         # an older version may lack the key
-        if key in stored and stored[key] != value and not is_runtime_key(key)
+        if key in stored and stored[key] != value
+        if not is_runtime_key(key) or key == "INPUT.SEEDED_VIEWS"
         # settings of other methods have no effect
         if not key.startswith("TRAINER.") or key.startswith(read)
     }

@@ -15,7 +15,7 @@ from dassl.engine.run_notes import run_facts
 from dassl.utils import collect_env_info
 from results import predictions, record
 from support.code_state import git_state
-from support.command_line import ROOT
+from support.command_line import ROOT, Unfinished
 from support.files import remove_leftovers
 
 from .predictions import check_halves, keep_predictions
@@ -35,6 +35,8 @@ def keep_record(
 
     Raises:
         ValueError: ``TEST.BASE_AND_NEW`` does not fit the other settings.
+
+    At its end the run raises Unfinished where its record cannot be written.
     """
     check_halves(cfg)
     remove_leftovers(cfg.OUTPUT_DIR)
@@ -68,8 +70,11 @@ def keep_record(
         }
         try:
             record.write(cfg.OUTPUT_DIR, content)
-        except (OSError, record.BadRecord) as error:  # the log still has the result
-            print(f"Note: no {record.FILE}: {error}", file=sys.stderr)
+        except OSError as error:
+            raise Unfinished(
+                f"cannot write {Path(cfg.OUTPUT_DIR, record.FILE)} ({error.strerror}): make room, "
+                "or correct what hinders it. The same command tests again and writes it"
+            ) from error
         if arguments["eval_only"] and facts["result"]:
             _track_test(trainer, cfg.OUTPUT_DIR, facts["result"])
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -14,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from support.download import cache_folder, fetch
+from support.files import sha256_of
 from support.hints import nearest
 from support.weight_files import check_container, state_dict_in, why_unreadable
 
-from . import openclip, tiny
+from . import openclip, tiny, torchscript
 from .model import EXTRA_ENTRIES
 from .weights import SIZE_ENTRIES, architecture
 
@@ -184,12 +183,15 @@ def _local_checkpoint(name: str) -> Path:
 def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return tiny.unpack(path) if tiny.is_packed(path) else load_file(path)
-    if not _is_torchscript(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with warnings.catch_warnings():
-        # OpenAI's files are TorchScript, whatever newer formats there are.
-        warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
-        return torch.jit.load(path, map_location="cpu").state_dict()
+    if torchscript.is_torchscript(path):
+        # OpenAI's own files are read as PyTorch reads them, any other one without running its code
+        published = {url.split("/")[-2] for url in _MODELS.values()}
+        if sha256_of(path) in published:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
+                return torch.jit.load(path, map_location="cpu").state_dict()
+        return torchscript.load_weights(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _weights(content: object) -> dict[str, torch.Tensor]:
@@ -198,10 +200,3 @@ def _weights(content: object) -> dict[str, torch.Tensor]:
         for key, value in state_dict_in(content, torch.Tensor).items()
         if key not in SIZE_ENTRIES
     }
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist())

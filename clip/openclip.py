@@ -375,8 +375,8 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
         default = _tower(part, {part: {}})
         for key, value in _tower(part, config).items():
             if key in supported:
-                one = key in ("width", "head_width", "heads", "mlp_ratio")
-                usable = isinstance(value, int | float | (int if one else list | tuple))
+                several = key in ("layers", "image_size", "patch_size")
+                usable = _is_size(value) or (several and isinstance(value, list | tuple))
             else:
                 usable = key in default and value == default[key]
             if not usable and not (resnet and key == "patch_size"):  # a ResNet has none
@@ -385,6 +385,11 @@ def _unsupported(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(size, int) or not isinstance(step, int) or step < 1 or size % step:
         problems.append(f"vision_cfg.image_size = {size!r} in steps of {step!r}")
     return problems
+
+
+def _is_size(value: object) -> bool:
+    """Return whether this is a number that a width, a count or a ratio can be."""
+    return type(value) in (int, float) and 0 < value < 1 << 31  # type: ignore[operator]
 
 
 def _those_that_fit(weights: Mapping[str, Tensor]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dassl.config import decoded, get_cfg_default, is_runtime_key, leaves, values_of_file
 
 from . import predictions
-from .logs import BadLog, Untested, newest_log, read_facts, read_log
+from .logs import WRITES_RECORD, BadLog, Untested, last_start, newest_log, read_facts, read_log
 from .record import FILE, BadRecord, facts_of, read
 
 EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
@@ -125,7 +125,8 @@ def read_last_start(folder: Path, trains: bool) -> LastStart | None:
     """Return the last start of a run; None if it was never started.
 
     It finished if it reached a result (of a training, one after the last epoch), or the end of a
-    training that has nothing to test on. Results of earlier starts may be of other weights.
+    training that has nothing to test on. Results of earlier starts may be of other weights. A run
+    whose log says that it writes a record, which is its last act, finished only with that.
 
     Args:
         folder: of the run.
@@ -150,4 +151,5 @@ def read_last_start(folder: Path, trains: bool) -> LastStart | None:
         finished = True
     except BadLog:
         finished = False
+    finished = finished and WRITES_RECORD not in last_start(log)
     return LastStart(log, finished, read_facts(log))

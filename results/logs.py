@@ -22,6 +22,9 @@ NOT_TESTED = "Not tested: "
 START = "** Arguments **"
 # Written with the arguments of a run that only tests, so that its log has no end of a training.
 EVAL_ONLY = "eval_only: True"
+# Written after the arguments of a run that ends by writing its record: without that, which a full
+# disk may prevent, it has not finished, whatever its log shows. Other logs may stand alone.
+WRITES_RECORD = "The run has finished when result.json is written"
 # A line of the arguments or of the configuration, which this line follows.
 SETTING = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?")
 CONFIG_END = "Collecting env info"

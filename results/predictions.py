@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.files import replacing
+from support.documents import parse_json
+from support.files import replacing, require_ordinary
 
 from .logs import BadLog
 
@@ -332,6 +333,7 @@ def read(folder: str | Path, record: Mapping[str, Any] | None = None) -> Predict
     if not path.exists():
         return None
     try:
+        require_ordinary(path)
         with safe_open(path, framework="numpy") as file:
             about = _checked_about((file.metadata() or {}).get(_ENTRY), path)
             if set(file.keys()) != {"logits", "labels"}:
@@ -363,8 +365,8 @@ def _checked_about(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         raise _damaged(path, f"no entry {_ENTRY!r}")
     try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        about = parse_json(text)
+    except ValueError as error:
         raise _damaged(path, f"its entry {_ENTRY!r} is not JSON: {error}") from error
     schema = about.get("schema") if isinstance(about, dict) else None
     if type(schema) is int and schema > SCHEMA:

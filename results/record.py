@@ -201,6 +201,7 @@ def read(folder: str | Path) -> dict[str, Any] | None:
             "update the toolbox"
         )
     _check(content, FIELDS, "", path)
+    _check(content["config"].get("TRAINER", {}), dict, "config.TRAINER", path)
     return content
 
 

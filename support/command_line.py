@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import errno
 import linecache
 import os
 import re
@@ -12,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback as tracebacks
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ _LONGEST_LINE = 1500
 # What a loader's worker process hands over in the place of an error of its own.
 _FOREIGN_TRACEBACK = "Traceback (most recent call last)"
 _FOREIGN_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
+_FULL_DISK = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
+
+
+class Unfinished(Exception):
+    """What could not be finished, and will be by the same command once its cause is mended."""
 
 
 def print_any_text() -> None:
@@ -107,15 +113,31 @@ def _place(error: BaseException) -> str:
     return f"{shown}, line {line}, in {name}"
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_unfinished(error: BaseException) -> bool:
+    return isinstance(error, Unfinished) or any(
+        isinstance(cause, OSError) and cause.errno in _FULL_DISK for cause in _causes(error)
+    )
+
+
 def report(error: BaseException) -> int:
     """Print the one line that an error gets.
 
     Returns:
-        Exit status: 2 for what the user can mend, 1 for what nobody foresaw, which is named with
-        the place where it arose.
+        Exit status: 75 for a full disk and whatever else is :class:`Unfinished`, 2 for what the
+        user can mend, 1 for what nobody foresaw, which is named with the place where it arose.
     """
     if sys.stdout is not None:
         sys.stdout.flush()
+    if _is_unfinished(error):
+        print(f"error: {describe(error)}", file=sys.stderr)
+        return UNFINISHED
     if _is_meant(error):
         print(f"error: {describe(error)}", file=sys.stderr)
         return WRONG_INPUT

@@ -29,6 +29,8 @@ class EndRequest:
     """The wish that this process ends: at once, or when it has saved what it would lose."""
 
     def __init__(self) -> None:
+        #: whether the process ends when its work does; signals then change no exit status
+        self.ends_process = False
         self.clear()
 
     def clear(self) -> None:
@@ -37,12 +39,15 @@ class EndRequest:
         self.number: int | None = None
         #: whether the process has work that it saves before it ends
         self.holding = False
+        #: whether it ends already
+        self.ending = False
 
     @contextmanager
     def signals(self) -> Iterator[None]:
         """Receive signals in this context; one that was ignored before stays so.
 
-        Outside of the main thread, where Python receives none, nothing changes.
+        Outside of the main thread, where Python receives none, nothing changes. After it, handlers
+        are what they were; where ``ends_process``, the signals of schedulers are ignored.
         """
         self.clear()
         handlers = {}
@@ -53,8 +58,10 @@ class EndRequest:
         try:
             yield
         finally:
+            self.ending = True
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                ignored = self.ends_process and number in AGAIN
+                signal.signal(number, signal.SIG_IGN if ignored else handler)
             self.clear()
 
     def obey(self) -> None:
@@ -70,6 +77,8 @@ class EndRequest:
     def _receive(self, number: int, frame: Any) -> None:
         # A signal of a scheduler may come twice, from it and from a parent that passes it on; one
         # who presses Ctrl-C again does not want to wait.
+        if self.ending and number != signal.SIGINT:
+            return
         again = number == signal.SIGINT and self.number is not None
         if again or not self.holding:
             self._end(number)
@@ -77,7 +86,8 @@ class EndRequest:
             self.number = number
 
     def _end(self, number: int) -> None:
-        self.number, self.holding = number, True  # what is saved on the way out is not cut off
+        # what is saved on the way out is not cut off
+        self.number, self.holding, self.ending = number, True, True
         raise KeyboardInterrupt if number == signal.SIGINT else ToldToEnd(number)
 
 

@@ -16,10 +16,11 @@ from .files import require_ordinary
 #: keys under which training code stores a state dict, tried in this order
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
-# What torch.save itself needs for tensors and dicts of them.
+# What torch.save itself needs for tensors and dicts of them, and torch.jit.save for modules.
 _PLAIN = (
     *("collections.OrderedDict", "__builtin__.", "builtins."),
     *("torch._utils.", "torch.storage.", "torch.serialization.", "torch._tensor."),
+    *("__torch__.", "torch.jit._pickle."),
 )
 _MOST_NAMED = 3
 # how much larger than its file the content may be: code and notes beside weights are compressed

@@ -176,14 +176,16 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
         most: number of finished epochs that the checkpoint may have at most; None for any.
 
     Returns:
-        Its path and its content; None as for :func:`latest_checkpoint`, or where there is none of
-        so few epochs.
+        Its path and its content; None where there is none, or none of so few epochs.
 
     Raises:
         FileNotFoundError: the named file is gone.
         ValueError: the newest one cannot be read, and no other takes its place.
     """
     newest = latest_checkpoint(fdir)
+    if newest is None and osp.isdir(fdir) and (whole := _numbers(fdir)):
+        # killed between a checkpoint, which is whole where it is, and the text file
+        newest = osp.join(fdir, f"{NUMBERED}{whole[0]}")
     if newest is None:
         return None
     name, numbers = osp.basename(newest), _numbers(fdir)
@@ -199,7 +201,12 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
         except DamagedError as error:
             damaged[path] = error
             continue
-        if most is None or checkpoint.get("epoch", 0) <= most:
+        epoch = checkpoint.get("epoch", 0)
+        if type(epoch) is not int:
+            raise ValueError(
+                f'"{path}" is not a checkpoint of a run: its epoch is a {type(epoch).__name__}'
+            )
+        if most is None or epoch <= most:
             for file, why in damaged.items():
                 warn_of_damage(file, why, instead=path)
             return path, checkpoint

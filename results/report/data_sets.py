@@ -24,6 +24,8 @@ PARTS = {
 }
 #: classes of a data set that a table goes through
 MOST_CLASSES = 1000
+#: classes that a confusion matrix can have: it holds the square of them
+MOST_CONFUSED = 4000
 #: confusions that a table goes through
 MOST_CONFUSIONS = 20
 #: metric of the records -> heading
@@ -187,7 +189,7 @@ def add_predictions(
                 continue
             assert predictions is not None, "there is a file"
             curves[method].append(predictions.reliability())
-            if method == best:
+            if method == best and len(predictions.classes) <= MOST_CONFUSED:
                 classes = classes or list(predictions.classes)
                 if list(predictions.classes) == classes:
                     matrices.append(predictions.confusion())

@@ -53,7 +53,7 @@ def test_two_processes_train_and_test_as_one(tmp_path, data_root):
     assert set(METHODS) < set(cases)
     # what one process prints, once
     (text, refused), (its_text, its_refused) = (each.split("--- refused\n") for each in printed)
-    assert re.findall(r"(?m)^\*.*", its_text) == re.findall(r"(?m)^\*.*", text)
+    assert lines_without_numbers(its_text) == lines_without_numbers(text)
     assert re.findall(r"(?m)^random steps: .* the same random numbers", its_refused)
     assert "random steps: " not in refused
     for case in cases:
@@ -67,7 +67,16 @@ def test_two_processes_train_and_test_as_one(tmp_path, data_root):
         # no image twice, none left out, in their order
         assert torch.equal(two["labels"], one["labels"]), case
         assert relative_error(two["outputs"], one["outputs"]) < limit, case
-        assert two["results"] == one["results"], case
+        best, second = one["outputs"].topk(2).values.unbind(dim=1)
+        tied = best - second < 2 * limit * one["outputs"].abs().max()
+        same = two["outputs"].argmax(dim=1) == one["outputs"].argmax(dim=1)
+        assert (same | tied).all() and not tied.all(), case
+        assert two["results"] == one["results"] or not same.all(), case
+
+
+def lines_without_numbers(text: str) -> list[str]:
+    """Headings and results, whose numbers are compared unrounded."""
+    return [re.sub(r"[\d.,]+", "N", line) for line in re.findall(r"(?m)^\*.*", text)]
 
 
 @pytest.fixture()

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from support.ending import REQUEST, ToldToEnd
 from tests.dassl import toy
 from tests.dassl.test_engine import steps
 from tests.going_on import differences, end_in_step, is_told_to_end, last_checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 
 class Drawing(toy.ToyTrainer):
@@ -250,12 +253,30 @@ def test_signals_wait_for_what_is_held(monkeypatch):
             signal.raise_signal(number)
         with pytest.raises(ToldToEnd, match="SIGTERM"):
             REQUEST.obey()
+        REQUEST.holding = False
+        signal.raise_signal(signal.SIGTERM)  # it ends already
     with REQUEST.signals():
         REQUEST.holding = True
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_after_the_work_changes_no_exit_status():
+    code = """
+import atexit, signal, sys
+from support.command_line import run
+from support.ending import REQUEST
+REQUEST.ends_process = True
+def act():
+    with REQUEST.signals():
+        signal.raise_signal(signal.SIGTERM)
+atexit.register(lambda: [signal.raise_signal(n) for n in (signal.SIGTERM, signal.SIGUSR1)])
+sys.exit(run(act))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (75, "SIGTERM: interrupted\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,10 @@ COLUMNS = {
 }
 
 
+#: a process that is forked meanwhile would keep another one's pipe open
+FORKING = threading.Lock()
+
+
 def work(name: str, first: int, last: int, seed: str, out: int) -> None:
     """Judge inputs of one reader in this process, a line of JSON for each to the file ``out``."""
     import torch
@@ -81,11 +86,12 @@ def outcomes(name: str, inputs: int, seed: str) -> list[dict[str, Any]]:
     """Judge inputs 0 to ``inputs`` of a reader; start its process again where one ends it."""
     found: list[dict[str, Any]] = []
     while len(found) <= inputs:
-        source, out = os.pipe()
-        arguments = (name, len(found), inputs + 1, seed, out)
-        process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-        process.start()
-        os.close(out)
+        with FORKING:
+            source, out = os.pipe()
+            arguments = (name, len(found), inputs + 1, seed, out)
+            process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+            process.start()
+            os.close(out)
         _follow(process, source, found)
         if len(found) <= inputs:
             line = f"the process ended with {process.exitcode}"

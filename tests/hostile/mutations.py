@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import random
@@ -115,6 +116,9 @@ class Payload:
             (exec, (f"open({self.canary!r}, 'w')",)),
         )[self.how % 4]
 
+    def __deepcopy__(self, memo: object) -> Payload:
+        return self  # or copying would run it
+
 
 def odd_text(rng: Random) -> str:
     """Return a text that was not expected."""
@@ -219,6 +223,15 @@ def as_json(rng: Random, tree: Any) -> bytes:
 
     text = json.dumps(tree, default=str, ensure_ascii=rng.random() < 0.8)
     return with_raw_values(text, rng).encode("utf-8", "surrogatepass")
+
+
+def changed_safetensors(rng: Random, valid: bytes) -> bytes:
+    """Change the header of a safetensors file, which is JSON, and keep its length right."""
+    size = int.from_bytes(valid[:8], "little")
+    header = as_json(rng, changed_tree(rng, json.loads(valid[8 : 8 + size])))
+    if rng.random() < 0.9:
+        size = len(header)
+    return size.to_bytes(8, "little") + header + valid[8 + int.from_bytes(valid[:8], "little") :]
 
 
 def as_yaml(rng: Random, tree: Any, canary: Path) -> bytes:

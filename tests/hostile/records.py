@@ -1,4 +1,4 @@
-"""Readers of results: records and logs of runs."""
+"""Readers of results: records, logs and predictions of runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 from support.command_line import ROOT
 
 from .judging import CANARY
-from .mutations import Random, as_json, changed_lines, changed_tree, write_hostile
+from .mutations import (
+    Random,
+    as_json,
+    changed_lines,
+    changed_safetensors,
+    changed_tree,
+    odd_value,
+    write_hostile,
+)
 
 
 class _Results:
@@ -120,3 +128,83 @@ class LogFile(_Results):
             if rng.random() < 0.2:
                 text = text.replace(pattern, other)
         return text if rng.random() < 0.5 else changed_lines(rng, text)
+
+
+class KeptPredictions:
+    """Logits of a test, beside its record (reports and metrics)."""
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+
+        from results import predictions, record
+        from tests.results.writing import write_record
+
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(40, 6)).astype(np.float32)
+        labels = rng.integers(0, 6, 40).astype(np.int32)
+        classes = ["cat", "golden retriever", "caf\u00e9", "a", "b", "c"]
+        images = [f"own/cat/{number}.png" for number in range(40)]
+        found = predictions.Predictions(logits, labels, classes, images)
+        right = int((found.predicted == labels).sum())
+        self.valid = predictions.write(folder, found).read_bytes()
+        write_record(folder, right, total=40)
+        self.record = dict(record.read(folder) or {})
+        self.record["data"] |= {"classes": {"number": 6, "sha256": "", "names": classes}}
+
+    def write(self, rng: Random | None, target: Path) -> None:
+        path = target / "predictions.safetensors"
+        if rng is None:
+            path.write_bytes(self.valid)
+            return
+        write_hostile(rng, path, self.valid, lambda: self.change(rng), target.parent / CANARY)
+
+    def change(self, rng: Random) -> bytes:
+        import numpy as np
+        from safetensors.numpy import load, save
+
+        chance = rng.random()
+        if chance < 0.3:
+            return changed_safetensors(rng, self.valid)
+        tensors = load(self.valid)
+        size = int.from_bytes(self.valid[:8], "little")
+        about = json.loads(json.loads(self.valid[8 : 8 + size])["__metadata__"]["predictions"])
+        if chance < 0.65:
+            text = as_json(rng, changed_tree(rng, about)).decode("utf-8", "replace")
+        else:
+            text = json.dumps(about)
+            name = rng.choice(("logits", "labels"))
+            values = tensors[name]
+            value = rng.choice((float("nan"), float("inf"), -1, 3e38, 2**31 - 1, 7, 0))
+            with np.errstate(all="ignore"):
+                tensors[name] = rng.choice(
+                    (
+                        np.full_like(values, value),
+                        values.astype(rng.choice(("float16", "float64", "int64", "bool", "int32"))),
+                        values[: rng.choice((0, 1, 39))],
+                        values.reshape(-1),
+                        values[None],
+                        np.where(values == values.flat[0], value, values).astype(values.dtype),
+                        np.zeros((1, 10_000), values.dtype),
+                    )
+                )
+            if rng.random() < 0.3:  # a name for each column
+                about["classes"] = [str(c) for c in range(tensors["logits"].shape[-1])]
+                text = json.dumps(dict(about, images=[]))
+            if rng.random() < 0.2:
+                name = str(odd_value(rng))[:50].encode("utf-8", "replace").decode()
+                tensors[name] = np.zeros(3, np.float32)
+        return save(tensors, metadata={"predictions": text} if rng.random() < 0.95 else None)
+
+    def read(self, target: Path) -> None:
+        from results import predictions
+
+        alone = predictions.read(target)
+        if alone is None:
+            return
+        alone.scalars()
+        alone.reliability(adaptive=True)
+        alone.per_class_accuracy()
+        alone.macro_f1()
+        alone.of_halves()
+        found = predictions.read(target, self.record)
+        assert found is not None and found.confusion().sum() == len(found.labels)

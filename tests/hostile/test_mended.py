@@ -27,6 +27,7 @@ from results.logs import BadLog, last_start
 from support.command_line import run
 from support.documents import MOST_DEPTH, parse_json, parse_yaml
 from support.weight_files import check_weights
+from tests.clip.archives import save_torchscript
 from tests.hostile.mutations import YAML_VALUES
 from tests.hostile.weights import inflated, saved, small_model, small_weights
 
@@ -147,6 +148,45 @@ def test_tensors_that_no_clip_has(key, value, said, tmp_path):
         load_state_dict(tmp_path / "clip.pt")
 
 
+def torchscript(path: Path, change=lambda name, data: data) -> Path:
+    """Write a CLIP as a TorchScript archive, its parts changed."""
+    save_torchscript(small_weights(), path.with_name("valid.pt"))
+    with (
+        zipfile.ZipFile(path.with_name("valid.pt")) as valid,
+        zipfile.ZipFile(path, "w") as archive,
+    ):
+        for name in valid.namelist():
+            archive.writestr(name, change(name.partition("/")[2], valid.read(name)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("data.pkl", lambda data: data[:-100]),
+        ("data.pkl", lambda data: data.replace(b"_rebuild_tensor_v2", b"_rebuild_qtensor_x")),
+        ("data.pkl", lambda data: b"\x80\x02" + b")" + b"\x85" * 10**6 + b"."),
+        ("data.pkl", lambda data: b"\x80\x02cos\nsystem\nX\4\0\0\0echo\x85R."),
+        # a module that holds itself, twice
+        (
+            "data.pkl",
+            lambda data: (
+                b"\x80\x02c__torch__.tests.clip.archives\nNode\n)\x81q\0}"
+                b"(X\1\0\0\0ah\0X\1\0\0\0bh\0ub."
+            ),
+        ),
+        ("data/0", lambda data: data[:-2]),
+        ("code/__torch__/tests/clip/archives.py", lambda data: b"\xff"),
+    ],
+    ids="cut tensors deep call cycle short code".split(),
+)
+def test_a_made_up_torchscript_archive(part, change, tmp_path):
+    """``torch.jit.load`` ended the process on some."""
+    path = torchscript(tmp_path / "a.pt", lambda name, data: change(data) if name == part else data)
+    with pytest.raises((RuntimeError, ValueError), match=r"a\.pt"):
+        load_state_dict(path)
+
+
 @pytest.mark.parametrize("change", ["kind", "flags", "sizes", "bomb", "version"])
 def test_a_damaged_mat_file_does_not_end_the_process(change, tmp_path):
     out = io.BytesIO()
@@ -204,7 +244,8 @@ def test_a_sparse_file_for_a_tar_archive(tmp_path):
 
 
 def test_zeros_without_end_in_an_archive(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    # level 9 makes a thousandth of zeros, level 1 of some zlibs no hundredth
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         with archive.open("zeros", "w") as file:
             for _ in range(400):
                 file.write(bytes(1 << 20))

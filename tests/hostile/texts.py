@@ -205,10 +205,12 @@ class ClassNames:
 
     def read(self, target: Path) -> None:
         import predict
+        from adaptation.predictor import Label
         from tools.command import read_names
 
         names = read_names(str(target / "names.txt"))
         use_names(names)
         with contextlib.redirect_stdout(io.StringIO()):
-            predict.show("image.png", [(name, 0.5) for name in names], as_json=True)  # type: ignore
-            predict.show("image.png", [(name, 0.5) for name in names], as_json=False)  # type: ignore
+            for words in ([], ["--json"], ["--csv"]):
+                args = predict.build_parser().parse_args([*words, "image.png"])
+                predict.show("image.png", [Label(name, 0.5) for name in names], args)

@@ -25,6 +25,7 @@ from .mutations import (
     as_json,
     as_yaml,
     changed_bytes,
+    changed_safetensors,
     changed_tree,
     odd_text,
     odd_value,
@@ -233,6 +234,7 @@ class ResumedCheckpoint:
         (folder / "checkpoint").write_bytes(pointer)
 
     def read(self, target: Path) -> None:
+        from adaptation.trainer import Losses
         from dassl.optim import build_lr_scheduler, build_optimizer
 
         trainer = self.trainer
@@ -245,7 +247,7 @@ class ResumedCheckpoint:
             trainer.start_epoch = trainer.resume_model_if_exist(str(target))
             # a step, and the learning rate after it
             loss = sum(parameter.square().sum() for parameter in learner.parameters())
-            trainer.step(loss)
+            trainer.step(Losses(loss, None, {}))
             trainer.update_lr()
             range(trainer.start_epoch, trainer.max_epoch)
         finally:
@@ -339,15 +341,6 @@ class ClipArchive:
         use_clip(target / "clip.pt")
 
 
-def _changed_safetensors(rng: Random, valid: bytes) -> bytes:
-    """Change the header of a safetensors file, which is JSON, and keep its length right."""
-    size = int.from_bytes(valid[:8], "little")
-    header = as_json(rng, changed_tree(rng, json.loads(valid[8 : 8 + size])))
-    if rng.random() < 0.9:
-        size = len(header)
-    return size.to_bytes(8, "little") + header + valid[8 + int.from_bytes(valid[:8], "little") :]
-
-
 class ClipSafetensors:
     """CLIP's weights in safetensors, plain and with the token table of the embedded backbone."""
 
@@ -370,7 +363,7 @@ class ClipSafetensors:
 
         def change() -> bytes:
             if rng.random() < 0.6:
-                return _changed_safetensors(rng, valid)
+                return changed_safetensors(rng, valid)
             weights = dict(self.weights)
             for key in rng.sample(sorted(weights), rng.choice((1, 2))):
                 odd = odd_tensor(rng)
@@ -451,7 +444,7 @@ class TeacherFeatures:
             path.write_bytes(self.valid)
             return
         canary = target.parent / CANARY
-        write_hostile(rng, path, self.valid, lambda: _changed_safetensors(rng, self.valid), canary)
+        write_hostile(rng, path, self.valid, lambda: changed_safetensors(rng, self.valid), canary)
 
     def read(self, target: Path) -> None:
         from adaptation.savings.teacher import FeatureFiles

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
     second = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr
-    assert f"Found checkpoint at {run} (will resume training)" in second.stdout
+    assert "(will resume training)" in second.stdout
     epochs = re.findall(r"epoch \[(\d+)/40\]", second.stdout)
     assert int(epochs[0]) > 5
     assert epochs[-1] == "40"
