@@ -132,6 +132,8 @@ def check_settings(chains: Iterable[Chain], env: Mapping[str, str]) -> None:
             run = planned.runs[0]
             command = planned.command(run, run.seeds)
             train.setup_cfg(train.build_parser().parse_args(command[2:]))
+        except ModuleNotFoundError:  # PYTHON, which the runs take, may be another that has it
+            continue
         except KeyError as error:  # a key that there is not
             raise ValueError(str(error)) from error
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import scripts.all
+from results.report.gather import failures
 from scripts.sweep import sweep
 from scripts.sweep.board import Board
 from scripts.sweep.cluster import queued
@@ -135,6 +136,14 @@ def test_broken_lines_of_notes_end_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="17_0\n1\n"))
     assert queued(tmp_path, env) == {("coop", "fewshot"): "17_0"}
     assert len(file.read_bytes().splitlines()) == 9
+
+    logs = tmp_path / "all"
+    logs.mkdir()
+    (logs / "a.txt").touch()
+    note = {"log": "a.txt", "time": "2999-01-01T00:00:00+00:00", "run": "a", "reason": "it broke"}
+    (logs / "failures.jsonl").write_bytes(b"\xff\n" + b"[" * 100_000 + b'\n{"log": 5')
+    add_line(logs / "failures.jsonl", note | {"status": 1})
+    assert failures(tmp_path) == [("a", "it broke (status 1)")]
 
 
 @pytest.mark.parametrize(
