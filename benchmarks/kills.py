@@ -267,17 +267,19 @@ def try_kill(
     return row
 
 
-def measure(kills: int, seed: int, jobs: int, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    kills: int, runs: Sequence[str], seed: int, jobs: int, folder: Path
+) -> list[dict[str, Any]]:
     """Kill runs so many times; runs that a signal comes too late for do not count.
 
     Args:
         kills: number of kills.
+        runs: methods, and ``TOGETHER``, in turn.
         seed: of what is chosen at random.
         jobs: runs at the same time.
         folder: takes data, results and caches.
     """
     starter = Starter()
-    runs = [*METHODS, TOGETHER]
     kinds = [f"{name}, {RANDOM_TIME}" for name in SIGNALS] + [f"SIGKILL, {m}" for m in MOMENTS]
 
     def run_straight(what: str) -> tuple[dict[str, Any], float]:
@@ -348,6 +350,12 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=positive, default=50)
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        choices=[*METHODS, TOGETHER],
+        help="those alone; keep other runs' counts",
+    )
     parser.add_argument("--jobs", type=positive, default=2, help="runs at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen at random")
     parser.add_argument("--out", type=output_file, default=OUT)
@@ -359,7 +367,10 @@ def act(args: argparse.Namespace) -> int:
     """Kill, keep, print, fill the document; return 1 if anything was lost."""
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(args.kills, args.seed, args.jobs, Path(folder))
+        runs = args.runs or [*METHODS, TOGETHER]
+        rows = measure(args.kills, runs, args.seed, args.jobs, Path(folder))
+    if args.runs:
+        rows = [row for row in read_json(str(args.out))["kills"] if row["run"] not in runs] + rows
     write_json({"seed": args.seed, "kills": rows}, str(args.out))
     kept = read_json(str(args.out))["kills"]
     print(table(kept))
