@@ -208,6 +208,7 @@ def run(
     """
     print_any_text()
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+    thread_hook, threading.excepthook = threading.excepthook, _drop_what_is_kept
     try:
         status = action() or 0
         sys.stdout.flush()
@@ -227,7 +228,13 @@ def run(
             raise
         return report(error)
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, threading.excepthook = hook, thread_hook
+
+
+def _drop_what_is_kept(failed: threading.ExceptHookArgs) -> None:
+    """Print no error that a thread keeps for others, who raise it: TensorBoard's writer does."""
+    if getattr(failed.thread, "exception", None) is not failed.exc_value:
+        threading.__excepthook__(failed)
 
 
 def _interrupt_again(unraisable: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from support.command_line import Unfinished
 from support.files import as_text, read_bytes, replacing, write_text
 from support.weight_files import check_container, state_dict_in, why_unreadable
 
@@ -24,6 +25,7 @@ from .tools import SettingError
 
 __all__ = [
     "DamagedError",
+    "UnwritableError",
     "latest_checkpoint",
     "load_checkpoint",
     "load_pretrained_weights",
@@ -31,6 +33,7 @@ __all__ = [
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "unwritable",
 ]
 
 POINTER = "checkpoint"
@@ -41,6 +44,10 @@ NUMBERED = "model.pth.tar-"
 
 class DamagedError(ValueError):
     """A checkpoint file that is damaged, or none; the message names it."""
+
+
+class UnwritableError(SettingError, Unfinished):
+    """A file of a run that cannot be written; the message names it."""
 
 
 def save_checkpoint(
@@ -63,7 +70,7 @@ def save_checkpoint(
         model_name: file name; empty means ``model.pth.tar-<epoch>``.
 
     Raises:
-        SettingError: if the file cannot be written.
+        UnwritableError: if the file cannot be written; a ``SettingError``.
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": strip_module(state["state_dict"])}
@@ -82,14 +89,14 @@ def save_checkpoint(
         raise unwritable(fpath, error) from error
 
 
-def unwritable(fpath: str, error: Exception) -> SettingError:
+def unwritable(fpath: str, error: Exception) -> UnwritableError:
     """Return the error that says why a file of a run cannot be written, and what to do.
 
     Args:
         fpath: the file.
         error: what the system or PyTorch raised.
     """
-    return SettingError(
+    return UnwritableError(
         f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(osp.dirname(fpath))}): make "
         "room, or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
     )
