@@ -348,7 +348,9 @@ def _unlike(stored: Any, own: Any, name: str = "it") -> str:
         both = [key for key in own if key in stored]
         return next(filter(None, (_unlike(stored[key], own[key], key) for key in both)), "")
     if isinstance(own, list | tuple) and isinstance(stored, list | tuple):
-        pairs = zip(stored, own, strict=False)
+        if len(stored) != len(own):
+            return f"{name} has {len(stored)} entries, not {len(own)}"
+        pairs = zip(stored, own, strict=True)
         return next(filter(None, (_unlike(one, other, name) for one, other in pairs)), "")
     if isinstance(own, numbers) and isinstance(stored, numbers if own is None else int | float):
         finite = stored is None or math.isfinite(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -197,7 +198,10 @@ def _changed_at(rng: Random, tree: Any, place: Path_, odd: Callable[[Random], An
     elif action == 3:
         del parent[key]
     elif action == 4 and isinstance(parent, list):
-        parent.insert(rng.randrange(len(parent) + 1), copy.deepcopy(rng.choice(parent)))
+        chosen = rng.choice(parent)
+        with contextlib.suppress(NotImplementedError):  # of a sparse tensor there is no copy
+            chosen = copy.deepcopy(chosen)
+        parent.insert(rng.randrange(len(parent) + 1), chosen)
     elif action == 4:
         parent[odd_text(rng)] = parent.pop(key)
     elif isinstance(parent, list):
