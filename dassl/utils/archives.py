@@ -50,7 +50,8 @@ def check_archive(path: str) -> None:
         ValueError: it is damaged, or its content is out of all proportion to its size.
         OSError: it cannot be read.
     """
-    _with_archive(path, "", _test_zip if path.endswith(".zip") else _test_tar)
+    is_zip = path.removesuffix(".part").endswith(".zip")  # of a download that is not done yet
+    _with_archive(path, "", _test_zip if is_zip else _test_tar)
 
 
 def _with_archive(path: str, folder: str, work: Callable[[str, str], None]) -> None:

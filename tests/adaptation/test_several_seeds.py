@@ -281,6 +281,9 @@ def test_what_goes_wrong_names_the_seed(build, capsys):
     together.runs[1].trainer.model.learner.ctx.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"^seed 2: Loss is infinite or NaN!"):
         together.train()
+    for run in together.runs:  # states that the runs would go on from
+        for file in Path(run.trainer.output_dir).glob("unfinished*"):
+            file.unlink()
     broken = together.runs[0].trainer.train_loader_x.dataset.data_source
     broken[0]._impath = "gone.png"
     together = SeveralSeeds(builds(build, "CoOp"))
