@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 import sys
 import threading
@@ -22,6 +24,14 @@ __all__ = ["CachingLoader", "InterruptibleLoader", "build_data_loader", "check_l
 
 CACHE_CHOICES = ["exact", "fast", "none"]
 CPU = torch.device("cpu")
+
+
+@atexit.register  # after multiprocessing's own function, so that it runs before that waits for them
+def _end_workers() -> None:
+    """End workers that are left when the process ends: they ignore what asks them to."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class InterruptibleLoader(DataLoader):

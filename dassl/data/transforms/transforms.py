@@ -272,8 +272,9 @@ def _test_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
 def _normalize(cfg: Any) -> Step:
     mean, std = list(cfg.PIXEL_MEAN), list(cfg.PIXEL_STD)
     for key, values in (("PIXEL_MEAN", mean), ("PIXEL_STD", std)):
-        if not all(type(value) in (int, float) for value in values):
-            raise ValueError(f"INPUT.{key} {values!r:.80} is not a list of numbers")
+        numbers = all(type(value) in (int, float) for value in values)
+        if not numbers or len(values) not in (1, 3):
+            raise ValueError(f"INPUT.{key} {values!r:.80} is not a list of three numbers")
     return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
 
 
