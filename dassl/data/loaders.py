@@ -29,9 +29,11 @@ CPU = torch.device("cpu")
 @atexit.register  # after multiprocessing's own function, so that it runs before that waits for them
 def _end_workers() -> None:
     """End workers that are left when the process ends: they ignore what asks them to."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+    left = [process for process in multiprocessing.active_children() if process.daemon]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler makes it an error
+    for process in left:
+        process.kill()
 
 
 class InterruptibleLoader(DataLoader):
