@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,26 @@ CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 def asked_for(config: pytest.Config, marker: str) -> bool:
     """Whether ``-m`` names a marker other than to leave it out."""
     return marker in config.getoption("-m").replace(f"not {marker}", "")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is marked so in a process of its own.
+
+    What earlier tests took and gave back would serve allocations that are to fail or to be seen.
+    """
+    if "OWN_PROCESS" in os.environ or not pyfuncitem.get_closest_marker("own_process"):
+        return None
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, pyfuncitem.nodeid],
+        cwd=ROOT,
+        env={**os.environ, "OWN_PROCESS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+    return True
 
 
 def pytest_configure(config: pytest.Config) -> None:

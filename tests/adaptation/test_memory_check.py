@@ -67,6 +67,7 @@ def step(trainer: PromptTrainer) -> None:
     trainer.forward_backward({"img": images(4), "label": torch.arange(4)})
 
 
+@pytest.mark.own_process
 def test_refused_then_changed_as_advised(trainer):
     refused = trainer()
     room = Load(refused.model, 4).bytes / 2

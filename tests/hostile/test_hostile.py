@@ -78,7 +78,12 @@ def refuse(text: str) -> None:
             ),
             {"executed": True, "escaped": False},
         ),
-        (lambda target: bytearray(200_000_000), {"memory_mb": 150}),
+        pytest.param(
+            lambda target: bytearray(200_000_000),
+            {"memory_mb": 150},
+            marks=pytest.mark.own_process,
+            id="memory",
+        ),
     ],
 )
 def test_the_check_sees_what_must_not_be(act, expected, box):

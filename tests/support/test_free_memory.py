@@ -64,6 +64,7 @@ def address_space(room: float):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's files")
+@pytest.mark.own_process
 def test_limit_of_this_process():
     plenty = host_memory()
     with address_space(3e8):
