@@ -7,7 +7,7 @@ in the order of CoOp's and PromptSRC's code. Their grammar ("a origami") is orig
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -120,14 +120,20 @@ TEACHER_TEMPLATES = (
 )
 
 
-def dataset_template(name: str) -> str:
+def dataset_template(name: str, instead: Mapping[str, str] | None = None) -> str:
     """Return the zero-shot template of the data set registered as ``name``.
 
     It is the attribute ``template`` of its class, or else :data:`DEFAULT_TEMPLATE`.
 
+    Args:
+        name: of the data set.
+        instead: data set -> the text that a method reads in the place of that.
+
     Raises:
         ValueError: it is not a text with one ``{}``.
     """
+    if instead and name in instead:
+        return instead[name]
     template = getattr(_dataset_class(name), "template", None)
     return DEFAULT_TEMPLATE if template is None else _checked(template, f"data set {name}")
 

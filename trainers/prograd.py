@@ -45,7 +45,7 @@ TEMPLATES = {
 
 def template_of(name: str) -> str:
     """Return the text for the data set registered as ``name``, which ends with the class name."""
-    template = TEMPLATES.get(name) or dataset_template(name)
+    template = dataset_template(name, TEMPLATES)
     return template if template.endswith(" {}.") else DEFAULT_TEMPLATE
 
 

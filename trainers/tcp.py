@@ -123,8 +123,7 @@ class TCP(PromptTrainer):
 
     @classmethod
     def teacher_templates(cls, cfg: CfgNode) -> Sequence[str]:
-        name = cfg.DATASET.NAME
-        return (TEACHER.get(name) or dataset_template(name),)
+        return (dataset_template(cfg.DATASET.NAME, TEACHER),)
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         ce = F.cross_entropy(prediction.logits, label)
