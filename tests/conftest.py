@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from datasets.fewshot import FewShotDataset
 from tests.parity_files import recorded_clip
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 
 
@@ -201,3 +203,17 @@ def method_with_a_node_of_its_own(monkeypatch) -> str:
 
     monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "OwnNode", OwnNode)
     return "OwnNode"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser for the tests of a page."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: setup.sh dev")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        # as root, which containers are, it has no sandbox
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import io
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -29,8 +28,6 @@ from trainers import Predictor
 httpx = pytest.importorskip("httpx", reason="needs requirements-dev.txt")
 for package in ("fastapi", "uvicorn", "multipart", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="needs requirements-deploy.txt")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @contextlib.contextmanager
@@ -261,19 +258,6 @@ def test_answers_do_not_wait_for_receipts():
             accepted, _ = listening.accept()
             with accepted:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: setup.sh dev")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        # as root, which containers are, it has no sandbox
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 #: drops files of these contents (base64) on the page, as a hand does

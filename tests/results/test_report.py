@@ -6,7 +6,6 @@ Chromium or Chrome of the system is driven by playwright; without one, these tes
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from support.command_line import ROOT
 
 from .writing import base2new, few_shot, transfer, write_record
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 #: names that would do something in a page that took them for more than text
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -121,20 +119,6 @@ def report(output, tmp_path_factory) -> Path:
     words = ["--output", str(output), "--html", str(path), "--baseline", "CoOp/vit_b16"]
     assert parse_test_res.main([*words, "--columns", "epochs", "--traceback"]) == 0
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A browser for all tests."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: setup.sh dev")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        # as root, which containers are, it has no sandbox
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
