@@ -126,15 +126,33 @@ def _is_unfinished(error: BaseException) -> bool:
     )
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out: Python's, or the CPU's or a GPU's as PyTorch says it."""
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
 def report(error: BaseException) -> int:
     """Print the one line that an error gets.
 
     Returns:
         Exit status: 75 for a full disk and whatever else is :class:`Unfinished`, 2 for what the
-        user can mend, 1 for what nobody foresaw, which is named with the place where it arose.
+        user can mend, 1 where memory ran out, and for what nobody foresaw, which is named with the
+        place where it arose.
     """
     if sys.stdout is not None:
         sys.stdout.flush()
+    if _is_out_of_memory(error):
+        what = f": {text}" if (text := describe(error)) != type(error).__name__ else ""
+        print(
+            f"error: memory ran out ({_place(error)}){what}; end other programs, or use less: a "
+            "smaller DATALOADER.TRAIN_X.BATCH_SIZE or TEST.BATCH_SIZE, MODEL.MEMORY_GB, a smaller "
+            "backbone; --traceback shows how it came about",
+            file=sys.stderr,
+        )
+        return UNEXPECTED
     if _is_unfinished(error):
         print(f"error: {describe(error)}", file=sys.stderr)
         return UNFINISHED

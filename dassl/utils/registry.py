@@ -135,6 +135,8 @@ class Registry:
                 continue
             try:
                 importlib.import_module(name)
+            except MemoryError:  # no fault of the file
+                raise
             except Exception as error:
                 finder: Any = module.module_finder  # a FileFinder
                 file = Path(finder.path, f"{module.name}.py")

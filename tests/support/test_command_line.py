@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch._utils import ExceptionWrapper
 
 from dassl.utils import ImageError
@@ -45,6 +46,8 @@ def refuse_image() -> None:
         (lambda: importlib.import_module("no_such"), 2, "No module named 'no_such': install req"),
         (lambda: load_in_a_worker(refuse_image), 2, "error: bad.png is empty"),
         (lambda: {}["labels"], 1, "unexpected KeyError: 'labels' (tests/support/test_command_"),
+        (lambda: bytearray(1 << 62), 1, "error: memory ran out (tests/support/"),
+        (lambda: torch.empty(1 << 58), 1, "error: memory ran out (tests/support/"),
         (lambda: [][3], 1, "unexpected IndexError: list index out of range (tests/support/"),
         (lambda: int("x"), 1, "unexpected ValueError: invalid literal for int() with base 10: 'x'"),
         (lambda: json.loads("<html>"), 1, "unexpected JSONDecodeError: Expecting value"),
