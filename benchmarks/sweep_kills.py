@@ -32,9 +32,11 @@ import numpy as np
 from PIL import Image
 
 from scripts.sweep.runner import FAILURES
-from support.command_line import add_traceback, positive, run_command
+from support.command_line import add_traceback, output_file, positive, run_command
+from support.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "benchmarks" / "results" / "sweep_kills.json"
 # In the place of the interpreter: notes each start of train.py, with what is in its folder, and
 # whether a process that was started in there before still runs.
 NOTING = """#!{python}
@@ -159,6 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=positive, default=20)
     parser.add_argument("--pause", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=output_file, default=OUT)
     parser.add_argument("--keep", metavar="DIR", help="write all into this folder, and keep it")
     add_traceback(parser)
     return parser
@@ -170,6 +173,7 @@ def act(args: argparse.Namespace) -> int:
         folder = args.keep or stack.enter_context(tempfile.TemporaryDirectory())
         found = measure(args.runs, args.kills, args.pause, args.seed, Path(folder).absolute())
     print(json.dumps(found))
+    write_json(found, args.out, indent=1)
     return 1 if found["lost"] or found["done_twice"] else 0
 
 
