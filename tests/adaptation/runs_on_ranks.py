@@ -44,6 +44,8 @@ class Drawing(OwnCoOp):
         return super().forward_backward(batch)
 
 
+WITHOUT_L1 = ["TRAINER.MMLOP.TEXT_LOSS_WEIGHT", "0.0", "TRAINER.MMLOP.IMAGE_LOSS_WEIGHT", "0.0"]
+
 #: name -> method and config pairs that differ from those below
 CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in METHODS} | {
     "zero-shot": ("ZeroshotCLIP", []),
@@ -66,7 +68,7 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
     ),
     "texts not shared out": ("MMLoP", []),
     "contexts of every class": ("CoOp", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", ""]),
-    "told to end": ("MMLoP", ["OPTIM.MAX_EPOCH", "2"]),
+    "told to end": ("MMLoP", ["OPTIM.MAX_EPOCH", "2", *WITHOUT_L1]),
     "mapped anew": ("LoRVP", ["TRAINER.LORVP.HEAD", "ilm", "OPTIM.MAX_EPOCH", "2"]),
     "trainer of one's own": ("OwnCoOp", []),
 }

@@ -20,8 +20,14 @@ from tests.trainers.test_contract import METHODS
 
 ROOT = Path(__file__).parents[2]
 RUNS = "tests.adaptation.runs_on_ranks"
-#: relative; float16 rounds each process's part of the batch by itself
-LIMITS = {"scaled and clipped": 5e-2}
+#: largest relative difference of a learner, where nothing below says more
+LIMIT = 5e-4
+#: float16 rounds each process's part of the batch by itself. The gradient of an L1 loss is the sign
+#: of a difference, and rounding turns signs of differences near zero: noise of 1e-7 in the frozen
+#: weights moves MMLoP's factors by up to 8e-5, without its L1 terms by 7e-6.
+LIMITS = {"scaled and clipped": 5e-2} | dict.fromkeys(
+    ("MMLoP", "texts not shared out", "PromptSRC", "chosen and clipped"), 5e-3
+)
 
 
 def torchrun(n_ranks: int, *words: str) -> list[str]:
@@ -58,7 +64,7 @@ def test_two_processes_train_and_test_as_one(tmp_path, data_root):
     assert "random steps: " not in refused
     for case in cases:
         one, two = (torch.load(folder / f"{case}.pt", weights_only=True) for folder in folders)
-        limit = LIMITS.get(case, 1e-4)
+        limit = LIMITS.get(case, LIMIT)
         for name, weights in one["weights"].items():
             for key, value in weights.items():
                 assert relative_error(two["weights"][name][key], value) < limit, (case, key)
@@ -158,7 +164,7 @@ def test_a_run_goes_on_after_a_failure_with_other_numbers_of_processes(tmp_path,
             for folder in (saved, tmp_path / "alone/prompt_learner")
         )
         for key, value in theirs["state_dict"].items():
-            assert relative_error(ours["state_dict"][key], value) < 1e-4, (epoch, key)
+            assert relative_error(ours["state_dict"][key], value) < LIMIT, (epoch, key)
         random, its_random = (c["trainer_state"]["random"] for c in (ours, theirs))
         assert torch.equal(random["torch"], its_random["torch"])
     record = json.loads((tmp_path / "shared/result.json").read_text())
