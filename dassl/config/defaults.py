@@ -146,7 +146,7 @@ _C.OPTIM.WARMUP_RECOUNT = True
 _C.TRAIN = CN()
 # Epochs between checkpoints; 0 keeps the last epoch only.
 _C.TRAIN.CHECKPOINT_FREQ = 0
-# Minutes between states that an unfinished run goes on from, also within an epoch; 0 saves one only
+# Minutes between states that an unfinished run resumes from, also within an epoch; 0 saves one only
 # when the process is told to end. They are removed when the run has finished.
 _C.TRAIN.SAVE_MINUTES = 5.0
 # Batches between log lines.
