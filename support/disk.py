@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from .words import counted
+
 
 def free_bytes(path: str | Path) -> int:
     """Return the free bytes of the disk that a path is on, or will be on."""
@@ -76,7 +78,7 @@ def sweep_shortage(
     if needed <= free:
         return None
     return (
-        f"{n_runs:,} runs take about {shown(needed)} ({shown(each)} each), and {shown(free)} are "
+        f"{counted(n_runs, 'run needs', 'runs need')} about {shown(needed)} ({shown(each)} each), and {shown(free)} are "
         f"free on the disk of {output}: free some, or choose another output folder"
     )
 

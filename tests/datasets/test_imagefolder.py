@@ -284,9 +284,7 @@ def test_what_is_not_read_is_noted(own, tmp_path, capsys):
     own()
     out = capsys.readouterr().out
     assert "only train, val, test are read, not masks" in out
-    assert (
-        f"1 files or folders in class folders are no images and not read (first: {tmp_path}" in out
-    )
+    assert f"since they are no images: 1 file or folder (first: {tmp_path}" in out
     assert "notes.txt" in out and "MACOSX" not in out
 
 
