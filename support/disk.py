@@ -77,9 +77,10 @@ def sweep_shortage(
     needed, free = n_runs * each, free_bytes(output)
     if needed <= free:
         return None
+    runs = counted(n_runs, "run needs", "runs need")
     return (
-        f"{counted(n_runs, 'run needs', 'runs need')} about {shown(needed)} ({shown(each)} each), and {shown(free)} are "
-        f"free on the disk of {output}: free some, or choose another output folder"
+        f"{runs} about {shown(needed)} ({shown(each)} each), and {shown(free)} are free on the "
+        f"disk of {output}: free some, or choose another output folder"
     )
 
 
