@@ -20,7 +20,9 @@ ALLOWED = {
     "adaptation": {"clip", "dassl", "datasets", "results", "support"},
     "trainers": {"adaptation", "clip", "dassl", "datasets", "support"},
     "deploy": {"adaptation", "clip", "dassl", "results", "support", "trainers"},
-    "tools": {"adaptation", "clip", "dassl", "datasets", "deploy", "support", "trainers"},
+    "tools": {
+        *("adaptation", "clip", "dassl", "datasets", "deploy", "results", "support", "trainers"),
+    },
     "pretrain": {"adaptation", "clip", "datasets", "support"},
     "parse_test_res": {"results", "support"},
 }
