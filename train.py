@@ -117,6 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--version", action=PrintVersion, nargs=0, help="print the version and exit")
+    add(
+        "--list",
+        nargs="?",
+        const="",
+        metavar="KIND",
+        help="print what there is, with papers, and exit: methods, datasets, backbones, protocols",
+    )
     add("--root", metavar="DIR", help="folder that holds the data sets")
     add("--output-dir", metavar="DIR", help="folder for the log and the checkpoints")
     add("--resume", metavar="DIR", help="resume from this folder instead of the output folder")
@@ -315,6 +322,15 @@ def add_own_files(args: argparse.Namespace, cfg: CfgNode) -> None:
         raise FileNotFoundError(f"{option}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from error
+
+
+def print_listing(args: argparse.Namespace) -> None:
+    """Print what there is to choose from, what the user's own files register included."""
+    from dassl.config import get_cfg_default
+    from scripts.listing import listing
+
+    add_own_files(args, get_cfg_default())
+    print(listing(args.list))
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -599,6 +615,9 @@ def main(argv: list[str] | None = None) -> int:
     def act() -> None:
         with REQUEST.signals():
             train_or_test()
+
+    if args.list is not None:
+        return run(lambda: print_listing(args), args.traceback)
 
     def train_or_test() -> None:
         from dassl.utils import ranks

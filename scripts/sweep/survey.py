@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Literal
 
 import protocols
-from scripts.claims import holder_of
 from scripts.run import find_weights, state_of
+from support.claims import holder_of
 from support.disk import sweep_shortage
 from support.words import counted
 
