@@ -387,11 +387,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     if cfg.RESUME and not saved_in(cfg.RESUME):
         raise FileNotFoundError(
             f"--resume: {cfg.RESUME} is no run folder with a checkpoint; without the option a run "
-            "goes on from its output folder, or starts there"
+            "resumes from its output folder, or starts there"
         )
     if args.model_dir and not args.eval_only:
         raise ValueError(
-            "--model-dir is read with --eval-only alone: to go on with a run use --resume, to "
+            "--model-dir is read with --eval-only alone: to resume a run use --resume, to "
             "start from weights MODEL.INIT_WEIGHTS"
         )
     if args.untrained and (args.model_dir or not args.eval_only):
@@ -571,7 +571,7 @@ def build_runs(
 
 
 def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
-    """Return the line that signals end with: what is saved, and what to do to go on.
+    """Return the line that signals end with: what is saved, and what to do to resume.
 
     Args:
         args: the parsed command line.
@@ -585,7 +585,7 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     if not saved:
         return "interrupted before anything was saved; the same command starts again"
     same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
-    return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
+    return f"interrupted; {same} continues from what is saved: {', '.join(sorted(saved))}"
 
 
 def ask_for_large_pages() -> None:

@@ -88,6 +88,9 @@ def keep_record(
                 f"cannot write {Path(cfg.OUTPUT_DIR, record.FILE)} ({error.strerror}): make room, "
                 "or correct what hinders it. The same command tests again and writes it"
             ) from error
+        if Path(cfg.OUTPUT_DIR, predictions.FILE).is_file():
+            run = shlex.quote(cfg.OUTPUT_DIR)
+            print(f"What it gets right and wrong: python -m tools.inspect_run {run}")
         if arguments["eval_only"] and facts["result"]:
             _track_test(trainer, cfg.OUTPUT_DIR, facts["result"])
 

@@ -210,7 +210,7 @@ _C.OPTIM.WARMUP_RECOUNT = True
 _C.TRAIN = CN()
 #: epochs between checkpoints; 0 keeps the last epoch only
 _C.TRAIN.CHECKPOINT_FREQ = 0
-#: minutes between states that an unfinished run goes on from, also within an epoch; 0 saves one
+#: minutes between states that an unfinished run resumes from, also within an epoch; 0 saves one
 #: only when the process is told to end. They are removed when the run has finished
 _C.TRAIN.SAVE_MINUTES = 5.0
 #: batches between log lines

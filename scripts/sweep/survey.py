@@ -179,6 +179,8 @@ def describe(found: Mapping[Call, Found], costs: Costs, at_once: int, where: str
     if not todo:
         time = "nothing to do"
     if left is not None and unknown:
-        time += f", without {unknown} runs that none tells of"
-    lines.append(f"{len(found)} runs, {len(todo)} left, {at_once} at once {where}: {time}")
+        runs = "1 run" if unknown == 1 else f"{unknown} runs"
+        time += f", and {runs} of unknown length"
+    together = "one" if at_once == 1 else at_once
+    lines.append(f"{len(found)} runs, {len(todo)} left, {together} at a time {where}: {time}")
     return "\n".join(lines)
