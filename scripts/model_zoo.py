@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import shutil
 import sys
@@ -184,7 +185,8 @@ def write_upstream(method: str, run_folder: Path, place: Path, whole: bool) -> s
             "Published code of the method saves it with all weights of CLIP; that file is left out "
             "here, and `python -m tools.to_upstream THIS_FOLDER OUT` writes it."
         )
-    convert(build_parser().parse_args([str(run_folder), str(place)]))
+    with contextlib.redirect_stdout(io.StringIO()):  # it names the temporary place
+        convert(build_parser().parse_args([str(run_folder), str(place)]))
     return f"`{place.name}/` is a run folder for the published code of the method."
 
 
