@@ -1,7 +1,7 @@
 """Train methods and lay out what they learned as a model zoo: ``python -m scripts.model_zoo OUT``.
 
 By default every method that trains is trained with its shipped config on the embedded digits, 16
-images per class, seed 1: some minutes on a CPU. ``--runs`` holds these runs; the same command goes
+images per class, seed 1. ``--runs`` holds these runs; the same command goes
 on with them where it was broken off. OUT gets::
 
     index.json               all entries
