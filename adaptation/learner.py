@@ -100,6 +100,8 @@ class PromptLearner(nn.Module):
 
     #: frozen words around the class name; learned tokens are inserted, not written here
     template: str = DEFAULT_TEMPLATE
+    #: factor of the cosines of features; None for CLIP's own
+    logit_scale: float | None = None
     #: whether text features depend on the image, by a ``forward`` of the learner's own
     image_conditioned: bool = False
     #: whether the learned tensors belong to the training run's classes and fit no others

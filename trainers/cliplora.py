@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptation.learner import Prediction, PromptLearner, Steps
+from adaptation.learner import PromptLearner
 from adaptation.starts import clip_widths, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import BlockChange, LayerChanges, LowRank
@@ -98,7 +98,7 @@ class LowRankLearner(PromptLearner):
         scale: factor of all terms.
     """
 
-    #: factor of the cosines, of OpenAI's models their own
+    #: that of OpenAI's models, for all
     logit_scale = 100.0
 
     def __init__(
@@ -139,10 +139,6 @@ class LowRankLearner(PromptLearner):
 
     def image_changes(self) -> LayerChanges | None:
         return self._changes(self.vision)
-
-    def forward(self, clip: Steps, image: Tensor) -> Prediction:
-        features, text = self.image_features(clip, image), clip.text_features()
-        return Prediction(features, text, self.logit_scale * features @ text.t())
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         letters = {name: letter for letter, (_, name) in PROJECTIONS.items()}
