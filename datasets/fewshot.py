@@ -32,8 +32,8 @@ Lists = tuple[list[Datum], list[Datum] | None, list[Datum]]
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add the config keys that this file reads and that are not Dassl's."""
-    #: one of SUBSAMPLE_CHOICES: all classes, base (the first half, the larger when odd) or new (the
-    #: rest)
+    #: classes that are taken: all, base (the first half, the larger when odd) or new
+    #: (the rest)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
     #: True: the images of DATASET.NUM_SHOTS and SEED are those of published lists in the data set's
     #: folder (split_fewshot/shot_<k>-seed_<s>_train.jsonl and _val.jsonl; docs/datasets.md)
