@@ -24,6 +24,9 @@ from .learner import PromptLearner
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
 
+#: embedded and tokenised class names in checkpoints of published code
+CLASS_NAMES = ("token_prefix", "token_suffix", "token_embedding", "tokenized_prompts")
+
 #: depth to which a folder is searched for runs, to name them in an error
 LEVELS = 3
 
@@ -32,7 +35,7 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
     """Return the path of a model in a run folder.
 
     Args:
-        directory: run folder.
+        directory: run folder; or the file itself, as published code of some methods saves it.
         name: folder of the model in it.
         epoch: number of the epoch; ``None`` for the model that the run was tested with: the best
             one if it was chosen on validation images, else the last one.
@@ -40,6 +43,8 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
     Raises:
         FileNotFoundError: no such file; the text says what there is.
     """
+    if osp.isfile(directory):
+        return directory
     folder = osp.join(directory, name)
     if epoch is None:
         path = model_to_test(folder) or folder
@@ -230,6 +235,7 @@ def check_origin(meta: Mapping[str, Any], cfg: CfgNode, path: str) -> None:
     stored = stored_settings(meta, path)["TRAINER"][trainer.node] if meta else {}
     for key in trainer.bound_settings:
         mine = cfg.TRAINER[trainer.node][key]
+        mine = list(mine) if isinstance(mine, tuple) else mine  # as YAML has it
         if stored.get(key, mine) != mine:
             name = f"TRAINER.{trainer.node}.{key}"
             raise ValueError(
@@ -274,7 +280,8 @@ def check_continues(
         if not key.startswith("TRAINER.") or key.startswith(read)
     }
     epochs = "OPTIM.MAX_EPOCH"
-    longer = epochs in differences and mine[epochs] > stored[epochs]
+    by_epochs = mine["OPTIM.MAX_ITERATIONS"] == 0
+    longer = by_epochs and epochs in differences and mine[epochs] > stored[epochs]
     extended = longer and cfg.TRAIN.EXTEND
     if extended:
         del differences[epochs]
@@ -327,13 +334,15 @@ def checked_weights(
             f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) in their "
             "order, and no others"
         )
-    own, weights = learner.state_dict(), checkpoint["state_dict"]
+    weights = checkpoint["state_dict"]
     try:
         check_weights(weights, Tensor)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights))
+    learner.make_room(weights, trained_on)
+    own = learner.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not known to this method" for key in weights if key not in own]
     problems += [
@@ -358,7 +367,7 @@ def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     def frozen(key: str) -> bool:
         inside = key.startswith(("image_encoder.", "text_encoder.", "prompt_learner.ZS_image_enc"))
-        names = key.removeprefix("prompt_learner.") in ("token_prefix", "token_suffix")
+        names = key.removeprefix("prompt_learner.") in CLASS_NAMES
         return names or key == "logit_scale" or (inside and "VPT" not in key)
 
     weights = {key.removeprefix("module."): value for key, value in weights.items()}

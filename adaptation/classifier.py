@@ -174,9 +174,15 @@ class PromptedCLIP(nn.Module):
 
     # --- the steps of a learner's forward: see ``Steps`` ----------------------------------------
 
+    @property
+    def logit_scale(self) -> Tensor | float:
+        """Factor of the cosines of features: the learner's, or CLIP's own."""
+        own = self.learner.logit_scale
+        return self.clip.logit_scale.exp() if own is None else own
+
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Compute scaled cosine similarities ``(B, C)`` of unit-norm features."""
-        scaled = self.clip.logit_scale.exp() * image_features
+        scaled = self.logit_scale * image_features
         if text_features.dim() == 3:
             return torch.einsum("be,bce->bc", scaled, text_features)
         return scaled @ text_features.t()

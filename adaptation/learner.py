@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class Prediction:
 
 class Steps(Protocol):
     """The steps that a learner's ``forward`` is made of: a frozen CLIP and the present classes."""
+
+    @property
+    def classnames(self) -> Sequence[str]:
+        """Names of the present classes."""
 
     def encode_image(
         self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
@@ -96,6 +100,8 @@ class PromptLearner(nn.Module):
 
     #: frozen words around the class name; learned tokens are inserted, not written here
     template: str = DEFAULT_TEMPLATE
+    #: factor of the cosines of features; None for CLIP's own
+    logit_scale: float | None = None
     #: whether text features depend on the image, by a ``forward`` of the learner's own
     image_conditioned: bool = False
     #: whether the learned tensors belong to the training run's classes and fit no others
@@ -138,6 +144,14 @@ class PromptLearner(nn.Module):
             such products.
         """
         return {}
+
+    def make_room(self, weights: Mapping[str, Tensor], classnames: Sequence[str]) -> None:
+        """Make parameters for weights that a new learner has no place for, before they are checked.
+
+        Args:
+            weights: that are to be loaded, by the names of this learner.
+            classnames: the classes that they were trained with.
+        """
 
     def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate tensors that the published code trained to this learner's state dict.

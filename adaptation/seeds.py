@@ -31,7 +31,7 @@ from .together import predict_together
 from .trainer import PromptTrainer, backward
 
 
-def check_trains_together(trainer: type, cfg: CfgNode) -> None:
+def check_trains_together(trainer: Any, cfg: CfgNode) -> None:
     """Check that seeds of a trainer can share their training steps.
 
     Args:
@@ -39,7 +39,8 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         cfg: the config of one of the seeds.
 
     Raises:
-        ValueError: the trainer has its own training loop or step, or ``OPTIM.CUDA_GRAPH`` is set.
+        ValueError: the trainer has its own training loop or step, its steps draw random numbers, or
+            ``OPTIM.CUDA_GRAPH`` is set.
     """
     names = ("train", "run_epoch", "forward_backward", "train_on", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
@@ -48,6 +49,16 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
         raise ValueError(
             f"--seeds: {trainer.__name__} has its own {' and '.join(own)}, so its seeds cannot be "
             "trained together: run them one by one with --seed"
+        )
+    if trainer.changes_blocks:
+        raise ValueError(
+            f"--seeds: {trainer.__name__} changes blocks of the encoders inside, not prompts "
+            "alone, so its seeds cannot share a pass: run them one by one with --seed"
+        )
+    if key := trainer.draws_in_steps(cfg):
+        raise ValueError(
+            f"--seeds: training steps of {trainer.__name__} draw random numbers, which seeds "
+            f"trained together would share: set {key} 0, or run the seeds one by one with --seed"
         )
     if cfg.OPTIM.CUDA_GRAPH:
         raise ValueError(
@@ -111,9 +122,9 @@ class SeedRun:
             self.going_on.begin_epoch()
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
-            self.trainer.num_batches = self.trainer.steps_per_epoch()
+            self.trainer.num_batches = self.trainer.run_length.steps_of(epoch)
             self.log = EpochLog(self.trainer)
-            batches = Batches(self.trainer.train_loader_x)
+            batches = Batches(self.trainer.train_loader_x, most=self.trainer.num_batches)
             done = self.going_on.begin_steps(self.log, batches)
             self.batches = enumerate(batches, done)
 
@@ -199,9 +210,13 @@ class SeveralSeeds:
         with ExitStack() as stack:
             for run in self.runs:
                 stack.enter_context(run.going_on.running())
-            for epoch in range(first, self.runs[0].trainer.max_epoch):
-                # a seed that has already trained this epoch waits for the others
-                runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
+            for epoch in range(first, max(run.trainer.max_epoch for run in self.runs)):
+                # a seed that has already trained this epoch, or its last one, waits for the others
+                runs = [
+                    run
+                    for run in self.runs
+                    if run.trainer.start_epoch <= epoch < run.trainer.max_epoch
+                ]
                 run_epoch(runs, epoch)
                 end_epoch(runs)
         training_seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
-from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
+from dassl.optim import build_optimizer
+from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights, ranks
 
 from .checkpoints import (
     CHECKPOINT_VERSION,
@@ -136,6 +136,8 @@ class PromptTrainer(TrainerX):
     model_name = "prompt_learner"
     #: the method's settings that decide what learned tensors mean, to which checkpoints are bound
     bound_settings: tuple[str, ...] = ()
+    #: whether blocks of an encoder change inside, which seeds cannot do in one pass
+    changes_blocks = False
     #: whether a run may go on beyond its last epoch (TRAIN.EXTEND); set it to False where more than
     #: the learning rate depends on the number of epochs
     extends = True
@@ -183,11 +185,37 @@ class PromptTrainer(TrainerX):
                 "MODEL.OPENAI_DRAWS is for CoOp, CoCoOp and trainer files of your own on an "
                 f"unmodified CLIP: {cfg.TRAINER.NAME} would not have upstream's random numbers"
             )
+        if (key := self.draws_in_steps(cfg)) and (cfg.OPTIM.CUDA_GRAPH or ranks.started() > 1):
+            what = "OPTIM.CUDA_GRAPH" if cfg.OPTIM.CUDA_GRAPH else "torchrun"
+            raise ValueError(
+                f"{what}: training steps of {cfg.TRAINER.NAME} draw random numbers, which neither "
+                f"captured steps nor several processes of a run do alike: set {key} 0, or leave "
+                f"out {what}"
+            )
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
             raise ValueError(
                 f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "
                 "gradients are finite, which a graph cannot: use bf16, fp16 or fp32"
             )
+
+    @classmethod
+    def draws_in_steps(cls, cfg: CfgNode) -> str | None:
+        """Return the key that has training steps draw random numbers; None where they draw none."""
+        return None
+
+    def read_published(self, content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+        """Return a file's content as a checkpoint, ``state_dict`` and ``epoch``.
+
+        A method whose published code saves something else overrides this.
+
+        Args:
+            content: of the file.
+            path: of the file, for errors.
+
+        Raises:
+            ValueError: the file is damaged, or of other settings.
+        """
+        return content
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PromptLearner:
@@ -260,13 +288,27 @@ class PromptTrainer(TrainerX):
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
-        self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model(self.model_name, learner, self.optim, self.sched)
+        self.register_model(self.model_name, learner)
+        self.new_optimiser(learner)
+
+    def trained_parameters(self) -> list[Tensor]:
+        """Return all that the learner has, whichever stage trains it."""
+        return list(self.model.learner.parameters())
+
+    def new_optimiser(self, parameters: Any, stage: int = 0) -> None:
+        """Train these parameters from now on, with the learning rates of a stage of the run.
+
+        Args:
+            parameters: the learner, or some of its parameters.
+            stage: index of the stage, of those that the run has (``stages``).
+        """
+        self.optim = build_optimizer(parameters, self.cfg.OPTIM)
+        self.sched = self.build_schedule(self.optim, stage)
+        self._optims[self.model_name], self._scheds[self.model_name] = self.optim, self.sched
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
-        self.graph = self._step_graph() if cfg.OPTIM.CUDA_GRAPH else None
+        self.graph = self._step_graph() if self.cfg.OPTIM.CUDA_GRAPH else None
 
     def _step_graph(self) -> StepGraph:
         on_gpu = self.device.type == "cuda"
@@ -368,11 +410,6 @@ class PromptTrainer(TrainerX):
             self.scaler.step(self.optim)
             self.scaler.update()
 
-    def end_step(self) -> None:
-        """Set the learning rate of the next epoch after the last batch of this one."""
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-
     def before_train(self) -> None:
         self.check_memory(training=True)
         super().before_train()
@@ -444,17 +481,19 @@ class PromptTrainer(TrainerX):
         super().restore_start(start)
         if self._is_extended:
             epoch, steps = start.position
-            # the last step of an epoch sets the rate of the next one
-            self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
+            if self.cfg.OPTIM.SCHEDULE_PER == "batch":
+                self._extend(epoch * self.steps_per_epoch() + steps)
+            else:  # the last step of an epoch sets the rate of the next one
+                self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
 
-    def _extend(self, epoch: int) -> None:
-        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
+    def _extend(self, updates: int) -> None:
+        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs after so many updates."""
         for group in self.optim.param_groups:
             group["lr"] = group["initial_lr"]
-        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.sched = self.build_schedule(self.optim)
         with warnings.catch_warnings():  # PyTorch warns of a schedule stepped before its optimiser
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(epoch):
+            for _ in range(updates):
                 self.sched.step()
         self._scheds[self.model_name] = self.sched
 
@@ -475,13 +514,13 @@ class PromptTrainer(TrainerX):
             return
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
-            checkpoint = load_checkpoint(path)
+            checkpoint = self.read_published(load_checkpoint(path), path)
             self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 
     def _checked_weights(
-        self, checkpoint: dict[str, Any], name: str, path: str
+        self, checkpoint: Mapping[str, Any], name: str, path: str
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]

@@ -90,8 +90,13 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
 def averages_table(rows: Sequence[Row]) -> str:
     """Lay out base-to-new averages over the data sets, the method with the largest H first."""
     averages = [row for row in rows if row.protocol == "base2new" and row.covered]
+
+    def parameters(row: Row) -> str:
+        # those of a classifier go by the classes
+        return "by classes" if row.parameters is None else f"{row.parameters:,}"
+
     lines = [
-        {"method": row.method.trainer, "trained parameters": f"{row.parameters:,}"}
+        {"method": row.method.trainer, "trained parameters": parameters(row)}
         | {metric: cell(row, metric) for metric in ("base", "new", "H")}
         for row in sorted(averages, key=lambda row: -row.mean["H"])
     ]

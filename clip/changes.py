@@ -84,14 +84,19 @@ class LowRank:
         down: ``A``, ``(r, d_in)``.
         up: ``B``, ``(d_out, r)``.
         scale: factor of the term.
+        drop: random map that ``x`` goes through on its way into the term only, as dropout in
+            training; of the same shape.
     """
 
     down: Tensor
     up: Tensor
     scale: float = 1.0
+    drop: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the term for ``x``, ``(..., d_in)``: ``(..., d_out)``."""
+        if self.drop is not None:
+            x = self.drop(x)
         return self.scale * F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
 
@@ -105,6 +110,9 @@ class BlockChange:
 
     Args:
         prompts: tokens that enter in front of the block.
+        entry: block 0 only: maps what enters, ``(..., d)`` in float32 at least, position by
+            position, to what is added there: texts after the prompts and before the positional
+            embeddings, images after ``ln_pre``.
         query, key, value: low-rank terms of attention's input projections, ``d`` to ``d``.
         out: low-rank term of attention's output projection, ``d`` to ``d``.
         ln_1, ln_2: weight and bias that replace those of the block's layer norms.
@@ -113,6 +121,7 @@ class BlockChange:
     """
 
     prompts: tuple[Prompt, ...] = ()
+    entry: Callable[[Tensor], Tensor] | None = None
     query: LowRank | None = None
     key: LowRank | None = None
     value: LowRank | None = None
@@ -124,8 +133,30 @@ class BlockChange:
     @property
     def inside(self) -> bool:
         """Whether the block itself changes, not only the sequence that it reads."""
-        parts = (self.query, self.key, self.value, self.out, self.ln_1, self.ln_2, self.branch)
+        parts = (
+            self.entry,
+            self.query,
+            self.key,
+            self.value,
+            self.out,
+            self.ln_1,
+            self.ln_2,
+            self.branch,
+        )
         return any(part is not None for part in parts)
+
+    @property
+    def random(self) -> bool:
+        """Whether a term draws random numbers, so that equal positions do not stay equal."""
+        terms = (self.query, self.key, self.value, self.out)
+        return any(term is not None and term.drop is not None for term in terms)
+
+    def entered(self, x: Tensor) -> Tensor:
+        """Return what enters block 0, ``x``, with what ``entry`` adds."""
+        if self.entry is None:
+            return x
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x + self.entry(wide).to(x.dtype)
 
 
 #: leaves a block as it is
@@ -170,6 +201,8 @@ class Changes:
                     f"prompt for block {number}, but the encoder has {n_blocks} blocks "
                     f"(0 to {n_blocks - 1}): lower the prompt depth"
                 )
+            if number and self.blocks[number].entry is not None:
+                raise ValueError(f"entry is for block 0 only, not for block {number}")
 
     def prompts(self) -> Iterator[Prompt]:
         """Yield all prompts in the order in which they are applied."""
@@ -180,6 +213,11 @@ class Changes:
     def inside(self) -> int:
         """Number of blocks that change themselves, not only the sequence that they read."""
         return sum(change.inside for change in self.blocks.values())
+
+    @property
+    def random(self) -> bool:
+        """Whether a block draws random numbers."""
+        return any(change.random for change in self.blocks.values())
 
     @property
     def deepest(self) -> int:

@@ -176,7 +176,7 @@ class VisionTransformer(nn.Module):
             for prompt in changes[i].prompts:
                 x = splice(x, prompt)  # (N, tokens + growth, width)
             if i == 0:
-                x = self.ln_pre(x)
+                x = changes[0].entered(self.ln_pre(x))
             if i < len(blocks) - 1:
                 x = block.forward_batch_first(x, changes[i])  # (N, tokens, width)
             else:
@@ -350,7 +350,7 @@ class CLIP(nn.Module):
             for prompt in changes[i].prompts:
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
             if i == 0:
-                x = self._add_positions(x, n_prefix, layout)
+                x = self._add_positions(changes[0].entered(x), n_prefix, layout)
             normed = block.attention_input(x, changes[i])  # (B or 1, rows, width)
             qkv = block.attn.project(normed, changes[i])  # (B or 1, rows, 3 width)
             attended = layout.attention(n_prefix).attend(block.attn, qkv)  # (B or 1, rows, width)

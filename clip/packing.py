@@ -158,7 +158,8 @@ class PrefixPlan:
     """How the prompts of one call fall on the common prefix and on the class suffixes.
 
     The prefix is the longest run of positions that stays equal for all classes through every
-    block. Prompts inside it are applied once; the others are applied to the packed suffixes.
+    block; blocks that draw random numbers leave none. Prompts inside it are applied once; the
+    others are applied to the packed suffixes.
 
     Args:
         text: the class list.
@@ -172,9 +173,9 @@ class PrefixPlan:
         prompts = list(changes.prompts())
         for prompt in prompts:
             check_text_prompt(prompt, len(text))
-        self.n_common = next(
-            n for n in range(text.n_common, -1, -1) if n == 0 or self._fits(n, prompts)
-        )
+        # what is drawn for each position of each class is not equal in the prefix
+        most = 0 if changes.random else text.n_common
+        self.n_common = next(n for n in range(most, -1, -1) if n == 0 or self._fits(n, prompts))
         #: tokens per class behind the common prefix, in front of the first block
         self.suffix_lengths = tuple(length - self.n_common for length in text.lengths)
 

@@ -55,7 +55,8 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
         # the blocks' masks have this length; positions after the end of text are not seen
         return F.pad(x, (0, 0, 0, clip.context_length - x.shape[1]))
 
-    x = insert_prompts(x, changes[0].prompts) + clip.positional_embedding.to(clip.dtype)
+    x = changes[0].entered(insert_prompts(x, changes[0].prompts))
+    x = x + clip.positional_embedding.to(clip.dtype)
     x = _run_blocks(clip.transformer, x, changes, insert_prompts)  # (C, context_length, width)
     x = clip.ln_final(x).to(clip.dtype)
     return x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
@@ -82,6 +83,7 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     cls = tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (N, 1, width)
     x = torch.cat([cls, x], dim=1)  # (N, 1 + patches, width)
     x = tower.ln_pre(insert_prompts(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
+    x = changes[0].entered(x)
     return _run_blocks(tower.transformer, x, changes, insert_prompts)[:, :n_rows]
 
 

@@ -21,6 +21,7 @@ from dassl.utils import check_availability
 from . import splits
 from .annotations import ClassNames, Line, as_clip_reads, read_lines
 from .items import GUIDE, check_images, make_item
+from .shared_shots import read_shared_shots
 from .shots import sample_shots
 from .whereabouts import explain_missing
 
@@ -30,10 +31,13 @@ Lists = tuple[list[Datum], list[Datum] | None, list[Datum]]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add the config key that this file reads and that is not Dassl's."""
+    """Add the config keys that this file reads and that are not Dassl's."""
     #: classes that are taken: all, base (the first half, the larger when odd) or new
     #: (the rest)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+    #: True: the images of DATASET.NUM_SHOTS and SEED are those of published lists in the data set's
+    #: folder (split_fewshot/shot_<k>-seed_<s>_train.jsonl and _val.jsonl; docs/datasets.md)
+    cfg.DATASET.SHARED_SHOTS = False
 
 
 class FewShotDataset(DatasetBase):
@@ -44,7 +48,8 @@ class FewShotDataset(DatasetBase):
 
     Args:
         cfg: configuration with DATASET.ROOT, DATASET.NUM_SHOTS (images per class, below 1 for
-            all), DATASET.SUBSAMPLE_CLASSES (all, base or new) and SEED (names the shots' cache).
+            all), DATASET.SHARED_SHOTS, DATASET.SUBSAMPLE_CLASSES (all, base or new) and SEED
+            (names the shots' cache).
 
     Raises:
         FileNotFoundError: a folder, an annotation file or a listed image is missing.
@@ -73,8 +78,15 @@ class FewShotDataset(DatasetBase):
         train, val, test = self.read_data()
         self.check_lists(train, test, val)
         self.note_same_names(train)
+        shared = cfg.DATASET.get("SHARED_SHOTS", False)  # a tree made elsewhere lacks it
         if cfg.DATASET.NUM_SHOTS >= 1:
-            train, val = self.sample_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+            choose = self.read_shared_shots if shared else self.sample_shots
+            train, val = choose(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        elif shared:
+            raise ValueError(
+                "DATASET.SHARED_SHOTS True has published lists choose the images of few shots: set "
+                "DATASET.NUM_SHOTS, or DATASET.SHARED_SHOTS False for all images"
+            )
         named = {"train_x": train, "val": val, "test": test}
         lists = {name: items for name, items in named.items() if items is not None}
         selected = self.subsample_classes(*lists.values(), subsample=subsample)
@@ -285,6 +297,12 @@ class FewShotDataset(DatasetBase):
     ) -> tuple[list[Datum], list[Datum] | None]:
         """Draw the images of a few-shot run, see :func:`datasets.shots.sample_shots`."""
         return sample_shots(self, train, val, shots, seed)
+
+    def read_shared_shots(
+        self, train: list[Datum], val: list[Datum] | None, shots: int, seed: int
+    ) -> tuple[list[Datum], list[Datum] | None]:
+        """Read the images from published lists: see :mod:`datasets.shared_shots`."""
+        return read_shared_shots(self, train, val, shots, seed)
 
     # --- base and new classes -----------------------------------------------------------------
 

@@ -113,6 +113,11 @@ class ImageFolder(FewShotDataset):
             return train, val
         return super().sample_shots(train, val, shots, seed)
 
+    def read_shared_shots(self, train, val, shots, seed):
+        if self.test_only:
+            return train, val
+        return super().read_shared_shots(train, val, shots, seed)
+
     # --- where the images are -----------------------------------------------------------------
 
     def _read_folders(self) -> Listing:

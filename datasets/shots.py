@@ -53,9 +53,9 @@ def sample_shots(
     val_shots = min(shots, MAX_VAL_SHOTS)
     drawn = file.load()
     if drawn is not None:
-        _skip_draws(counts, shots)
+        skip_draws(train, shots)
         if val is not None:
-            _skip_draws(_count_labels(val), val_shots)
+            skip_draws(val, val_shots)
         return drawn
     train = dataset.generate_fewshot_dataset(train, num_shots=shots)
     if val is not None:
@@ -185,8 +185,8 @@ def _note_short(counts: Mapping[int, int], shots: int) -> None:
         )
 
 
-def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
-    """Advance Python's generator as drawing ``shots`` per class would."""
-    for count in counts.values():
+def skip_draws(items: Iterable[Datum], shots: int) -> None:
+    """Advance Python's generator as drawing ``shots`` per class of a list would."""
+    for count in _count_labels(items).values():
         if count >= shots:
             random.sample(range(count), shots)

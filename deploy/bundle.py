@@ -128,7 +128,7 @@ def write_bundle(
             "method": predictor.cfg.TRAINER.NAME,
             "backbone": predictor.cfg.MODEL.BACKBONE.NAME,
             "labels": predictor.classnames,
-            "logit_scale": float(predictor.model.clip.logit_scale.exp()),
+            "logit_scale": float(predictor.model.logit_scale),
             "classifier": None if classes is None else CLASSIFIER,
             "preprocessing": how,
             "image_encoder": {

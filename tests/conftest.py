@@ -172,6 +172,10 @@ def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
         for node in cfg.TRAINER.values():
             if isinstance(node, type(cfg)) and "PREC" in node:
                 node.PREC = "fp32"
+                if "DROPOUT" in node:  # steps that are compared draw nothing
+                    node.DROPOUT = 0.0
+                if "N_ITERS_FRAC" in node:  # a second stage has tests of its own
+                    node.N_ITERS_FRAC = 1.0
         cfg.merge_from_list(
             ["DATASET.NAME", "TestImages", "DATASET.ROOT", str(data_root)]
             + ["MODEL.BACKBONE.NAME", vit_file, "INPUT.SIZE", (32, 32)]

@@ -14,6 +14,7 @@ import yaml
 import datasets
 import trainers
 from dassl.config import CfgNode, get_cfg_default
+from dassl.engine import config_node
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ALIASES = yaml.safe_load((CONFIGS / "aliases.yaml").read_text())
@@ -29,7 +30,7 @@ def row(backbone: str, batch: int, epochs: int, lr: float, print_freq: int = 20,
         "OPTIM.LR": lr,
         "TRAIN.PRINT_FREQ": print_freq,
     }
-    return common, {"PREC": "fp16", **own}
+    return common, {"PREC": "fp16"} | own
 
 
 def coop(backbone: str, epochs: int, **own: object):
@@ -64,7 +65,48 @@ def prograd(backbone: str, epochs: int, share: float = 1.0):
     return row(backbone, 32, epochs, 0.002, 5, **own)
 
 
+def per_step(iterations: int, test_batch: int, **own: object):
+    """AdamW with a rate for every step, whose number goes by the shots."""
+    common, own = row("ViT-B/16", 32, 10, 2e-4, PREC="amp", **own)
+    optim = {
+        **{"NAME": "adamw", "WEIGHT_DECAY": 1e-2, "ADAM_BETA1": 0.9, "ADAM_BETA2": 0.999},
+        **{"ADAM_EPS": 1e-8, "MIN_LR": 1e-6, "SCHEDULE_PER": "batch", "WARMUP_EPOCH": -1},
+        **{"MAX_ITERATIONS": iterations, "ITERATIONS_PER_SHOT": True},
+    }
+    common |= {f"OPTIM.{key}": value for key, value in optim.items()}
+    common |= {"DATALOADER.DROP_LAST": False, "DATALOADER.TEST.BATCH_SIZE": test_batch}
+    return common, own
+
+
+def mma(batch: int, epochs: int, start: int):
+    common, own = row("ViT-B/16", batch, epochs, 0.0015, PREC="amp", TEXT_CTX_INIT=WORDS)
+    adapters = {"START": start, "END": 12, "DIM": 32, "SCALE": 0.001}
+    own |= {f"ADAPTER_{key}": value for key, value in adapters.items()}
+    return {**common, "OPTIM.WARMUP_EPOCH": 0}, own
+
+
 UPSTREAM = {
+    # arguments of a script, without files
+    "CLIPLoRA": {
+        "vit_b16": per_step(
+            *(500, 256),
+            **{"ENCODER": "both", "POSITION": "all", "PARAMS": ("q", "k", "v"), "R": 2},
+            **{"ALPHA": 1.0, "DROPOUT": 0.25},
+        )
+    },
+    "TwoStageFS": {
+        "vit_b16": per_step(
+            *(300, 32),
+            **{"N_ITERS_FRAC": 0.6, "LN_MODALITY": "both"},
+            **{"LN_VISION_START": 0, "LN_TEXT_START": 0},
+        )
+    },
+    # the last one is of the paper, for which there is no file
+    "MMA": {
+        "vit_b16_ep5": mma(16, 5, 5),
+        "vit_b16_ep5_imnet": mma(128, 5, 5),
+        "vit_b16_ep1_start9": mma(128, 1, 9),
+    },
     "KgCoOp": {
         "vit_b16_ep100_ctxv1": kgcoop("ViT-B/16"),
         "rn50_ep100": kgcoop("RN50"),
@@ -181,7 +223,7 @@ def test_values_are_upstreams(trainer, name):
     cfg = read(trainer, name)
     common, own = UPSTREAM[trainer][name]
     wanted = {**SHARED, **TRAINING, **common}
-    wanted |= {f"TRAINER.{trainer.upper()}.{key}": item for key, item in own.items()}
+    wanted |= {f"TRAINER.{config_node(trainer)}.{key}": item for key, item in own.items()}
     assert {key: value(cfg, key) for key in wanted} == wanted
 
 

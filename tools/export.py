@@ -101,7 +101,7 @@ def description(predictor: Predictor) -> dict[str, Any]:
         "method": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "classnames": predictor.classnames,
-        "logit_scale": float(predictor.model.clip.logit_scale.exp()),
+        "logit_scale": float(predictor.model.logit_scale),
         "config": cfg.dump(),
         "library": __version__,
     }

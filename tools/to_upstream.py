@@ -10,6 +10,9 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
   it: with a warm-up it is a pickled object, so PyTorch from 2.6 on reads the file with
   ``weights_only=False`` alone. KgCoOp's file is alike, but without its unused tensors, which
   upstream gives to the optimiser as well: so optimiser and schedule are None.
+* MMA saves its adapters, to which upstream adds embedded class names that it does not read again.
+* CLIP-LoRA saves a file of its own, here ``OUT/lora_weights.pt``: ``weights`` by layer, and the
+  settings as ``metadata``; it is for the run folder that upstream's ``--save_path`` leads to.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -49,6 +52,10 @@ class Layout(NamedTuple):
     float32: bool = False
     #: a second, frozen image encoder, in half precision
     teacher: bool = False
+    #: embedded class names
+    names: bool = True
+    #: name of a file with a content of its own (the trainer's ``write_published``)
+    file: str = ""
 
 
 LAYOUTS = {
@@ -57,6 +64,8 @@ LAYOUTS = {
     "KgCoOp": Layout(whole=False, progress=False),
     "TCP": Layout(whole=False),
     "ProGrad": Layout(whole=False),
+    "CLIPLoRA": Layout(whole=False, file="lora_weights.pt"),
+    "MMA": Layout(whole=False, progress=False, names=False),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
@@ -136,7 +145,7 @@ def state_dict(
         frozen = frozen_weights(clip, half=False)
     dtype = frozen["text_projection"].dtype
     learned = learner.to_upstream(learner.state_dict())
-    buffers = class_names(clip, learner, names, dtype)
+    buffers = class_names(clip, learner, names, dtype) if layout.names else {}
     if not layout.whole:
         return {**learned, **buffers}
     state = {f"prompt_learner.{key}": value for key, value in buffers.items()}
@@ -178,12 +187,15 @@ def progress(checkpoint: dict[str, Any], cfg: CfgNode, learner: PromptLearner) -
 
 def convert(args: argparse.Namespace) -> None:
     """Write the run folder that the command line asks for."""
+    import torch
+
     import trainers  # noqa: F401  registers the methods
     from adaptation.checkpoints import checked_weights, find_checkpoint, stored_cfg
     from adaptation.trainer import check_backbone, load_clip
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability, load_checkpoint, save_checkpoint
     from dassl.utils.checkpoint import BEST
+    from support.files import replacing
 
     path = find_checkpoint(args.run, args.load_epoch)
     checkpoint = load_checkpoint(path)
@@ -193,7 +205,8 @@ def convert(args: argparse.Namespace) -> None:
     if args.backbone is not None:
         cfg.MODEL.BACKBONE.NAME = args.backbone
     trainer = TRAINER_REGISTRY.get(method)
-    folder = Path(args.out, trainer.model_name)
+    layout, precision = LAYOUTS[method], cfg.TRAINER[trainer.node].PREC
+    folder = Path(args.out, layout.file or trainer.model_name)
     if folder.exists():
         raise FileExistsError(f"OUT: {folder} exists: name another folder, or remove it")
     check_backbone(cfg)
@@ -201,7 +214,11 @@ def convert(args: argparse.Namespace) -> None:
     learner = trainer.build_learner(cfg, clip, names)
     learner.load_state_dict(checked_weights(checkpoint, learner, names, path))
 
-    layout, precision = LAYOUTS[method], cfg.TRAINER[trainer.node].PREC
+    if layout.file:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder) as temporary:
+            torch.save(trainer.write_published(cfg, learner), temporary)
+        return
     state: dict[str, Any] = {
         "state_dict": state_dict(layout, precision, clip, learner, names),
         "epoch": checkpoint["epoch"],

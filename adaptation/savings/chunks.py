@@ -43,7 +43,11 @@ def encode_text_in_chunks(
         if not torch.is_grad_enabled():
             return encoders.encode_text(chunk, its_changes)
         return checkpoint(
-            encoders.encode_text, chunk, its_changes, use_reentrant=False, preserve_rng_state=False
+            encoders.encode_text,
+            chunk,
+            its_changes,
+            use_reentrant=False,
+            preserve_rng_state=its_changes.random,
         )
 
     n_classes = max(1, size // samples)

@@ -110,7 +110,9 @@ def image_bytes(
 
 
 def _kept_rows(n_blocks: int, changes: Changes, plain: bool = False) -> int:
-    return (KEPT_ROWS + plain * KEPT_IF_PLAIN) * n_blocks + KEPT_INSIDE * changes.inside
+    # blocks in front of the first change have no gradients
+    n_trained = n_blocks - min(changes.blocks, default=0)
+    return (KEPT_ROWS + plain * KEPT_IF_PLAIN) * n_trained + KEPT_INSIDE * changes.inside
 
 
 def _item_size(clip: CLIP) -> int:

@@ -114,6 +114,8 @@ _C.DATALOADER.CACHE = "exact"
 _C.DATALOADER.CACHE_MB = 10000
 #: where training images are augmented; "cuda" needs CACHE "fast", and no worker processes are used
 _C.DATALOADER.TRANSFORM_DEVICE = "cpu"
+#: False: the last batch of labelled images is trained on although it may have fewer images
+_C.DATALOADER.DROP_LAST = True
 _C.DATALOADER.TRAIN_X = CN()
 #: order of the training images: one of dassl.data.samplers
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
@@ -194,8 +196,17 @@ _C.OPTIM.LR_SCHEDULER = "single_step"
 _C.OPTIM.STEPSIZE = (-1,)
 #: factor of the rate at each of STEPSIZE, for single_step and multi_step
 _C.OPTIM.GAMMA = 0.1
+#: how often the learning rate changes: epoch, or batch; lengths of the schedule (STEPSIZE,
+#: WARMUP_EPOCH) are in epochs in any case
+_C.OPTIM.SCHEDULE_PER = "epoch"
+#: rate that cosine ends at
+_C.OPTIM.MIN_LR = 0.0
 #: epochs of the training
 _C.OPTIM.MAX_EPOCH = 10
+#: training steps of the run, whose last epoch is cut short; 0: MAX_EPOCH epochs
+_C.OPTIM.MAX_ITERATIONS = 0
+#: True: MAX_ITERATIONS is for each shot (times DATASET.NUM_SHOTS)
+_C.OPTIM.ITERATIONS_PER_SHOT = False
 #: epochs of warm-up; <= 0 means none
 _C.OPTIM.WARMUP_EPOCH = -1
 #: linear or constant

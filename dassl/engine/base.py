@@ -251,6 +251,12 @@ class TrainerBase:
             self._models[name].load_state_dict(checkpoint["state_dict"])
             self.run_notes.note_loaded(checkpoint)
 
+    def trained_parameters(self) -> list[torch.Tensor]:
+        """Return what the run trains: what the registered optimisers change."""
+        optimisers = [optimiser for optimiser in self._optims.values() if optimiser is not None]
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        return [p for group in groups for p in group["params"] if p.requires_grad]
+
     # --- steps ----------------------------------------------------------------------------------
 
     def update_lr(self, names: str | list[str] | None = None) -> None:

@@ -79,11 +79,11 @@ def shared_training(trainer: Any) -> Iterator[None]:
     ranks.check_agreement({"first epoch": getattr(trainer, "start_epoch", 0)})
     ranks.broadcast(_tensors(trainer))
     set_random_state(ranks.from_main(get_random_state))
-    reducer = _Reducer(_trained(trainer))
+    trainer.gradients = _Reducer(_trained(trainer))
     try:
         yield
     finally:
-        reducer.remove()
+        trainer.gradients.remove()
 
 
 def check_still_together(trainer: Any) -> None:
@@ -97,6 +97,9 @@ def check_still_together(trainer: Any) -> None:
     """
     if not ranks.several():
         return
+    if {*map(id, trained := _trained(trainer))} != {*map(id, trainer.gradients.parameters)}:
+        trainer.gradients.remove()  # another stage trains other parameters
+        trainer.gradients = _Reducer(trained)
     for model in trainer._models.values():
         ranks.broadcast(model.buffers())
     state = get_random_state()

@@ -216,11 +216,8 @@ def _result(trainer: Any) -> dict[str, Any] | None:
 
 
 def _trained_parameters(trainer: Any) -> int:
-    """Return the number of scalars that the registered optimisers change."""
-    optimisers = [trainer._optims[name] for name in trainer.get_model_names()]
-    groups = [group for optimiser in optimisers if optimiser for group in optimiser.param_groups]
-    found = {id(p): p.numel() for group in groups for p in group["params"] if p.requires_grad}
-    return sum(found.values())
+    """Return the number of scalars that a run trains."""
+    return sum({id(p): p.numel() for p in trainer.trained_parameters()}.values())
 
 
 def device_of(trainer: Any) -> dict[str, Any]:

@@ -71,6 +71,10 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
     "told to end": ("MMLoP", ["OPTIM.MAX_EPOCH", "2", *WITHOUT_L1]),
     "mapped anew": ("LoRVP", ["TRAINER.LORVP.HEAD", "ilm", "OPTIM.MAX_EPOCH", "2"]),
     "trainer of one's own": ("OwnCoOp", []),
+    # dropout is refused
+    "CLIPLoRA": ("CLIPLoRA", ["TRAINER.CLIPLORA.DROPOUT", "0.0"]),
+    # two stages, and a short batch at the end of an epoch
+    "TwoStageFS": ("TwoStageFS", ["OPTIM.MAX_ITERATIONS", "9", "DATALOADER.DROP_LAST", "False"]),
 }
 
 

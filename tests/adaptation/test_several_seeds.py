@@ -105,7 +105,9 @@ def assert_as_alone(build, together: list, method: str, *pairs: object) -> None:
     assert any(not torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not TRAINER_REGISTRY.get(m).changes_blocks]
+)
 def test_seeds_together_are_as_alone(build, method):
     together = SeveralSeeds(builds(build, method))
     one, other = (run.trainer.model for run in together.runs)
@@ -314,6 +316,24 @@ def test_trainer_with_a_step_of_its_own_is_refused(make_cfg):
         check_trains_together(Own, make_cfg("CoOp"))
     with pytest.raises(ValueError, match="ZeroshotCLIP has its own train and forward_backward"):
         check_trains_together(TRAINER_REGISTRY.get("ZeroshotCLIP"), make_cfg("ZeroshotCLIP"))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if TRAINER_REGISTRY.get(m).changes_blocks])
+def test_changes_inside_of_blocks_are_refused(make_cfg, method):
+    with pytest.raises(ValueError, match=rf"--seeds: {method} changes blocks.*--seed$"):
+        check_trains_together(TRAINER_REGISTRY.get(method), make_cfg(method))
+
+
+def test_steps_known_to_draw_random_numbers_are_refused(make_cfg):
+    class Drawing(CoOp):
+        @classmethod
+        def draws_in_steps(cls, cfg):
+            return "TRAINER.COOP.N_CTX"
+
+    with pytest.raises(
+        ValueError, match=r"--seeds: .*Drawing draw random.*set TRAINER\.COOP\.N_CTX 0"
+    ):
+        check_trains_together(Drawing, make_cfg("CoOp"))
 
 
 def test_a_step_to_be_captured_is_refused(build):

@@ -13,6 +13,10 @@ EXPECTED = {
     ("KgCoOp", "vit_b16_ep100_ctxv1"): 2_048,
     ("TCP", "vit_b16_ep50"): 331_904,
     ("ProGrad", "vit_b16"): 8_192,
+    ("CLIPLoRA", "vit_b16"): 184_320,
+    ("MMA", "vit_b16_ep5"): 674_560,
+    # of the first stage; the second trains 512 for each class
+    ("TwoStageFS", "vit_b16"): 61_440,
     ("CoCoOp", "vit_b16_c4_ep10_batch1_ctxv1"): 35_360,
     ("CoCoOp", "vit_b16_c16_ep10_batch1"): 41_504,
     ("VPT", "vit_b16_c8_ep5_batch4"): 73_728,

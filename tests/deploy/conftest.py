@@ -30,8 +30,10 @@ def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
         for key in node:
             if key.startswith("PROMPT_DEPTH"):
                 node[key] = 2
-            if key == "BLOCK":
+            if key in ("BLOCK", "ADAPTER_START"):
                 node[key] = 1
+            if key == "ADAPTER_END":
+                node[key] = 2
         cfg.merge_from_list(list(pairs))
         torch.manual_seed(1)
         model = trainer.build_classifier(cfg, clip, CLASSNAMES)

@@ -40,7 +40,7 @@ VARIANTS = {
     ),
 }
 #: methods whose text prompts fit other names, one of each kind
-OTHER_NAMES = ("CoOp", "MaPLe", "MMLoP", "TCP", "VPT")
+OTHER_NAMES = ("CoOp", "MaPLe", "MMLoP", "TCP", "VPT", "CLIPLoRA", "MMA")
 
 
 def command(*words: object) -> int:

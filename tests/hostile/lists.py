@@ -156,6 +156,32 @@ class PickledShots(_InDataSet):
         return pickle.dumps(lists, protocol=rng.randrange(5))
 
 
+class SharedShots(_InDataSet):
+    """Published lists of the images of a few-shot run."""
+
+    files = tuple(("dtd", f"split_fewshot/shot_2-seed_1_{part}.jsonl") for part in ("train", "val"))
+    pairs = ("DATASET.SHARED_SHOTS", True)
+
+    def made(self, stem: str, folder: Path) -> None:
+        build(stem, folder.parent)
+        drawn = json.loads((folder / "split_fewshot/shot_2-seed_1.json").read_text())
+        self.rows = {}
+        for part in ("train", "val"):
+            self.rows[part] = [
+                {
+                    "_impath": f"{folder.name}/{path}",
+                    **{"_label": label, "_domain": 0, "_classname": name},
+                }
+                for path, label, name in drawn[part]
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in self.rows[part])
+            (folder / f"split_fewshot/shot_2-seed_1_{part}.jsonl").write_text(text)
+
+    def change(self, rng: Random, file: str, valid: bytes, canary: Path) -> bytes:
+        rows = changed_tree(rng, self.rows["train" if "train" in file else "val"])
+        return b"\n".join(as_json(rng, row) for row in (rows if isinstance(rows, list) else [rows]))
+
+
 class ImageNetLists(_InDataSet):
     """Kept lists of ImageNet's images, here and of upstream."""
 

@@ -39,6 +39,7 @@ READERS: dict[str, Reader] = {
     "origin of a split": Reader(lists.SplitOrigin, 20),
     "drawn shots": Reader(lists.DrawnShots, 30),
     "pickled shots": Reader(lists.PickledShots, 40),
+    "published shots": Reader(lists.SharedShots, 30),
     "ImageNet's lists": Reader(lists.ImageNetLists, 20),
     "annotations: text": Reader(lists.AnnotationLines, 40),
     "annotations: JSON": Reader(lists.AnnotationJson, 30),

@@ -1,7 +1,7 @@
 """Every recorded method through its trainer: features, logits, loss and gradients of one step.
 
-The recorded parameters are read from a checkpoint file as the published code writes it. MMLoP has a
-file of its own, since there is no published code.
+The recorded parameters are read from a checkpoint file as the published code writes it. Some
+methods have tests of their own.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from tools.to_upstream import LAYOUTS
 plain_text_features = PromptLearner.text_features
 
 
+#: methods whose recorded steps have tests of their own
+OWN_TESTS = ("MMLoP", "CLIPLoRA", "MMA", "TwoStageFS")
+
+
 def steps() -> list[str]:
     """Names of the recorded files that hold one step of one of our methods."""
     names = []
     for path in sorted(PARITY_DIR.glob("*.npz")):
         recorded = Recorded(path.stem)
         method = recorded.config.get("trainer")
-        known = method in TRAINER_REGISTRY.registered_names() and method != "MMLoP"
+        known = method in TRAINER_REGISTRY.registered_names() and method not in OWN_TESTS
         if known and "loss" in recorded.arrays:
             names.append(path.stem)
     return names

@@ -87,6 +87,15 @@ METHODS = {
         xd="vit_b16_c1_add2_rm1_cross_datasets",
         epochs=(5, 2, 20),
     ),
+    # these count steps, so that the last weights are loaded, whatever their number
+    "cliplora": Method("CLIPLoRA", "vit_b16", epochs=(0, 0, 20)),
+    "twostagefs": Method("TwoStageFS", "vit_b16", epochs=(0, 0, 20)),
+    "mma": Method(
+        "MMA",
+        {"imagenet": "vit_b16_ep5_imnet", "eurosat": "vit_b16_ep5"},
+        xd="vit_b16_ep1_start9",
+        epochs=(5, 1, 20),
+    ),
     "lorvp": Method("LoRVP", "vit_b16_r4_ep20_batch32", epochs=(20, 20, 20)),
     "mmlop": Method(
         "MMLoP",
@@ -109,8 +118,10 @@ def train_py(trainer: str, cfg: str, dataset: str, seed: int, folder: str, *rest
 
 
 def loading(folder: str, epoch: int | None) -> str:
-    """Options of a test: of the weights in a folder, or of none that are trained."""
-    return "--eval-only" + (f" --model-dir {folder} --load-epoch {epoch}" if epoch else "")
+    """Options of a test: of the weights in a folder (0: the last), or of none that are trained."""
+    if epoch is None:
+        return "--eval-only"
+    return f"--eval-only --model-dir {folder}" + (f" --load-epoch {epoch}" if epoch else "")
 
 
 def base2new(trainer: str, cfg: str, dataset: str, seed: int, part: str, load: str = ""):

@@ -13,6 +13,7 @@ from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tests.parity_files import recorded_clip
 from tools import to_upstream
+from tools.to_upstream import LAYOUTS
 
 RESBLOCKS = "transformer.resblocks"
 
@@ -31,6 +32,8 @@ def coupled(*others: str) -> set[str]:
     return {f"prompt_learner.{name}" for name in (*names, *others)}
 
 
+ENDS = ("down.0", "up")
+
 #: method -> its folder, config pairs, tokens of its context, trained keys as the published code
 #: names them
 METHODS = {
@@ -45,6 +48,20 @@ METHODS = {
         {"ctx", *(f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))},
     ),
     "ProGrad": ("prompt_learner", ["TRAINER.PROGRAD.N_CTX", 5], 5, {"ctx"}),
+    "CLIPLoRA": (
+        *("lora_weights.pt", ["TRAINER.CLIPLORA.POSITION", "half-up"], 0),
+        {f"layer_{number}" for number in range(12)},
+    ),
+    "MMA": (
+        *("adapter_learner", ["TRAINER.MMADAPTER.ADAPTER_START", 11], 0),
+        {
+            f"{name}_adapter.{i}.{part}.{kind}"
+            for name, parts in (("text", ENDS), ("visual", ENDS), ("shared", ("0",)))
+            for i in (11, 12)
+            for part in parts
+            for kind in ("weight", "bias")
+        },
+    ),
     "VPT": ("prompt_learner", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 3], 0, image_deep(3)),
     "IVLP": (
         *("VLPromptLearner", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2], 2),
@@ -112,7 +129,7 @@ def trained(make_cfg, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if not LAYOUTS[name].file])
 def test_keys_and_way_back(trained, tmp_path, method):
     folder, pairs, n_ctx, learned = METHODS[method]
     trainer, cfg = trained(method, *pairs)
@@ -124,7 +141,7 @@ def test_keys_and_way_back(trained, tmp_path, method):
     checkpoint = load_checkpoint(str(out / folder / "model.pth.tar-1"))
     wanted = {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
     assert set(checkpoint) == wanted and checkpoint["epoch"] == 1
-    state, whole = checkpoint["state_dict"], folder != "prompt_learner" or method == "VPT"
+    state, whole = checkpoint["state_dict"], LAYOUTS[method].whole
     start = "prompt_learner." if whole else ""
     buffers = {f"{start}token_prefix", f"{start}token_suffix"} if n_ctx else set()
     kept = frozen(method) if whole else {}
@@ -147,6 +164,46 @@ def test_keys_and_way_back(trained, tmp_path, method):
     trainer.set_model_mode("eval")
     trainer.load_model(str(out), epoch=1)
     assert torch.equal(trainer.model_inference(images), expected)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if LAYOUTS[name].file])
+def test_files_with_a_content_of_their_own(trained, tmp_path, method):
+    file, pairs, _, keys = METHODS[method]
+    trainer, cfg = trained(method, *pairs)
+    out = tmp_path / "upstream"
+    assert run(cfg.OUTPUT_DIR, out) == 0
+    assert [p.name for p in out.iterdir()] == [file]
+    content = torch.load(out / file, weights_only=True)
+    assert content["weights"].keys() == keys
+    assert content["metadata"] == {
+        **{"r": 2, "alpha": 1, "encoder": "both", "position": "half-up"},
+        "params": ["q", "k", "v"],
+    }
+    # text blocks first, each with what was chosen
+    for number, width in ((0, 64), (5, 64), (6, 128), (11, 128)):
+        layer = content["weights"][f"layer_{number}"]
+        assert {name: pair["w_lora_A"].shape for name, pair in layer.items()} == dict.fromkeys(
+            ("q_proj", "k_proj", "v_proj"), (2, width)
+        )
+
+    images = torch.randn(2, 3, 32, 32)
+    expected = trainer.model_inference(images).detach()
+    for parameter in trainer.model.learner.parameters():
+        parameter.data.zero_()
+    trainer.set_model_mode("eval")
+    trainer.load_model(str(out / file))
+    with torch.no_grad():
+        assert torch.equal(trainer.model_inference(images), expected)
+
+    for key, value, message in (
+        ("metadata", {**content["metadata"], "r": 4}, "with r 4, this run has 2: set .*CLIPLORA.R"),
+        ("weights", {"layer_0": content["weights"]["layer_0"]}, r"text\.7\.q\.down is missing"),
+        ("weights", 3, "is damaged"),
+    ):
+        torch.save({**content, key: value}, out / file)
+        with pytest.raises(ValueError, match=message):
+            trainer.load_model(str(out / file))
+    assert run(cfg.OUTPUT_DIR, out) != 0, "the file is there already"
 
 
 @pytest.mark.parametrize(("method", "precision"), [("CoOp", "fp16"), ("MaPLe", "amp")])

@@ -44,7 +44,9 @@ def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_step_trains_the_learner_and_leaves_clip_alone(make_cfg, method, precision, device):
-    cfg = make_cfg(method, f"{node(method)}.PREC", precision, "USE_CUDA", device == "cuda")
+    # what starts as a product with 0 moves in the second step, if the first one is no warm-up
+    pairs = (f"{node(method)}.PREC", precision, "OPTIM.WARMUP_EPOCH", -1)
+    cfg = make_cfg(method, *pairs, "USE_CUDA", device == "cuda")
     torch.manual_seed(1)  # a start that leaves no hidden unit of a small network dead
     trainer = build_trainer(cfg)
     assert trainer.device.type == device
