@@ -3,55 +3,75 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.path import Path as MarkerPath
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
 from support.files import replacing
 
+from .labels import Point, name_ends, name_lines, name_points
 from .rows import Row, in_order
 from .runs import METRICS, Method, has_halves, shots_name
 
-# Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness.
-PALETTE = (
-    "#CC6677",
-    "#332288",
-    "#DDCC77",
-    "#117733",
-    "#88CCEE",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
+#: shown larger, in a colour of its own and above the others
+EMPHASISED = "MMLoP"
+_EMPHASIS = "#CC3311"
+# Paul Tol's "muted" scheme, which stays apart with any kind of colour blindness, and a dark grey
+# of his "dark" one; light ones have a dark edge, so that dark and light differ in grey as well.
+_DARK = ("#332288", "#117733", "#882255", "#AA4499", "#225555")
+_LIGHT = ("#DDCC77", "#88CCEE", "#44AA99", "#CC6677", "#999933")
+PALETTE = (_EMPHASIS, *_DARK, *_LIGHT)
+_BOW = MarkerPath([(-1, -0.9), (-1, 0.9), (1, -0.9), (1, 0.9), (-1, -0.9)])
+#: an odd number, so that no two of twice as many methods share marker and tone
+MARKERS = ("s", "D", "^", "v", "P", "X", "p", "<", ">", "d", _BOW, (4, 1, 0), (6, 1, 0))
+#: the first kinds are of dark, the second of light methods; further configurations go on in them
+LINES = (
+    ("-", ":", "-.", "--"),
+    ((0, (6, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1))),
 )
-# Another number of markers than of colours, so that the pairs repeat late.
-MARKERS = "osD^vP*X<>"
-# Configurations of one trainer share its colour and marker.
-LINES = ("-", "--", ":", "-.")
 FILLS = ("full", "left", "bottom", "right", "top")
 # Fixed, so that a method looks the same whichever others are there; new ones get what is left.
 LOOKS = (
     *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
     *("KgCoOp", "TCP", "ProGrad"),
-    *("CLIPLoRA", "MMA", "TwoStageFS"),
+    *("TipAdapter", "TipAdapterF", "CLIPAdapter", "TaskRes", "LPPlusPlus", "ZSLP", "CLAP"),
+    *("CLIPLoRA", "MMA", "TwoStageFS", "MMRL", "MMRLPlusPlus", "CoPrompt"),
 )
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
+#: entries of a figure's footnote; the tables have all
+_MOST_NOTED = 6
 
 
-def looks(trainers: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return trainer -> (colour, marker), the same in all figures of these trainers."""
-    order = [*LOOKS, *sorted(set(trainers) - set(LOOKS) - ZERO_SHOT.keys())]
-    return ZERO_SHOT | {
-        trainer: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
-        for i, trainer in enumerate(order)
-    }
+class Look(NamedTuple):
+    """How a trainer is drawn: colour, marker, and whether its tone is light."""
+
+    colour: str
+    marker: Any
+    light: bool = False
+
+
+def looks(trainers: Iterable[str]) -> dict[str, Look]:
+    """Return trainer -> its look, the same in all figures of these trainers.
+
+    ``EMPHASISED`` and those of ``ZERO_SHOT`` have looks of their own. The others differ in marker
+    or tone as long as there are at most twice as many as ``MARKERS``.
+    """
+    given = {EMPHASISED: Look(_EMPHASIS, "o")}
+    given |= {trainer: Look(*look) for trainer, look in ZERO_SHOT.items()}
+    order = [*LOOKS, *sorted(set(trainers) - set(LOOKS))]
+    for i, trainer in enumerate(name for name in order if name not in given):
+        colours = _LIGHT if i % 2 else _DARK
+        given[trainer] = Look(colours[i // 2 % len(colours)], MARKERS[i % len(MARKERS)], i % 2 == 1)
+    return given
 
 
 def labels(lines: Iterable[Method]) -> dict[Method, str]:
@@ -81,14 +101,17 @@ def styles(lines: Iterable[Method], trainers: Iterable[str] = ()) -> dict[Method
     found = {}
     for line, label in names.items():
         number = sorted(other for other in names if other.trainer == line.trainer).index(line)
-        colour, marker = look[line.trainer]
+        mine = look[line.trainer]
+        kinds = LINES[mine.light]
         found[line] = {
             "label": label,
-            "color": colour,
-            "marker": marker,
+            "color": mine.colour,
+            "marker": mine.marker,
+            "markeredgecolor": "#000000" if mine.light else mine.colour,
+            "markeredgewidth": 0.7,
             "markerfacecoloralt": "white",
             "fillstyle": FILLS[number % len(FILLS)],
-            "linestyle": LINES[number % len(LINES)],
+            "linestyle": kinds[number % len(kinds)],
         }
     return found
 
@@ -101,7 +124,7 @@ def names_of(rows: Iterable[Row]) -> list[str]:
 
 
 class Panels:
-    """A figure with one panel per average and per data set, and a common legend.
+    """A figure with one panel per average and per data set, and names or a common legend.
 
     Args:
         rows: what is drawn.
@@ -110,7 +133,7 @@ class Panels:
         y: name of the vertical axis.
         curves: whether the shots of a method form one curve.
         share_x: whether the panels have the same horizontal axis.
-        only: the data set or average to draw, without a legend; empty draws all of them.
+        only: the data set or average to draw, without names, legend or footnote; empty draws all.
     """
 
     def __init__(
@@ -126,12 +149,17 @@ class Panels:
     ) -> None:
         self.rows = rows
         self.only = only
+        self.curves = curves
         self.key = {id(row): self.curve(row.line) if curves else row.line for row in rows}
         self.styles = styles(self.key.values(), (row.method.trainer for row in every))
+        self.points: dict[str, list[Point]] = {}
+        self.lines: dict[str, dict[str, float]] = {}
         names = [only] if only else names_of(rows)
         columns = min(4, len(names))
         lines = math.ceil(len(names) / columns)
-        size = (3.6, 2.9) if only else (max(6.5, 3.4 * columns), 3 * lines + 0.8)
+        size = (3.6, 2.9) if only else (3.4 * columns, 3 * lines + 0.8)
+        if not only and len(names) == 1:
+            size = (7.2, 4.6)
         self.figure = Figure(figsize=size, layout="constrained")
         grid = self.figure.subplots(lines, columns, squeeze=False, sharex=share_x).flatten()
         for axes in grid[len(names) :]:
@@ -140,6 +168,7 @@ class Panels:
         for number, (name, axes) in enumerate(self.axes.items()):
             axes.set_title(name, fontsize=9)
             axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
             if number >= len(names) - columns:
                 axes.set_xlabel(x)
                 axes.tick_params(labelbottom=True)
@@ -160,44 +189,180 @@ class Panels:
         return found
 
     def draw(
-        self, axes: Axes, key: Method, rows: list[Row], x: Sequence[float], y: list[float], **errors
+        self,
+        dataset: str,
+        key: Method,
+        rows: list[Row],
+        x: Sequence[float],
+        y: list[float],
+        **errors: Any,
     ) -> None:
-        """Draw points of a method, hollow where they average fewer data sets.
+        """Draw points of a method with their spreads, hollow where they average fewer data sets.
 
-        The spread of a single point is a bar, that along a curve a band.
+        The curve of the emphasised method has a band as well.
         """
-        style = self.styles[key]
-        if len(x) > 1:
+        axes, style = self.axes[dataset], self.styles[key]
+        emphasised = key.trainer == EMPHASISED
+        size = 8.5 if emphasised else 5.5
+        if emphasised and len(x) > 1:
             low, high = (np.add(y, sign * np.array(errors["yerr"])) for sign in (-1, 1))
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            errors = {}
-        axes.errorbar(x, y, **errors, **style, markersize=5, capsize=2, linewidth=1.3)
+        axes.errorbar(
+            x,
+            y,
+            **errors,
+            **style,
+            markersize=size,
+            capsize=2.5,
+            elinewidth=1.1,
+            linewidth=2.4 if emphasised else 1.3,
+            zorder=4 if emphasised else 3,
+        )
         partial = [(a, b) for a, b, row in zip(x, y, rows, strict=True) if row.missing]
         if partial:
-            hollow = {"linestyle": "none", "label": "_hollow", "fillstyle": "none"}
-            axes.plot(*zip(*partial, strict=True), "w.", markersize=5, zorder=4, label="_paper")
-            axes.plot(*zip(*partial, strict=True), **style | hollow, markersize=5, zorder=5)
+            hollow: dict[str, Any] = {"linestyle": "none", "label": "_hollow", "fillstyle": "none"}
+            hollow["markeredgewidth"] = 1.3
+            paper = {"marker": style["marker"], "color": "white", "markersize": size}
+            above = 5 if emphasised else 4
+            places = list(zip(*partial, strict=True))
+            axes.plot(*places, **paper, linestyle="none", zorder=above, label="_paper")
+            axes.plot(*places, **style | hollow, markersize=size, zorder=above)
+        last = max(range(len(x)), key=x.__getitem__)
+        spread = {f"{name[0]}_error": values[last] for name, values in errors.items()}
+        self.points.setdefault(dataset, []).append(
+            Point(style["label"], x[last], y[last], self._ink(key), emphasised, **spread)
+        )
 
-    def finish(self) -> Figure:
-        """Return the figure, with its legend unless it has one panel only."""
+    def _ink(self, key: Method) -> str:
+        """Return the colour of a name: that of the emphasised method, dark for all others."""
+        return self.styles[key]["color"] if key.trainer == EMPHASISED else "0.15"
+
+    def across(self, dataset: str, key: Method, y: float) -> None:
+        """Draw a line across a panel for a method that has no place on its horizontal axis."""
+        style = self.styles[key]
+        self.lines.setdefault(dataset, {})[style["label"]] = y
+        self.axes[dataset].axhline(
+            y, color=style["color"], label=style["label"], linestyle="--", linewidth=1.2, zorder=2
+        )
+
+    def gaps(self) -> list[str]:
+        """Return a line for every panel that lacks points of methods which others have."""
+        lines = []
+        keys = dict.fromkeys(self.key.values())
+        for dataset in self.axes:
+            here = self.of(dataset)
+            lacking = [self.styles[key]["label"] for key in keys if key not in here]
+            if self.curves:
+                shots = {row.method.shots for mine in here.values() for row in mine} - {0}
+                for key, mine in here.items():
+                    has = {row.method.shots for row in mine}
+                    if absent := sorted(shots - has if has != {0} else ()):
+                        numbers = ", ".join(str(shots_name(number)) for number in absent)
+                        lacking.append(f"{self.styles[key]['label']} at {numbers} shots")
+            if lacking:
+                lines.append(f"{dataset}: no {', '.join(sorted(lacking))}")
+        return lines
+
+    def incomplete(self) -> list[str]:
+        """Return the methods with averages of fewer data sets, and of how many."""
+        found: dict[str, set[str]] = {}
+        for row in self.rows:
+            if row.missing:
+                found.setdefault(self.styles[self.key[id(row)]]["label"], set()).add(row.coverage)
+        return [f"{label} ({', '.join(sorted(of))})" for label, of in sorted(found.items())]
+
+    def footnote(self, more: Iterable[str]) -> str:
+        """Return what a figure says below: hollow points, and points that are not there."""
+        lines = []
+        if incomplete := self.incomplete():
+            lines.append(f"{HOLLOW}: {', '.join(incomplete)}")
+        gaps = [*self.gaps(), *more]
+        if len(gaps) > _MOST_NOTED:
+            gaps[_MOST_NOTED:] = [f"and more in {len(gaps) - _MOST_NOTED} other places"]
+        if gaps:
+            lines.append(f"not there: {'; '.join(gaps)}")
+        width = round(19 * self.figure.get_figwidth())
+        return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
+
+    def finish(self, more: Iterable[str] = ()) -> Figure:
+        """Return the figure with a name beside each point where all have room, else a legend.
+
+        Args:
+            more: what else is not there.
+        """
         if self.only:
             return self.figure
+        text = self.footnote(more)
+        if len(self.axes) == 1:
+            below = self.figure.supxlabel(text, fontsize=7, x=0.01, ha="left", color="0.35")
+            if self._name_all():
+                return self.figure
+            below.set_text("")
+        self._add_legend(text)
+        if not self.curves:
+            self._freeze()
+            for dataset, axes in self.axes.items():
+                self._name(axes, self.points.get(dataset, ()))
+        return self.figure
+
+    def _freeze(self) -> None:
+        """Lay the figure out, once and for all: names are placed in what it is then."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
+    def _name_all(self) -> bool:
+        """Name the points of the only panel; return whether all have room."""
+        ((dataset, axes),) = self.axes.items()
+        points = self.points.get(dataset, [])
+        if self.curves:
+            starts = [point for point in points if point.x == 0]
+            self.figure.draw_without_rendering()
+            if not name_ends(axes, [point for point in points if point.x != 0]):
+                return False
+            self._freeze()
+            return not name_points(axes, starts)
+        self._freeze()
+        before = set(axes.texts)
+        across = self.lines.get(dataset, {})
+        fit = name_lines(axes, across, points)
+        if fit and not name_points(axes, points, lines=across.values()):
+            return True
+        for text in set(axes.texts) - before:
+            text.remove()
+        self.figure.set_layout_engine("constrained")
+        return False
+
+    @staticmethod
+    def _name(axes: Axes, points: Iterable[Point]) -> None:
+        """Name all points of a panel beside a legend, or where some have no room the emphasised."""
+        points, before = list(points), set(axes.texts)
+        if not name_points(axes, points, size=6.5):
+            return
+        for text in set(axes.texts) - before:
+            if text.get_text() not in {point.name for point in points if point.bold}:
+                text.remove()
+
+    def _add_legend(self, title: str) -> None:
         handles: dict[str, Any] = {}
         for axes in self.axes.values():
             handles |= {
                 text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
             }
-        chosen = sorted(handles)
-        self.figure.legend(
+        first = {style["label"] for key, style in self.styles.items() if key.trainer == EMPHASISED}
+        chosen = sorted(handles, key=lambda text: (text not in first, text))
+        room = int(self.figure.get_figwidth() / (0.6 + 0.075 * max(map(len, chosen))))
+        legend = self.figure.legend(
             [handles[text] for text in chosen],
             chosen,
             loc="outside lower center",
-            ncols=min(5 if max(map(len, chosen)) < 16 else 2, len(chosen)),
+            ncols=min(max(1, room), len(chosen)),
             fontsize=8,
-            title=HOLLOW if any(row.missing for row in self.rows) else None,
-            title_fontsize=8,
+            handlelength=3,
+            title=title or None,
+            title_fontsize=7,
         )
-        return self.figure
+        for text in legend.get_texts():
+            text.set_fontweight("bold" if text.get_text() in first else "normal")
 
 
 def deviation(row: Row, metric: str) -> float:
@@ -208,7 +373,8 @@ def deviation(row: Row, metric: str) -> float:
 def few_shot(rows: list[Row], only: str = "") -> Figure | None:
     """Return accuracy against shots, a curve per method; zero-shot models are points at 0.
 
-    Trainings on all images stand at the right end, beyond the largest number of shots.
+    The axis is logarithmic from 1 on. Trainings on all images stand at its right end, beyond the
+    largest number of shots.
 
     Args:
         rows: of all protocols.
@@ -222,18 +388,22 @@ def few_shot(rows: list[Row], only: str = "") -> Figure | None:
     )
     ticks = sorted({0} | {row.method.shots for row in chosen})
     largest = max(shots for shots in ticks if math.isfinite(shots))
-    places = [min(shots, 1.25 * largest + 1) for shots in ticks]
+    places = [min(shots, 2 * max(1, largest)) for shots in ticks]
     place = dict(zip(ticks, places, strict=True))
     for dataset, axes in panels.axes.items():
         for key, mine in panels.of(dataset).items():
             panels.draw(
-                axes,
+                dataset,
                 key,
                 mine,
                 [place[row.method.shots] for row in mine],
                 [row.mean["accuracy"] for row in mine],
                 yerr=[deviation(row, "accuracy") for row in mine],
             )
+        # linear from 0 to 1
+        axes.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(-0.25, 1.25 * max(1, *places))
         axes.set_xticks(places, [str(shots_name(shots)) for shots in ticks])
     return panels.finish()
 
@@ -254,7 +424,7 @@ def base_to_new(rows: list[Row], only: str = "") -> Figure | None:
         for key, mine in panels.of(dataset).items():
             base, new = ([row.mean[m] for row in mine] for m in ("base", "new"))
             xerr, yerr = ([deviation(row, m) for row in mine] for m in ("base", "new"))
-            panels.draw(axes, key, mine, base, new, xerr=xerr, yerr=yerr)
+            panels.draw(dataset, key, mine, base, new, xerr=xerr, yerr=yerr)
         x, y = (
             np.linspace(max(low, 1e-3), high, 100)
             for low, high in (axes.get_xlim(), axes.get_ylim())
@@ -278,6 +448,9 @@ def main_metric(protocol: str) -> str:
     return "H" if has_halves(protocol) else METRICS[protocol][0]
 
 
+_UNCOUNTED = "not among the parameters: "
+
+
 def with_parameters(
     rows: list[Row], note: Callable[[str], None], protocol: str = "base2new"
 ) -> tuple[list[Row], str]:
@@ -296,7 +469,7 @@ def with_parameters(
         largest = max((row.method.shots for row in mine), default=0)
         mine = [row for row in mine if row.method.shots in (0, largest)]
     for line in sorted({row.line for row in mine if row.parameters is None}):
-        note(f"not among the parameters: {line}: no single number of them in its logs")
+        note(f"{_UNCOUNTED}{line}: no single number of them in its logs")
     averaged = {d for row in mine for d in row.covered}
     return [r for r in mine if r.parameters is not None and r.dataset not in averaged], metric
 
@@ -314,26 +487,45 @@ def parameters(
         protocol: key of the one to draw.
         only: the data set or average to draw, as for :class:`Panels`.
     """
-    chosen, metric = with_parameters(rows, note, protocol)
+    uncounted: list[str] = []
+
+    def keep(line: str) -> None:
+        uncounted.append(line.removeprefix(_UNCOUNTED))
+        note(line)
+
+    chosen, metric = with_parameters(rows, keep, protocol)
     if not chosen:
         return None
     y_name = "H (%)" if metric == "H" else "accuracy (%)"
     panels = Panels(chosen, rows, "trainable parameters", y_name, share_x=True, only=only)
+    counts = [row.parameters for row in chosen if row.parameters] or [1]
     for dataset, axes in panels.axes.items():
+        axes.margins(y=0.08)
         for key, mine in panels.of(dataset).items():
             for row in mine:
-                y = [row.mean[metric]]
+                y = row.mean[metric]
                 if row.parameters:
-                    x = [row.parameters]
-                    panels.draw(axes, key, mine, x, y, yerr=[deviation(row, metric)])
+                    spread = [deviation(row, metric)]
+                    panels.draw(dataset, key, [row], [row.parameters], [y], yerr=spread)
                 else:
-                    style = panels.styles[key]
-                    axes.axhline(*y, color=style["color"], label=style["label"], linestyle="--")
+                    panels.across(dataset, key, y)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.set_xlim(min(counts) / 1.7, max(counts) * 1.7)
+        wide = not only and len(panels.axes) == 1
+        finer = max(counts) / min(counts) < 10 ** (5 if wide else 2)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if finer else (1,)))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    return panels.finish()
+    averaged = {d for row in chosen for d in row.covered}
+    drawn = {row.line for row in chosen}
+    alone = {
+        row.line.trainer: row.dataset
+        for row in rows
+        if row.protocol == protocol and row.dataset in averaged and row.parameters is not None
+        if metric in row.mean and row.line not in drawn
+    }
+    uncounted += [f"{trainer}: {dataset} only" for trainer, dataset in sorted(alone.items())]
+    return panels.finish(uncounted)
 
 
 def save(figure: Figure, path: Path) -> None:

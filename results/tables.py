@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from .columns import Column, blanks, cells, runs_behind, values
+from .latex import latex_table
 from .record import unit
 from .rows import Row, in_order, listing
 from .runs import METRICS, TABLES, TITLES, has_halves, shots_name, shots_phrase
@@ -27,13 +28,20 @@ MAX_WIDTH = 120
 
 @dataclass
 class Table:
-    """Title, header and lines of a table; ``left`` columns are words, ``notes`` stand below it."""
+    """Title, header and lines of a table; ``left`` columns are words, ``notes`` stand below it.
+
+    Of ``ranked`` columns LaTeX marks the best, the smallest number where ``lower``, and columns of
+    ``settings`` it leaves out where all lines have the same.
+    """
 
     title: str
     header: list[str]
     lines: list[list[str]]
     left: int = 2
     notes: list[str] = field(default_factory=list)
+    ranked: Sequence[int] = ()
+    lower: bool = False
+    settings: Sequence[int] = ()
 
     def render(self, style: str) -> str:
         """Return the table with title and notes.
@@ -41,9 +49,14 @@ class Table:
         Args:
             style: github or latex.
         """
+        if style == "latex" and self.lines:
+            return latex_table(
+                *(self.title, self.header, self.lines, self.left, self.notes),
+                *(self.ranked, self.lower, self.settings),
+            )
         columns = ["left"] * self.left + ["right"] * (len(self.header) - self.left)
         table = tabulate(
-            self.lines, self.header, tablefmt=style, disable_numparse=True, colalign=columns
+            self.lines, self.header, tablefmt="github", disable_numparse=True, colalign=columns
         )
         title, note = ("% ", "% ") if style == "latex" else ("### ", "- ")
         if not self.lines:
@@ -56,6 +69,8 @@ class Table:
         return len(self.render("github").splitlines()[2])
 
 
+#: metrics of which less is better
+LOWER = ("error", "nll", "ece", "adaptive_ece")
 # Marks results whose epoch the test images chose.
 CHOSEN = "*"
 
@@ -133,7 +148,8 @@ def metrics_tables(
         notes += blanks(columns, ((str(row.method), runs_behind(row, rows)) for row in mine))
         title = f"{TITLES[protocol]}, {dataset} ({keyword}, {unit(keyword)})"
         header = ["trainer", "config", "shots", "seeds", *(c.head for c in columns), *metrics]
-        yield Table(title, header, lines, 2, notes)
+        ranked = range(len(header) - len(metrics), len(header))
+        yield Table(title, header, lines, 2, notes, ranked, keyword in LOWER, (1, 2, 3))
 
 
 def column_order(rows: Iterable[Row]) -> list[str]:
@@ -185,7 +201,8 @@ def accuracy_tables(
             notes = gaps(chosen) + blanks(
                 columns, ((str(line), runs) for line, runs in behind.items())
             )
-            table = Table(title, header, body, 2, notes)
+            ranked = range(len(header) - len(names), len(header))
+            table = Table(title, header, body, 2, notes, ranked, keyword in LOWER, (1, 2))
             if turn and table.width() > MAX_WIDTH:
                 table = min(transposed(table), table, key=Table.width)
             yield table

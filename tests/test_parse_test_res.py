@@ -429,7 +429,7 @@ def test_formats(tmp_path, capsys):
     _, out, _ = run(capsys, "--output", tmp_path, "--format", "latex")
     assert "\\begin{tabular}{llrrrrr}" in out
     assert "tiny\\_x" in out
-    assert "81.00 ± 1.00" in out
+    assert r"81.00 $\pm$ 1.00" in out
 
 
 @pytest.mark.parametrize(

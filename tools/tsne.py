@@ -3,13 +3,15 @@
 Features (unit norm) of the images of one split of the run's data set, by the frozen CLIP and with
 the prompts of the run, each laid out in the plane by t-SNE (van der Maaten and Hinton, JMLR 2008;
 scikit-learn's, started from principal components, seeded). Writes a PNG with both and a CSV: image,
-label, class, frozen_x, frozen_y, prompted_x, prompted_y. Only neighbourhoods mean something in such
-a picture; axes, and distances between far points, do not.
+label, class, frozen_x, frozen_y, prompted_x, prompted_y. The titles say how many of the images each
+classifies right. Only neighbourhoods mean something in such a picture; axes, and distances between
+far points, do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -29,14 +31,21 @@ from .command import (
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from dassl.config import CfgNode
     from dassl.data.datasets import Datum
     from trainers import Predictor
 
 COLUMNS = ("image", "label", "class", "frozen_x", "frozen_y", "prompted_x", "prompted_y")
 
-#: classes up to which colours can be told apart and are named
-NAMED_CLASSES = 20
+#: classes that are named beside the picture
+NAMED_CLASSES = 60
+#: a class has one of these markers in one of the colours of figures, which tells as many apart as
+#: there are pairs
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+#: fewer images, in all or per class, make a picture that says little
+FEW_IMAGES, FEW_PER_CLASS = 100, 5
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,8 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]:
-    """Return images of the split that the options name, ``--max-images`` of them at most.
+def images_of_run(args: argparse.Namespace, cfg: CfgNode) -> tuple[list[Datum], list[str]]:
+    """Return images of the split that the options name, and the classes of the data set.
+
+    There are ``--max-images`` of them at most.
+
+    Args:
+        args: command line.
+        cfg: config of the run.
 
     Raises:
         FileNotFoundError, ValueError: the data set is not there, or the split is empty.
@@ -64,7 +79,7 @@ def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]
     import datasets  # noqa: F401  registers the data sets
     from dassl.data.datasets import build_dataset
 
-    cfg = predictor.cfg.clone()
+    cfg = cfg.clone()
     if args.root is not None:
         cfg.DATASET.ROOT = args.root
     if args.subsample is not None:
@@ -77,13 +92,50 @@ def images_of_run(args: argparse.Namespace, predictor: Predictor) -> list[Datum]
     if len(items) > args.max_images:
         chosen = random.Random(args.seed).sample(range(len(items)), args.max_images)
         items = [items[i] for i in sorted(chosen)]
-    return items
+    return items, list(data.classnames)
+
+
+def among(predictor: Predictor, classes: Sequence[str], args: argparse.Namespace) -> bool:
+    """Let a run classify among the classes of the images; return whether it can."""
+    if list(predictor.classnames) == list(classes):
+        return True
+    try:
+        model = load_run(args.run, args, classes).model
+    except ValueError:  # a learner with a part for each class
+        return False
+    predictor.model, predictor.classnames = model, list(classes)
+    return True
+
+
+class Right:
+    """Counts the images that frozen CLIP and a run classify right.
+
+    Frozen CLIP has the texts that the run's teacher averages over.
+    """
+
+    def __init__(self) -> None:
+        self.images = self.frozen = self.own = 0
+
+    def count(self, model: Any, batch: Tensor, features: Tensor, labels: Tensor) -> None:
+        """Count a batch: images, their features by frozen CLIP, and their labels."""
+        of_frozen = model.logits(features, model.frozen_text_features())
+        for name, logits in (("frozen", of_frozen), ("own", model(batch))):
+            right = int((logits.argmax(dim=-1).cpu() == labels).sum())
+            setattr(self, name, getattr(self, name) + right)
+        self.images += len(labels)
 
 
 def features(
-    predictor: Predictor, items: Sequence[Datum], batch_size: int
+    predictor: Predictor, items: Sequence[Datum], batch_size: int, right: Right | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit-norm image features ``(N, embed_dim)`` of frozen CLIP, and with the prompts."""
+    """Return unit-norm image features ``(N, embed_dim)`` of frozen CLIP, and with the prompts.
+
+    Args:
+        predictor: of the run.
+        items: images.
+        batch_size: of them at once.
+        right: counts those that are classified right, if the run knows their classes.
+    """
     import torch
     from tqdm import tqdm
 
@@ -94,9 +146,25 @@ def features(
             part = items[start : start + batch_size]
             batch = torch.stack([predictor.read(item.impath, upright) for item in part])
             batch = batch.to(predictor.device)
-            frozen.append(predictor.model.frozen_image_features(batch).cpu())
+            before = predictor.model.frozen_image_features(batch)
+            frozen.append(before.cpu())
             prompted.append(predictor.model.image_features(batch).cpu())
+            if right is not None:
+                labels = torch.tensor([item.label for item in part])
+                right.count(predictor.model, batch, before, labels)
     return torch.cat(frozen).numpy(), torch.cat(prompted).numpy()
+
+
+def few_images(items: Sequence[Datum]) -> str:
+    """Return a warning where there are too few images for a picture that says something."""
+    classes = len({item.label for item in items})
+    each = len(items) / classes
+    if len(items) >= FEW_IMAGES and each >= FEW_PER_CLASS:
+        return ""
+    return (
+        f"only {len(items)} images of {classes} classes: t-SNE shows groups by chance, and says "
+        f"little below {FEW_IMAGES} images and {FEW_PER_CLASS} per class"
+    )
 
 
 def layout(points: np.ndarray, perplexity: float | None, seed: int) -> np.ndarray:
@@ -122,44 +190,81 @@ def layout(points: np.ndarray, perplexity: float | None, seed: int) -> np.ndarra
     return tsne.fit_transform(points)
 
 
-def draw(items: Sequence[Datum], planes: dict[str, np.ndarray], path: str) -> None:
-    """Write a PNG with one picture per title of ``planes``, classes in colours."""
+def looks(labels: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Return label -> colour and marker; as many differ as there are pairs of them."""
+    from results.plots import PALETTE
+
+    pairs = [(colour, marker) for marker in MARKERS for colour in PALETTE]
+    return {label: pairs[i % len(pairs)] for i, label in enumerate(sorted(set(labels)))}
+
+
+def draw(
+    items: Sequence[Datum], planes: dict[str, np.ndarray], path: str, warning: str = ""
+) -> None:
+    """Write a PNG with one picture per title of ``planes``, classes in colours and markers.
+
+    Args:
+        items: images.
+        planes: title -> their places, ``(N, 2)``.
+        path: file to write.
+        warning: line below the pictures.
+    """
     import matplotlib
     import numpy as np
     from matplotlib.figure import Figure
 
     names = {item.label: item.classname for item in items}
-    colours = matplotlib.colormaps["tab20" if len(names) <= NAMED_CLASSES else "hsv"]
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
-    for axis, (title, plane) in zip(figure.subplots(1, len(planes)), planes.items(), strict=True):
-        for i, (label, name) in enumerate(sorted(names.items())):
-            own = plane[np.array([item.label == label for item in items])]
-            colour = colours(i if len(names) <= NAMED_CLASSES else i / len(names))
-            axis.scatter(*own.T, s=8, color=colour, label=name)
-        axis.set_title(title)
-        axis.set(xticks=[], yticks=[])
-    if len(names) <= NAMED_CLASSES:
-        style: dict[str, Any] = {"loc": "outside right", "markerscale": 2}
-        figure.legend(*axis.get_legend_handles_labels(), **style)
-    write_png(figure, path)
+    look = looks(list(names))
+    named = len(names) <= NAMED_CLASSES
+    columns = math.ceil(len(names) / 30) if named else 0
+    figure = Figure(figsize=(11 + 1.8 * columns, 5.5), layout="constrained")
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may have dollar signs
+        for axis, (title, plane) in zip(
+            figure.subplots(1, len(planes)), planes.items(), strict=True
+        ):
+            for label, name in sorted(names.items()):
+                own = plane[np.array([item.label == label for item in items])]
+                colour, marker = look[label]
+                edge = {"edgecolor": "white", "linewidth": 0.3}
+                axis.scatter(*own.T, s=18, color=colour, marker=marker, label=name, **edge)
+            axis.set_title(title)
+            axis.set(xticks=[], yticks=[])
+        if named:
+            style: dict[str, Any] = {"loc": "outside right", "ncols": columns, "fontsize": 8}
+            figure.legend(*axis.get_legend_handles_labels(), **style)
+        if warning or not named:
+            words = warning or f"{len(names)} classes, named in the table"
+            figure.supxlabel(words, fontsize=8, color="0.35")
+        write_png(figure, path)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture and the table."""
     predictor = load_run(args.run, args)
-    items = images_of_run(args, predictor)
-    frozen, prompted = features(predictor, items, args.batch_size)
-    planes = {
-        "frozen CLIP": layout(frozen, args.perplexity, args.seed),
-        predictor.cfg.TRAINER.NAME: layout(prompted, args.perplexity, args.seed),
-    }
+    items, classes = images_of_run(args, predictor.cfg)
+    warning = few_images(items)
+    right = Right() if among(predictor, classes, args) else None
+    frozen, prompted = features(predictor, items, args.batch_size, right)
+    titles = ["frozen CLIP", predictor.cfg.TRAINER.NAME]
+    if right is not None:
+        shares = (100 * number / right.images for number in (right.frozen, right.own))
+        titles = [f"{title}: {n:.1f} % right" for title, n in zip(titles, shares, strict=True)]
+    else:
+        print(
+            "Note: no accuracy: the run was trained for other classes than those of the images",
+            file=sys.stderr,
+        )
+    before, after = (layout(points, args.perplexity, args.seed) for points in (frozen, prompted))
+    planes = dict(zip(titles, (before, after), strict=True))
     out = args.out or str(Path(args.run, "tsne"))
-    draw(items, planes, f"{out}.png")
+    draw(items, planes, f"{out}.png", warning)
     rows = [
         (item.impath, item.label, item.classname, *(f"{x:.4f}" for x in (*before, *after)))
         for item, before, after in zip(items, *planes.values(), strict=True)
     ]
     write_csv(rows, COLUMNS, f"{out}.csv")
+    if warning:
+        print(f"Note: {warning}", file=sys.stderr)
     print(f"{len(items)} images: {out}.png, {out}.csv")
 
 

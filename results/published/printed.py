@@ -63,7 +63,9 @@ def make_table(title: str, columns: dict[str, list[Figure]]) -> Table:
     }
     names = dict.fromkeys(line_of(figure) for figures in columns.values() for figure in figures)
     lines = [[name, *(cells[heading].get(name, "-") for heading in columns)] for name in names]
-    return Table(title, ["method", *columns], lines, 1, notes_of(columns))
+    return Table(
+        title, ["method", *columns], lines, 1, notes_of(columns), range(1, 1 + len(columns))
+    )
 
 
 def tables_of(named: str, figures: list[Figure]) -> Iterable[Table]:

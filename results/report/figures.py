@@ -70,7 +70,7 @@ class Gallery:
     def _sign(self, handle: Any) -> Markup:
         """Return the picture of a curve beside its name."""
         line = getattr(handle, "lines", (handle,))[0]  # of a container with error bars
-        look = {"color", "marker", "linestyle", "fillstyle"}
+        look = {"color", "marker", "linestyle", "fillstyle", "markeredgecolor", "markeredgewidth"}
         values = {name: getattr(line, f"get_{name}")() for name in look & set(dir(line)) or look}
         key = str(values)
         if key not in self._signs:

@@ -18,6 +18,8 @@ from ..plots import PALETTE
 
 #: colour of the palette -> what stands for it on a dark page, where some would be too dark
 DARK = {
+    "#CC3311": "#ff7f66",
+    "#225555": "#5fa3a3",
     "#CC6677": "#e28a98",
     "#332288": "#9a91ee",
     "#DDCC77": "#ddcc77",

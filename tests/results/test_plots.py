@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 import parse_test_res
@@ -172,7 +176,8 @@ def test_averages_of_fewer_data_sets_are_hollow(tmp_path):
     assert [line.get_data() for line in hollow] == [((1,), (70.0,))]
     assert hollow[0].get_fillstyle() == "none"
     assert not [line for line in axes["imagenet"].lines if line.get_label() == "_hollow"]
-    assert figure.legends[0].get_title().get_text() == plots.HOLLOW
+    said = figure.legends[0].get_title().get_text()
+    assert said == f"{plots.HOLLOW}: MMLoP (10/11)\nnot there: dtd: no MMLoP"
 
 
 def test_a_method_has_one_look_in_all_figures(rows):
@@ -193,6 +198,92 @@ def test_looks_do_not_depend_on_which_methods_there_are():
     few, many = plots.looks(["CoOp"]), plots.looks(["CoOp", "ANew", "ZNew", "MaPLe"])
     assert few["CoOp"] == many["CoOp"]
     assert len(set(many.values())) == len(many)
+
+
+def test_looks_of_25_methods_differ_without_colour():
+    found = plots.looks(["ANew"])
+    assert len(plots.LOOKS) >= 25 and "ANew" in found
+    seen = [(str(look.marker), look.light) for look in found.values() if look.marker != "*"]
+    assert len(set(seen)) == len(seen) == len(plots.LOOKS) + 1
+    (mine,) = [look for look in found.values() if look.marker == "o"]
+    assert mine == found[plots.EMPHASISED]
+    assert [look.colour for look in found.values()].count(mine.colour) == 1
+    assert {look.colour for look in found.values()} <= {*plots.PALETTE, "#000000", "#777777"}
+
+
+def names_in(axes, methods) -> dict[str, Bbox]:
+    """Method -> where its name stands in a panel."""
+    return {
+        text.get_text(): Text.get_window_extent(text)  # without the line that leads to it
+        for text in axes.texts
+        if text.get_text() in methods
+    }
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> list[Row]:
+    """Rows of all methods on one data set: the places of two are the same."""
+    folder, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(1)
+    for number, trainer in enumerate([*plots.LOOKS, "ZeroshotCLIP"]):
+        parameters = 0 if trainer == "ZeroshotCLIP" else 100 * 2**number // 2
+        base, new = (70.0, 60.0) if number < 2 else rng.uniform([60, 50], [85, 80])
+        seeds = {1: (base, new), 2: (base + 1, new + 1)}
+        base2new(folder, "dtd", trainer, seeds, parameters=parameters)
+        for shots in (1, 2, 4, 8, 16) if parameters else (16,):
+            if (trainer, shots) != ("CoOp", 4):
+                few_shot(folder, "dtd", trainer, shots, {1: base + shots / 4, 2: base + 2})
+    return make_rows(collect(folder, "accuracy", print), False, print)
+
+
+@pytest.mark.parametrize("figure", [plots.few_shot, plots.base_to_new, plots.parameters])
+def test_names_cover_no_point_and_no_other_name(many, figure):
+    drawn_figure = figure(many, print) if figure is plots.parameters else figure(many)
+    drawn_figure.draw_without_rendering()
+    (axes,) = drawn_figure.axes
+    boxes = names_in(axes, {*plots.LOOKS, "ZeroshotCLIP"})
+    assert boxes.keys() == {*plots.LOOKS, "ZeroshotCLIP"} and not drawn_figure.legends
+    for one, other in itertools.combinations(boxes.values(), 2):
+        assert not one.shrunk(0.98, 0.9).overlaps(other)
+    places = [place for points in drawn(axes).values() for place in points]
+    for place in axes.transData.transform(places):
+        assert not any(box.shrunk(0.98, 0.9).contains(*place) for box in boxes.values())
+    page = drawn_figure.bbox
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes.values())
+    (bold,) = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert bold == plots.EMPHASISED
+
+
+def test_crowded_points_get_a_legend(tmp_path):
+    for trainer in plots.LOOKS:
+        base2new(tmp_path, "dtd", trainer, {1: (60.0, 50.0)})
+    found = make_rows(collect(tmp_path, "accuracy", print), False, print)
+    figure = plots.base_to_new(found)
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*plots.LOOKS}
+
+
+def test_points_that_are_not_there_are_named(many, tmp_path):
+    assert "dtd: no CoOp at 4 shots" in plots.few_shot(many).get_supxlabel()
+    for trainer, datasets in (("CoOp", ("dtd", "eurosat")), ("VPT", ("dtd",))):
+        for dataset in datasets:
+            base2new(tmp_path, dataset, trainer, {1: (60.0, 50.0)})
+    base2new(tmp_path, "dtd", "IVLP", {1: (60.0, 50.0)}, parameters=None)
+    base2new(tmp_path, "eurosat", "IVLP", {1: (60.0, 50.0)}, parameters=None)
+    found = make_rows(collect(tmp_path, "accuracy", lambda line: None), False, lambda line: None)
+    said = plots.parameters(found, lambda line: None).get_supxlabel()
+    assert "VPT: dtd only" in said and "IVLP" in said
+    title = plots.base_to_new(found).legends[0].get_title().get_text()
+    assert "eurosat: no VPT" in title
+
+
+def test_shots_are_on_a_logarithmic_axis_with_error_bars(many):
+    (axes,) = plots.few_shot(many).axes
+    x = axes.transData.transform([(shots, 60) for shots in (0, 1, 2, 4, 8, 16)])[:, 0]
+    steps = np.diff(x)
+    assert steps[1:] == pytest.approx([steps[1]] * 4, rel=0.01) and steps[0] > 0
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2", "4", "8", "16"]
+    for container in axes.containers:
+        (bars,) = container[2]
+        assert len(bars.get_segments()) == len(container[0].get_xdata())
 
 
 def test_configurations_of_a_trainer_have_names_and_fills_of_their_own(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import parse_test_res
 from protocols import ELEVEN, VARIANTS
 from results.backbones import backbone_name
+from results.latex import SHORT
 from results.logs import read_facts
 from results.rows import Row
 from results.runs import Method
@@ -245,7 +246,7 @@ def test_wide_tables_have_a_line_per_data_set(tmp_path, capsys):
     latex, _ = run(capsys, tmp_path, "--format", "latex")
     header = next(line for line in latex.splitlines() if "trainer" in line)
     columns = [column.strip(" \\").replace("\\_", "_") for column in header.split("&")]
-    assert columns == ["trainer", "config", "seeds", *ELEVEN, "average over 11 data sets"]
+    assert columns == ["trainer", "config", "seeds", *(SHORT[name] for name in ELEVEN), "Avg."]
 
 
 def test_two_configurations_of_a_trainer_in_a_wide_table(tmp_path, capsys):

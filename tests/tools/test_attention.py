@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from PIL import Image
 
-from clip.changes import Prompt
+from clip.changes import BlockChange, LowRank, Prompt
 from clip.layers import Attention
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from support.command_line import run_command
@@ -139,13 +140,72 @@ def test_command_writes_a_picture_and_a_table_per_image(tiny_run, data_root, tmp
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
 
-def test_picture_shows_what_the_model_sees(tiny_run, tmp_path):
-    wide = Image.new("RGB", (64, 32), "red")
-    wide.paste("blue", (16, 0, 48, 32))
-    wide.save(tmp_path / "wide.png")
-    image = attention.seen(Predictor.load(tiny_run), str(tmp_path / "wide.png"))
-    assert image.size == (32, 32)
-    assert image.getpixel((16, 16)) == image.getpixel((2, 2)) == (0, 0, 255)
+@pytest.mark.parametrize(
+    ("size", "part"),
+    [((64, 32), (16, 0, 48, 32)), ((300, 500), (0, 100, 300, 400)), ((40, 40), (0, 0, 40, 40))],
+)
+def test_maps_lie_over_the_part_that_the_model_sees(tiny_run, size, part):
+    found = attention.seen_part(Predictor.load(tiny_run), size)
+    assert found == pytest.approx(part, abs=size[0] / 32)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_heads_and_prompts_side_by_side_over_an_image_of_its_own_size(tiny_run, tmp_path):
+    photo = Image.radial_gradient("L").resize((640, 400)).convert("RGB")
+    photo.save(tmp_path / "photo.jpg")
+    out = tmp_path / "out"
+    assert run(tiny_run, tmp_path / "photo.jpg", "--heads", "--prompts", "--out", out) == 0
+    with Image.open(out / "photo.png") as picture:
+        assert picture.width >= 3 * 640 and picture.height >= 400
+    mean, heads = table(out / "photo.csv"), table(out / "photo_heads.csv")
+    by_head = [[row for row in heads if row["head"] == number] for number in ("0", "1")]
+    assert len(heads) == sum(map(len, by_head)) == 2 * len(mean)
+    for column in ("frozen", "prompted"):
+        for one, *of_heads in zip(mean, *by_head, strict=True):
+            if one[column]:
+                values = [float(row[column]) for row in of_heads]
+                assert float(one[column]) == pytest.approx(sum(values) / 2, abs=1e-6)
+    prompts = table(out / "photo_prompts.csv")
+    assert {row["prompt"] for row in prompts} == {"0", "1", "2", "3"}
+    assert len(prompts) == 4 * 16
+    for name in ("photo_heads.png", "photo_prompts.png"):
+        with Image.open(out / name) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_no_image_is_overwritten(tiny_run, data_root, tmp_path, capsys):
+    image = tmp_path / "0.png"
+    shutil.copy(data_root / "test-images" / "test" / "cat" / "0.png", image)
+    before = image.read_bytes()
+    assert run(tiny_run, image, "--out", tmp_path) == 2
+    assert str(image) in capsys.readouterr().err
+    assert image.read_bytes() == before and list(tmp_path.iterdir()) == [image]
+
+
+@torch.no_grad()
+def test_changes_inside_of_the_block_count(tiny_run):
+    """Low-rank terms of queries and other layer norms are those that the pass has."""
+    predictor, images = Predictor.load(tiny_run), torch.randn(2, 3, 32, 32)
+    model = predictor.model
+    block = model.clip.visual.transformer.resblocks[3]
+    width = block.ln_1.weight.numel()
+    term = LowRank(torch.randn(4, width), torch.randn(width, 4))
+    norm = (torch.rand(width) + 0.5, torch.randn(width))
+
+    def weights(change: BlockChange) -> torch.Tensor:
+        return attention.class_attention(block, lambda: model.encode_image(images, {3: change}))
+
+    plain = weights(BlockChange(prompts=(Prompt(torch.zeros(1, width)),)))
+    changed = weights(BlockChange((Prompt(torch.zeros(1, width)),), query=term))
+    normed = weights(BlockChange((Prompt(torch.zeros(1, width)),), ln_1=norm))
+    assert not torch.allclose(plain, changed, atol=1e-4)
+    assert not torch.allclose(plain, normed, atol=1e-4)
+    for found in (plain, changed, normed):
+        assert torch.allclose(found.sum(dim=1), torch.ones(2), atol=1e-5)
 
 
 def test_bad_input(tiny_run, make_cfg, rn_file, data_root, tmp_path, capsys):
@@ -158,4 +218,8 @@ def test_bad_input(tiny_run, make_cfg, rn_file, data_root, tmp_path, capsys):
     build_trainer(cfg).save_model(0, str(tmp_path / "rn"))
     assert run(tmp_path / "rn", image) == 2
     assert "no class token" in capsys.readouterr().err
+    coop = build_trainer(make_cfg("CoOp"))
+    coop.save_model(0, str(tmp_path / "coop"))
+    assert run(tmp_path / "coop", image, "--prompts", "--out", tmp_path / "out") == 2
+    assert "CoOp puts no prompts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

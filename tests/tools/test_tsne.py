@@ -49,6 +49,52 @@ def test_command_is_reproducible(tiny_run, data_root, tmp_path):
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
 
 
+def title_of(monkeypatch, *words: object) -> list[str]:
+    """The titles of the picture that a command draws."""
+    seen: list[str] = []
+
+    def look(items, planes, path, warning=""):
+        seen.extend([*planes, warning])
+
+    monkeypatch.setattr(tsne, "draw", look)
+    assert run(*words) == 0
+    return seen
+
+
+@pytest.mark.parametrize("half", ["all", "new"])
+def test_titles_have_the_accuracy_among_the_classes_drawn(
+    tiny_run, data_root, tmp_path, monkeypatch, capsys, half
+):
+    words = [tiny_run, "--root", data_root, "--subsample", half, "--out", tmp_path / "t"]
+    frozen, own, warning = title_of(monkeypatch, *words)
+    names = CLASSNAMES if half == "all" else CLASSNAMES[3:]
+    predictor, paths, right = Predictor.load(tiny_run, names), [], 0
+    for label, name in enumerate(names):
+        paths = sorted((data_root / "test-images" / "test" / name).iterdir())
+        batch = torch.stack([predictor.read(path) for path in paths])
+        right += int((predictor.probabilities(batch).argmax(dim=1) == label).sum())
+    assert own == f"MMLoP: {100 * right / (6 * len(names)):.1f} % right"
+    assert frozen.startswith("frozen CLIP: ") and frozen.endswith(" % right")
+    assert f"only {6 * len(names)} images of {len(names)} classes" in warning
+    assert f"Note: {warning}" in capsys.readouterr().err
+
+
+def test_looks_stay_apart_beyond_ten_classes():
+    for number in (10, 20, 100):
+        looks = tsne.looks(range(number))
+        assert len(set(looks.values())) == number
+    assert len({colour for colour, _ in tsne.looks(range(10)).values()}) == 10
+
+
+def test_no_warning_for_enough_images():
+    def items(classes: int, each: int) -> list[Datum]:
+        return [Datum(impath=__file__, label=i % classes) for i in range(classes * each)]
+
+    assert tsne.few_images(items(10, 20)) == ""
+    assert "40 images of 10 classes" in tsne.few_images(items(10, 4))
+    assert "400 images of 200 classes" in tsne.few_images(items(200, 2))
+
+
 def test_choice_of_images(tiny_run, data_root, tmp_path):
     words = [tiny_run, "--root", data_root, "--out", tmp_path / "t.csv"]
     assert run(*words, "--split", "train", "--subsample", "new", "--max-images", 5) == 0
