@@ -321,12 +321,16 @@ def checked_weights(
     meta = checkpoint.get("meta", {})
     _check_layout(meta, path)
     trained_on = meta.get("classnames", list(classnames))
+    rows: list[int] | None = None
     if learner.class_specific and trained_on != list(classnames):
-        raise ValueError(
-            f"{path} is class-specific: it fits only the {len(trained_on)} classes that it was "
-            f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) in their "
-            "order, and no others"
-        )
+        rows = _rows_of(classnames, trained_on) if learner.class_rows else None
+        if rows is None:
+            raise ValueError(
+                f"{path} is class-specific: it fits only the {len(trained_on)} classes that it was "
+                f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) "
+                + ("or some of them" if learner.class_rows else "in their order")
+                + ", and no others"
+            )
     own, weights = learner.state_dict(), checkpoint["state_dict"]
     try:
         check_weights(weights, Tensor)
@@ -334,6 +338,13 @@ def checked_weights(
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights))
+    if rows is not None:
+        weights = {
+            key: value[rows]
+            if key in learner.class_rows and value.shape[:1] == (len(trained_on),)
+            else value
+            for key, value in weights.items()
+        }
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not known to this method" for key in weights if key not in own]
     problems += [
@@ -347,6 +358,20 @@ def checked_weights(
             "and (for class-specific contexts) the classes that it was trained with"
         )
     return weights
+
+
+def _rows_of(classnames: Sequence[str], trained_on: Sequence[str]) -> list[int] | None:
+    """Return where classes stand among those of a training; None if one is not there.
+
+    Of several classes of one name (ImageNet has such), the first asked for is the first there.
+    """
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(trained_on):
+        places.setdefault(name, []).append(row)
+    try:
+        return [places[name].pop(0) for name in classnames]
+    except (KeyError, IndexError):
+        return None
 
 
 def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -73,6 +73,16 @@ class Steps(Protocol):
     def text_features(self) -> Tensor:
         """Return the learner's ``text_features``; computed once while nothing is trained."""
 
+    def raw_text_features(self, projection: Tensor | None = None) -> Tensor:
+        """Compute the frozen CLIP's raw text features, averaged over the teacher's templates.
+
+        Args:
+            projection: ``(d_text, embed_dim)`` in place of the text encoder's own.
+
+        Returns:
+            ``(C, embed_dim)`` float32, not normalised, without gradients.
+        """
+
     def frozen_text_features(self) -> Tensor:
         """Return the frozen CLIP's text features over the teacher's templates.
 
@@ -100,8 +110,20 @@ class PromptLearner(nn.Module):
     image_conditioned: bool = False
     #: whether the learned tensors belong to the training run's classes and fit no others
     class_specific: bool = False
+    #: of a class-specific learner, the entries of its state dict that have a row for each class;
+    #: where these are all that depends on the classes, it fits any selection of them
+    class_rows: tuple[str, ...] = ()
+    #: whether texts keep the underscores of class names, which are otherwise read as spaces
+    keep_underscores: bool = False
     #: whether pixels are learned, so that gradients go through the whole image encoder
     changes_pixels: bool = False
+
+    def start(self, clip: Steps) -> None:
+        """Set start values that follow from the frozen CLIP's features of the classes.
+
+        It is called once, before a training and not before a prediction: a tensor that is fixed
+        here is a buffer, which the checkpoint holds.
+        """
 
     def text_changes(self) -> LayerChanges | None:
         """Return what changes in the text encoder; ``None`` encodes the template as it is."""

@@ -256,6 +256,7 @@ class PromptTrainer(TrainerX):
             cfg, clip, self.dm.dataset.classnames, self.given_templates
         )
         learner = self.model.learner
+        learner.start(self.model)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
