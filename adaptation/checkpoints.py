@@ -299,7 +299,11 @@ def check_continues(
 
 
 def checked_weights(
-    checkpoint: Mapping[str, Any], learner: PromptLearner, classnames: Sequence[str], path: str
+    checkpoint: Mapping[str, Any],
+    learner: PromptLearner,
+    classnames: Sequence[str],
+    path: str,
+    any_images: bool = False,
 ) -> dict[str, Tensor]:
     """Return the weights of a checkpoint after checking that they fit a learner.
 
@@ -308,6 +312,8 @@ def checked_weights(
         learner: the learner to load them into.
         classnames: the classes of that learner.
         path: file of the checkpoint, named in errors.
+        any_images: whether tensors of the learner that have a row for each training image take the
+            number of images of the checkpoint.
 
     Raises:
         ValueError: not a checkpoint, a newer layout, other names or shapes, or a class-specific
@@ -327,13 +333,17 @@ def checked_weights(
             f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) in their "
             "order, and no others"
         )
-    own, weights = learner.state_dict(), checkpoint["state_dict"]
+    weights = checkpoint["state_dict"]
     try:
         check_weights(weights, Tensor)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights))
+    rows = [weights[key] for key in learner.per_image if key in weights]
+    if any_images and rows and rows[0].dim():
+        learner.set_n_images(len(rows[0]))
+    own = learner.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not known to this method" for key in weights if key not in own]
     problems += [
@@ -346,6 +356,10 @@ def checked_weights(
             f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
             "and (for class-specific contexts) the classes that it was trained with"
         )
+    try:
+        learner.check_values(weights)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     return weights
 
 

@@ -102,6 +102,21 @@ class PromptLearner(nn.Module):
     class_specific: bool = False
     #: whether pixels are learned, so that gradients go through the whole image encoder
     changes_pixels: bool = False
+    #: names of the tensors of the state dict that have a row for each training image
+    per_image: tuple[str, ...] = ()
+
+    def set_n_images(self, n_images: int) -> None:
+        """Size the tensors that have a row for each training image, as zeros."""
+        for name in self.per_image:
+            tensor = self.get_parameter(name) if name in self._parameters else self.get_buffer(name)
+            tensor.data = tensor.new_zeros(n_images, *tensor.shape[1:])
+
+    def check_values(self, weights: Mapping[str, Tensor]) -> None:
+        """Check values of a state dict whose names and shapes fit; by default any are good.
+
+        Raises:
+            ValueError: some make no sense; says which.
+        """
 
     def text_changes(self) -> LayerChanges | None:
         """Return what changes in the text encoder; ``None`` encodes the template as it is."""

@@ -130,6 +130,9 @@ class PromptTrainer(TrainerX):
     #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
     splits_batches = True
     model: PromptedCLIP
+    #: optimiser and schedule; None where the learner has no parameter
+    optim: Any
+    sched: Any
     #: name of the method's config node under TRAINER
     node: str
     #: folder of the learner's checkpoints in a run folder
@@ -256,12 +259,15 @@ class PromptTrainer(TrainerX):
             cfg, clip, self.dm.dataset.classnames, self.given_templates
         )
         learner = self.model.learner
+        learner.set_n_images(len(self.dm.dataset.train_x))
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
-        self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.optim, self.sched = None, None
+        if any(True for _ in learner.parameters()):
+            self.optim = build_optimizer(learner, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(self.model_name, learner, self.optim, self.sched)
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
@@ -316,10 +322,13 @@ class PromptTrainer(TrainerX):
         Returns:
             values for the log, without gradients.
         """
-        prediction = self.model.predict(image, views)
-        losses = self.losses(prediction, label)
+        losses = self.losses(self.predict(image, views), label)
         self.step(losses)
         return losses.summary
+
+    def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
+        """Classify a training batch that is on the device; arguments as for ``train_on``."""
+        return self.model.predict(image, views)
 
     def losses(self, prediction: Prediction, label: Tensor) -> Losses:
         """Compute the loss of a batch, the guide if there is one, and values for the log."""
@@ -476,13 +485,14 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
+            weights = self._checked_weights(checkpoint, name, path, any_images=True)
+            self._models[name].load_state_dict(weights)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 
     def _checked_weights(
-        self, checkpoint: dict[str, Any], name: str, path: str
+        self, checkpoint: dict[str, Any], name: str, path: str, any_images: bool = False
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return checked_weights(checkpoint, learner, self.model.classnames, path)
+        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images)

@@ -292,17 +292,21 @@ class SimpleTrainer(TrainerBase):
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
         if not self.cfg.TEST.NO_TEST and self.chosen_on is not None:
-            curr_result = self.test(split=self.chosen_on)
-            if curr_result > self.best_result:
-                self.best_result = curr_result
-                self.save_model(
-                    self.epoch,
-                    self.output_dir,
-                    val_result=curr_result,
-                    model_name="model-best.pth.tar",
-                )
+            self.keep_best()
         if due or last_epoch:
             self.save_model(self.epoch, self.output_dir)
+
+    def keep_best(self) -> None:
+        """Evaluate, and save the model if it is better than those of all earlier epochs."""
+        curr_result = self.test(split=self.chosen_on)
+        if curr_result > self.best_result:
+            self.best_result = curr_result
+            self.save_model(
+                self.epoch,
+                self.output_dir,
+                val_result=curr_result,
+                model_name="model-best.pth.tar",
+            )
 
     def trainer_state(self) -> dict[str, Any]:
         return {**super().trainer_state(), "best_result": float(self.best_result)}
