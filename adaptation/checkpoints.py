@@ -274,7 +274,8 @@ def check_continues(
         if not key.startswith("TRAINER.") or key.startswith(read)
     }
     epochs = "OPTIM.MAX_EPOCH"
-    longer = epochs in differences and mine[epochs] > stored[epochs]
+    by_epochs = mine["OPTIM.MAX_ITERATIONS"] == 0
+    longer = by_epochs and epochs in differences and mine[epochs] > stored[epochs]
     extended = longer and cfg.TRAIN.EXTEND
     if extended:
         del differences[epochs]

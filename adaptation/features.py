@@ -172,9 +172,15 @@ class FeatureTrainer(PromptTrainer):
     def take_pool(self, pool: FeaturePool) -> None:
         """Compute what else the steps need from the pool; every start of a run does it."""
 
+    def steps_per_epoch(self) -> int:
+        """Return the number of steps of an epoch; by default those that give every view once."""
+        n_views = self.passes() * len(self.dm.dataset.train_x)
+        return -(-n_views // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+
     def epoch_loader(self, pool: FeaturePool) -> PoolLoader:
-        """Return the batches of the present epoch; by default of all views, in random order."""
-        return PoolLoader(*pool.flat(), self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+        """Return the ``steps_per_epoch`` batches of the present epoch, in random order."""
+        size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        return PoolLoader(*pool.flat(), size, self.steps_per_epoch())
 
     def finish(self) -> bool:
         """Set what is left to set once the learner has its final values, before it is tested.

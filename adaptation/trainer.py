@@ -20,7 +20,7 @@ from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
-from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim import build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
 
 from .checkpoints import (
@@ -267,7 +267,7 @@ class PromptTrainer(TrainerX):
         self.optim, self.sched = None, None
         if any(True for _ in learner.parameters()):
             self.optim = build_optimizer(learner, cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.sched = self.build_schedule(self.optim)
         self.register_model(self.model_name, learner, self.optim, self.sched)
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
@@ -377,11 +377,6 @@ class PromptTrainer(TrainerX):
             self.scaler.step(self.optim)
             self.scaler.update()
 
-    def end_step(self) -> None:
-        """Set the learning rate of the next epoch after the last batch of this one."""
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-
     def before_train(self) -> None:
         self.check_memory(training=True)
         super().before_train()
@@ -453,17 +448,19 @@ class PromptTrainer(TrainerX):
         super().restore_start(start)
         if self._is_extended:
             epoch, steps = start.position
-            # the last step of an epoch sets the rate of the next one
-            self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
+            if self.cfg.OPTIM.SCHEDULE_PER == "batch":
+                self._extend(epoch * self.steps_per_epoch() + steps)
+            else:  # the last step of an epoch sets the rate of the next one
+                self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
 
-    def _extend(self, epoch: int) -> None:
-        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
+    def _extend(self, updates: int) -> None:
+        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs after so many updates."""
         for group in self.optim.param_groups:
             group["lr"] = group["initial_lr"]
-        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.sched = self.build_schedule(self.optim)
         with warnings.catch_warnings():  # PyTorch warns of a schedule stepped before its optimiser
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(epoch):
+            for _ in range(updates):
                 self.sched.step()
         self._scheds[self.model_name] = self.sched
 
