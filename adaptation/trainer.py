@@ -260,6 +260,7 @@ class PromptTrainer(TrainerX):
         )
         learner = self.model.learner
         learner.set_n_images(len(self.dm.dataset.train_x))
+        learner.start(self.model)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")

@@ -10,6 +10,9 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
   it: with a warm-up it is a pickled object, so PyTorch from 2.6 on reads the file with
   ``weights_only=False`` alone. KgCoOp's file is alike, but without its unused tensors, which
   upstream gives to the optimiser as well: so optimiser and schedule are None.
+* CLIP-Adapter and TaskRes save their adapter or residuals alone: ``fc.0.weight`` and
+  ``fc.2.weight``; ``text_feature_residuals`` and ``base_text_features``, with optimiser and
+  schedule.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -57,6 +60,8 @@ LAYOUTS = {
     "KgCoOp": Layout(whole=False, progress=False),
     "TCP": Layout(whole=False),
     "ProGrad": Layout(whole=False),
+    "CLIPAdapter": Layout(whole=False),
+    "TaskRes": Layout(whole=False),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
