@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -256,11 +257,33 @@ class PromptedCLIP(nn.Module):
         """
         self._kept_text = None
 
-    # --- features by themselves -----------------------------------------------------------------
+    # --- features by themselves, and from them on -----------------------------------------------
 
     def image_features(self, image: Tensor) -> Tensor:
         """Return the learner's image features ``(B, embed_dim)``, unit norm."""
         return self.learner.image_features(self, image)
+
+    def classify(self, raw: Tensor) -> Prediction:
+        """Classify images by their features, with a learner that can (``FeatureLearner``).
+
+        Args:
+            raw: ``(B, embed_dim)`` float32, of ``raw_image_features``.
+        """
+        learner: Any = self.learner
+        prediction = learner.classify(self, raw)
+        return self.with_teacher(prediction, lambda: F.normalize(raw, dim=-1))
+
+    @torch.no_grad()
+    def raw_image_features(self, image: Tensor) -> Tensor:
+        """Return the frozen CLIP's image features ``(B, embed_dim)``, float32, not normalised.
+
+        Args:
+            image: ``(B, 3, side, side)``; with a memory bound, encoded in parts.
+        """
+        if not self.memory:
+            return self.encode_image(image)
+        parts = image.split(self.memory.how_many_fit(image_bytes(self.clip), "an image"))
+        return torch.cat([self.encode_image(part) for part in parts])
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:
@@ -287,7 +310,7 @@ class PromptedCLIP(nn.Module):
         return self._fixed_text["frozen"]
 
     @torch.no_grad()
-    def raw_text_features(self, projection: Tensor | None = None) -> Tensor:
+    def raw_text_features(self, projection: Tensor | None = None, unit: bool = False) -> Tensor:
         """Compute raw text features over the teacher templates: see ``Steps``."""
         encoders = self.encoders
         if projection is not None:
@@ -296,7 +319,7 @@ class PromptedCLIP(nn.Module):
         keep = self.learner.keep_underscores
         with self._autocast(self.text.device):
             return average_templates(
-                encoders, self.classnames, self.teacher_templates, False, size, keep
+                encoders, self.classnames, self.teacher_templates, unit, size, keep
             )
 
     @torch.no_grad()

@@ -204,7 +204,8 @@ def convert(args: argparse.Namespace) -> None:
     check_backbone(cfg)
     clip, names = load_clip(cfg), checkpoint["meta"]["classnames"]
     learner = trainer.build_learner(cfg, clip, names)
-    learner.load_state_dict(checked_weights(checkpoint, learner, names, path))
+    weights = checked_weights(checkpoint, learner, names, path, any_images=True)
+    learner.load_state_dict(weights)
 
     layout, precision = LAYOUTS[method], cfg.TRAINER[trainer.node].PREC
     state: dict[str, Any] = {
