@@ -36,7 +36,7 @@ def node(method: str) -> str:
 
 def batch_of(trainer) -> dict:
     """A batch that the trainer steps on: of images, or of their features."""
-    if isinstance(trainer, FeatureTrainer) and trainer.pool is None:
+    if isinstance(trainer, FeatureTrainer) and not hasattr(trainer, "pool"):
         trainer.before_epoch()
         trainer.set_model_mode("train")
     return next(iter(trainer.train_loader_x))
