@@ -146,9 +146,12 @@ class LPPlusPlus(FeatureTrainer):
             4 * n_images / float(largest),
             n_images / (4 * float(similarities.square().sum(dim=0).max())),
         ]
-        for group, rate in zip(self.optim.param_groups, rates, strict=True):
-            group["lr"] = group["initial_lr"] = self.cfg.OPTIM.LR * rate
-        self.sched = self._scheds[self.model_name] = self.build_schedule(self.optim)
+        for number, (group, rate) in enumerate(zip(self.optim.param_groups, rates, strict=True)):
+            group["lr"] *= rate
+            group["initial_lr"] *= rate
+            for schedule in filter(None, (self.sched, getattr(self.sched, "successor", None))):
+                schedule.base_lrs[number] *= rate
+                schedule._last_lr[number] *= rate
 
     def steps_per_epoch(self) -> int:
         return 1

@@ -137,7 +137,7 @@ class CacheLearner(FeatureLearner):
 
     def check_values(self, weights: Mapping[str, Tensor]) -> None:
         labels, n_classes = weights["labels"], len(self.text_weights)
-        if labels.dtype != torch.long or not ((0 <= labels) & (labels < n_classes)).all():
+        if not torch.isin(labels, torch.arange(n_classes)).all():
             raise ValueError(f"its labels are not classes of 0 to {n_classes - 1}")
 
     def select_classes(
@@ -231,6 +231,14 @@ class CacheTrainer(FeatureTrainer):
         elif node.SEARCH and self.test_loader is None:
             raise SettingError(f"{setting}: data set {self.cfg.DATASET.NAME} has none; {instead}")
         super().before_train()
+
+    def before_epoch(self) -> None:
+        self.cache.pair.copy_(self._initial_pair)  # a run that goes on may have searched before
+        super().before_epoch()
+
+    @property
+    def _initial_pair(self) -> Tensor:
+        return torch.tensor((self.node_cfg.INIT_BETA, self.node_cfg.INIT_ALPHA))
 
     def finish(self) -> bool:
         node = self.node_cfg
