@@ -142,7 +142,7 @@ def test_a_damaged_state_is_replaced_by_the_one_before(build, damage, recwarn):
     resumed.train()
     warned = [str(w.message) for w in recwarn if str(newest) in str(w.message)]
     assert len(warned) == (damage != "gone")
-    assert all(f"goes on from {before}, not from {newest}" in text for text in warned)
+    assert all(f"continues from {before}, not from {newest}" in text for text in warned)
     assert_same_end(straight, resumed)
 
 
