@@ -12,7 +12,8 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
   upstream gives to the optimiser as well: so optimiser and schedule are None.
 * CLIP-Adapter and TaskRes save their adapter or residuals alone: ``fc.0.weight`` and
   ``fc.2.weight``; ``text_feature_residuals`` and ``base_text_features``, with optimiser and
-  schedule.
+  schedule. ZS-LP and CLAP save ``prototypes``, ``base_text_features`` and the logit scale, which
+  their optimiser has as well: so optimiser and schedule are None.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -52,6 +53,8 @@ class Layout(NamedTuple):
     float32: bool = False
     #: a second, frozen image encoder, in half precision
     teacher: bool = False
+    #: CLIP's logit scale beside a learner that is saved alone
+    scale: bool = False
 
 
 LAYOUTS = {
@@ -62,6 +65,8 @@ LAYOUTS = {
     "ProGrad": Layout(whole=False),
     "CLIPAdapter": Layout(whole=False),
     "TaskRes": Layout(whole=False),
+    "ZSLP": Layout(whole=False, progress=False, scale=True),
+    "CLAP": Layout(whole=False, progress=False, scale=True),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
@@ -143,7 +148,8 @@ def state_dict(
     learned = learner.to_upstream(learner.state_dict())
     buffers = class_names(clip, learner, names, dtype)
     if not layout.whole:
-        return {**learned, **buffers}
+        scale = {"logit_scale": frozen["logit_scale"]} if layout.scale else {}
+        return {**learned, **buffers, **scale}
     state = {f"prompt_learner.{key}": value for key, value in buffers.items()}
     if layout.teacher:
         state |= _renamed(half, "visual.", "prompt_learner.ZS_image_encoder.")

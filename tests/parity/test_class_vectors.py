@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from adaptation.features import FeaturePool
 from adaptation.templates import dataset_template
 from clip.tokens import tokenize
 from tests.parity.limits import FEATURES, LOGITS, LOSS, TRAINING
-from tests.parity.test_methods import alone, data_set, save_upstream, settings
+from tests.parity.test_methods import alone, data_set, give_pool, save_upstream, settings
 from tests.parity_files import Recorded, recorded_names, relative_error
 
 OPTIM = {"NAME": "NAME", "lr": "LR", "WEIGHT_DECAY": "WEIGHT_DECAY"}
@@ -139,6 +141,123 @@ def test_training_run(build, name, task, tmp_path):
         after = recorded.named(RUNS[name]) or {"text_feature_residuals": recorded[RUNS[name]]}
         for key, value in after.items():
             assert relative_error(learned(trainer)[alone(key)], value[epoch]) < TRAINING, epoch
+    with torch.no_grad():
+        logits = trainer.model_inference(task.images("test"))
+    assert relative_error(logits, recorded["test_logits"]) < TRAINING
+
+
+@pytest.mark.parametrize("name", ["zslp", "clap"])
+def test_parts_of_clap(build, name, tmp_path):
+    recorded = Recorded(name)
+    method = recorded.config["trainer"]
+    trainer = build(method, recorded, *settings(recorded), data_set=data_set(recorded))
+    assert tuple(recorded.config["templates"]) == trainer.model.teacher_templates
+    base = recorded["base_text_features"]
+    assert relative_error(trainer.model.learner.base_text_features, base) < FEATURES
+    assert torch.equal(trainer.model.learner.prototypes, trainer.model.learner.base_text_features)
+    load(trainer, recorded, recorded.named("param"), tmp_path)
+    give_pool(trainer, recorded)
+    labels = recorded["labels"]
+    prediction = trainer.predict(recorded["image_features_raw"])
+    assert relative_error(prediction.logits, recorded["logits"]) < LOGITS
+    loss, terms = trainer.loss(prediction, labels)
+    assert relative_error(loss, recorded["loss"]) < LOSS
+    if method == "CLAP":
+        assert relative_error(trainer.multipliers, recorded["multipliers"]) < LOGITS
+        assert relative_error(terms["ce"], recorded["loss_ce"]) < LOSS
+        assert relative_error(terms["constraint"], recorded["loss_constraint"]) < LOSS
+
+
+def clap(build, recorded: Recorded, constraint: str):
+    words = [*settings(recorded), "TRAINER.CLAP.CONSTRAINT", constraint]
+    trainer = build("CLAP", recorded, *words, data_set=data_set(recorded))
+    learner = trainer.model.learner
+    learner.base_text_features.copy_(recorded["base_text_features"])
+    return trainer
+
+
+def test_variants_of_clap(build):
+    recorded = Recorded("clap")
+    variants = recorded.named("multipliers_variant")
+    assert len(variants) > 3
+    for constraint, expected in variants.items():
+        trainer = clap(build, recorded, constraint)
+        give_pool(trainer, recorded)
+        assert relative_error(trainer.multipliers, expected) < LOGITS, constraint
+    cosine = clap(build, recorded, "cosine")
+    cosine.model.learner.prototypes.data.copy_(recorded["param/adapter.prototypes"])
+    give_pool(cosine, recorded)
+    _, terms = cosine.loss(cosine.predict(recorded["image_features_raw"]), recorded["labels"])
+    assert relative_error(terms["constraint"], recorded["cosine_constraint"]) < LOSS
+
+
+def test_extras_of_clap(build, task):
+    """ImageNet's texts, and multipliers that grow after every epoch, at fixed prototypes."""
+    recorded = Recorded("clap_extras")
+    recorded.config["dataset_name_used_for_template"] = "ImageNet"
+    recorded.config["trainer"] = "CLAP"
+    trainer = built(build, recorded, task, "TRAINER.CLAP.CONSTRAINT", "l2-adaptative")
+    model = trainer.model
+    assert tuple(recorded.config["templates"]) == model.teacher_templates
+    base = recorded["imagenet_base_text_features"]
+    assert relative_error(model.learner.base_text_features, base) < FEATURES
+    with torch.no_grad():
+        logits = trainer.model_inference(recorded["images"])
+    assert relative_error(logits, recorded["imagenet_logits"]) < LOGITS
+
+    model.learner.base_text_features.copy_(recorded["base_text_features"])
+    model.learner.prototypes.data.copy_(recorded["prototypes"])
+    multipliers, rates = recorded["adaptative_multipliers"], recorded["adaptative_penalty"]
+    trainer.multipliers, trainer.rate = multipliers[0].clone(), rates[0].clone()
+    for expected, rate in zip(multipliers[1:], rates[1:], strict=True):
+        trainer.update_multipliers()
+        assert relative_error(trainer.multipliers, expected) < LOGITS
+        assert relative_error(trainer.rate, rate) < LOGITS
+
+
+@pytest.mark.parametrize("name", ["zslp_training", "clap_training"])
+def test_training_run_on_a_pool(build, name, task):
+    """Features and permutations of the recorded run, the latter out of NumPy's generator."""
+    recorded = Recorded(name)
+    size = recorded.config["batch_size"]
+    pairs = ["DATALOADER.TRAIN_X.BATCH_SIZE", size]
+    recorded.config["dataset_name_used_for_template"] = "OxfordPets"
+    trainer = built(build, recorded, task, *pairs)
+    learner = trainer.model.learner
+    base = recorded["base_text_features"]
+    assert relative_error(learner.base_text_features, base) < FEATURES
+    passes, features = recorded.config["passes"], recorded["pool_features_raw"]
+    encoded = torch.cat([trainer.model.encode_image(views) for views in task.images("train")])
+    assert relative_error(encoded, features) < FEATURES
+    pool = FeaturePool(features.unflatten(0, (passes, -1)), task.labels("train"))
+    assert torch.equal(pool.flat()[1], recorded["pool_labels"])
+    trainer.dm.dataset._train_x = [None] * len(pool.labels)
+    assert trainer.steps_per_epoch() == recorded.config["batches_per_epoch"]
+    trainer.pool = pool
+    trainer.take_pool(pool)
+    if "multipliers" in recorded.arrays:
+        assert relative_error(trainer.multipliers, recorded["multipliers"]) < LOGITS
+    np.random.seed(recorded.config["numpy_seed"])
+    trainer.num_batches, step = trainer.steps_per_epoch(), 0
+    for epoch in range(recorded.config["epochs"]):
+        trainer.set_model_mode("train")
+        for index, batch in enumerate(trainer.epoch_loader()):
+            trainer.batch_idx = index
+            chosen = recorded["order"][epoch, index * size : (index + 1) * size]
+            assert torch.equal(batch["img"], features[chosen])
+            rate = float(recorded["lr64"][step])
+            assert trainer.get_current_lr() == pytest.approx(rate, rel=1e-9)
+            summary = trainer.forward_backward(batch)
+            expected = float(recorded["losses"][step])
+            assert float(summary["loss"]) == pytest.approx(expected, rel=LOSS), step
+            with torch.no_grad():
+                logits = trainer.predict(recorded["test_features_raw"]).logits
+            right = float((logits.argmax(dim=-1) == recorded["test_labels"]).float().mean())
+            accuracy = float(recorded["test_accuracy_per_step"][step])
+            assert min(abs(right - accuracy), abs(100 * right - accuracy)) < 1e-3, step
+            step += 1
+        expected = recorded["prototypes_after_epoch"][epoch]
+        assert relative_error(learner.prototypes, expected) < TRAINING, epoch
     with torch.no_grad():
         logits = trainer.model_inference(task.images("test"))
     assert relative_error(logits, recorded["test_logits"]) < TRAINING

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import trainers  # noqa: F401  registers the methods
+from adaptation.features import FeaturePool, FeatureTrainer
 from adaptation.learner import PromptLearner
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -116,6 +117,13 @@ def data_set(recorded: Recorded) -> str:
     return next((recorded.config[k] for k in keys if k in recorded.config), "RecordedClasses")
 
 
+def give_pool(trainer, recorded: Recorded) -> None:
+    """Let a trainer that learns from features take the recorded ones of its training images."""
+    if isinstance(trainer, FeatureTrainer) and "train_features_raw" in recorded.arrays:
+        trainer.pool = FeaturePool(recorded["train_features_raw"], recorded["train_labels"])
+        trainer.take_pool(trainer.pool)
+
+
 @pytest.mark.filterwarnings("ignore:TRAINER.(COOP|KGCOOP)")
 @pytest.mark.parametrize("name", steps())
 def test_step(build, name, tmp_path):
@@ -152,7 +160,9 @@ def test_step(build, name, tmp_path):
         assert relative_error(trainer.model_inference(images), recorded["logits"]) < LOGITS
 
     trainer.batch_idx, trainer.num_batches = 0, 2
-    summary = trainer.forward_backward({"img": images, "label": labels})
+    give_pool(trainer, recorded)
+    seen = recorded["image_features_raw"] if isinstance(trainer, FeatureTrainer) else images
+    summary = trainer.forward_backward({"img": seen, "label": labels})
     assert relative_error(summary["loss"], recorded["loss"]) < LOSS
     plain_names = not LAYOUTS[method].whole
     grads = {
