@@ -101,7 +101,7 @@ class CacheLearner(FeatureLearner):
             ``(B, C)``.
         """
         near = (beta * (similarities - 1)).exp()
-        return near.new_zeros(len(near), len(self.text_weights)).index_add(1, self.labels, near)
+        return near.new_zeros(near.shape[0], len(self.text_weights)).index_add(1, self.labels, near)
 
     def classify(self, clip: Steps, raw: Tensor) -> Prediction:
         features, (beta, alpha) = F.normalize(raw, dim=-1), self.pair
