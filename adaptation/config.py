@@ -24,7 +24,7 @@ def declare_shared_keys(cfg: CfgNode) -> None:
     #: compare what a run needs with what is free before it starts, and refuse what cannot fit
     cfg.MODEL.MEMORY_CHECK = True
     cfg.register_renamed_key("OPTIM.TEXT_CHUNK", "MODEL.MEMORY_GB", "bytes, not texts")
-    #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
+    #: repeat the training step as a CUDA graph (docs/gpu.md); has not been run on a GPU yet
     cfg.OPTIM.CUDA_GRAPH = False
     #: disk space for features of the frozen CLIP, in 10^6 bytes, so that repeated ones are computed
     #: once; 0 computes them each time (docs/performance.md)

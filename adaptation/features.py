@@ -264,7 +264,8 @@ class FeatureTrainer(PromptTrainer):
         if not self._is_ready:
             self._is_ready = True
             if self.views_seed < 0:
-                self.views_seed = ranks.from_main(lambda: int(torch.randint(2**62, ())))
+                drawn = int(torch.randint(2**62, ()))  # by all, whose generators stay alike
+                self.views_seed = ranks.from_main(lambda: drawn)
             if self.keeps_pool or not self._goes_on:
                 self._encode_pool()
         if self.has_steps:

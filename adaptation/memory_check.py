@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MARGIN = 1.3
 #: share of what is free that MODEL.MEMORY_GB is proposed for
 PROPOSED_SHARE = 0.9
-GO_ON = "MODEL.MEMORY_CHECK False goes on anyway"
+SKIP = "MODEL.MEMORY_CHECK False skips this check"
 
 
 def free_memory(device: torch.device) -> Free | None:
@@ -148,7 +148,7 @@ def check_file(path: Path, go_on: bool = False) -> None:
     if free is not None and size > free.bytes and not go_on:
         raise SettingError(
             f"{path} takes {_gb(size)} and {_gb(free.bytes)} of {free.of} are free: use a smaller "
-            f"backbone (MODEL.BACKBONE.NAME) or free some; {GO_ON}"
+            f"backbone (MODEL.BACKBONE.NAME) or free some; {SKIP}"
         )
 
 
@@ -168,7 +168,7 @@ def to_device(clip: CLIP, device: torch.device, go_on: bool = False) -> CLIP:
         if free is not None and size > free.bytes:
             raise SettingError(
                 f"the weights of the backbone take {_gb(size)} and {_gb(free.bytes)} of {free.of} "
-                f"are free: use another device, or a smaller backbone; {GO_ON}"
+                f"are free: use another device, or a smaller backbone; {SKIP}"
             )
     return clip.to(device)
 
@@ -213,7 +213,7 @@ def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int
         what += f" for {runs} seeds together"
     text = f"{what} needs about {_gb(needed)}, and {_gb(free.bytes)} of {free.of} are free"
     if needed > MARGIN * free.bytes:
-        advice = "; ".join([*_advice(load, free, cfg, node, part, runs), GO_ON])
+        advice = "; ".join([*_advice(load, free, cfg, node, part, runs), SKIP])
         raise SettingError(f"{text}: {advice}")
     if MARGIN * needed > free.bytes:
         print(f"Note: {text}: it may run out. MODEL.MEMORY_GB bounds it (docs/performance.md)")

@@ -1,9 +1,9 @@
 """All methods side by side on the embedded data: ``python -m benchmarks.methods``.
 
 Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
-``docs/benchmark.md``: base-to-new and MMLoP's ablation on both data sets, few-shot learning of some
-methods on the digits, and of those that fit only the classes of their training; every method with
-its shipped ``tiny.yaml``.
+``docs/benchmark.md`` and the table of averages in ``README.md``: base-to-new and MMLoP's ablation
+on both data sets, few-shot learning of some methods on the digits, and of those that fit only the
+classes of their training; every method with its shipped ``tiny.yaml``.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from support.command_line import add_traceback, positive, run_command
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
 TRAINED = [method for method in map(read_method, method_names()) if method.trains]
-#: all that have something to train, and fit other classes
-METHODS = tuple(dict.fromkeys(m.trainer for m in TRAINED if "base2new" in m.protocols))
-#: some of them, and all that fit the classes of their training only
-FEW_SHOT_METHODS = (
-    *("CoOp", "PromptSRC", "MMLoP"),
-    *(m.trainer for m in TRAINED if "base2new" not in m.protocols),
-)
+#: all that have something to train
+METHODS = tuple(dict.fromkeys(method.trainer for method in TRAINED))
+#: those of them that fit the classes of their training only
+OF_THEIR_CLASSES = tuple(m.trainer for m in TRAINED if "base2new" not in m.protocols)
+FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP", *OF_THEIR_CLASSES)
 SHOTS = (1, 2, 4, 8, 16)
 
 
 #: the tables of MMLoP's paper: table -> run -> config pairs
 ABLATION = read_tables("MMLoP")
 DOCUMENT = ROOT / "docs" / "benchmark.md"
+README = ROOT / "README.md"
 
 
 def base_to_new_runs() -> list[Run]:
-    """Return runs of every method on both data sets; zero-shot CLIP needs one seed."""
+    """Return runs of every method that has the protocol; zero-shot CLIP needs one seed."""
     zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
-    return zero_shot + [Run(m, m, data, s) for data in DATA for m in METHODS for s in SEEDS]
+    methods = [method for method in METHODS if method not in OF_THEIR_CLASSES]
+    return zero_shot + [Run(m, m, data, s) for data in DATA for m in methods for s in SEEDS]
 
 
 def ablation_runs() -> list[Run]:
@@ -89,6 +89,17 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
             "parameters": {str(result["parameters"])},
         }
     return make_rows(scores, ci95=False, note=print)
+
+
+def averages_table(rows: Sequence[Row]) -> str:
+    """Lay out base-to-new averages over the data sets, the method with the largest H first."""
+    averages = [row for row in rows if row.protocol == "base2new" and row.covered]
+    lines = [
+        {"method": row.method.trainer, "trained parameters": f"{row.parameters:,}"}
+        | {metric: cell(row, metric) for metric in ("base", "new", "H")}
+        for row in sorted(averages, key=lambda row: -row.mean["H"])
+    ]
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
 def shots_table(rows: Sequence[Row]) -> str:
@@ -150,6 +161,7 @@ def act(args: argparse.Namespace) -> None:
             **{table: ablation_table(ablation, runs) for table, runs in ABLATION.items()},
         },
     )
+    fill_document(README, {"averages": averages_table(compared)})
     save_plots(compared + shots, ROOT / "docs" / "figures", print)
 
 

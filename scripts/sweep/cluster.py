@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.claims import STALE
 from scripts.run import ROOT
+from support.claims import STALE
 from support.hints import nearest
 
 from .board import Board

@@ -13,7 +13,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.going_on import BEFORE, NEWEST, Position, common_position
 from dassl.utils import set_random_seed
 from tests.going_on import differences, end_in_step, is_told_to_end, last_checkpoint
-from tests.trainers.test_contract import METHODS
+from tests.trainers.test_contract import METHODS, TOGETHER
 
 # 10 images in batches of 4: two steps of an epoch, the last two images are dropped
 PAIRS = ("DATASET.NUM_SHOTS", 2, "OPTIM.MAX_EPOCH", 3, "TEST.NO_TEST", True)
@@ -144,7 +144,7 @@ def test_a_damaged_state_is_replaced_by_the_one_before(build, damage, recwarn):
     resumed.train()
     warned = [str(w.message) for w in recwarn if str(newest) in str(w.message)]
     assert len(warned) == (damage != "gone")
-    assert all(f"goes on from {before}, not from {newest}" in text for text in warned)
+    assert all(f"continues from {before}, not from {newest}" in text for text in warned)
     assert_same_end(straight, resumed)
 
 
@@ -222,7 +222,7 @@ def assert_same_seeds(straight: SeveralSeeds, resumed: SeveralSeeds) -> None:
         assert_same_end(one.trainer, other.trainer)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TOGETHER)
 def test_seeds_go_on_together(build, method):
     if issubclass(TRAINER_REGISTRY.get(method), FeatureTrainer):
         with pytest.raises(ValueError, match=r"^--seeds: .* one by one with --seed$"):

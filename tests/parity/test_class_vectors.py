@@ -221,7 +221,8 @@ def test_training_run_on_a_pool(build, name, task):
     recorded = Recorded(name)
     size = recorded.config["batch_size"]
     pairs = ["DATALOADER.TRAIN_X.BATCH_SIZE", size]
-    recorded.config["dataset_name_used_for_template"] = "OxfordPets"
+    key = "dataset_name_used_for_template"  # which the runs read, and the steps have
+    recorded.config[key] = Recorded(name.removesuffix("_training")).config[key]
     trainer = built(build, recorded, task, *pairs)
     learner = trainer.model.learner
     base = recorded["base_text_features"]
