@@ -78,7 +78,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     for result in results:
         few_shot = result["protocol"] == "fewshot"
-        shots = 0 if few_shot and not result["parameters"] else result["shots"]
+        shots = 0 if few_shot and result["method"] == "ZeroshotCLIP" else result["shots"]
         method = Method(result["label"], result["config"], shots)
         runs = scores[result["protocol"]][result["data"]][method]
         for part in ("accuracy",) if few_shot else ("base", "new"):
