@@ -42,7 +42,7 @@ def check_trains_together(trainer: Any, cfg: CfgNode) -> None:
         ValueError: the trainer has its own training loop or step, its steps draw random numbers, or
             ``OPTIM.CUDA_GRAPH`` is set.
     """
-    names = ("train", "run_epoch", "forward_backward", "train_on", "step")
+    names = ("train", "run_epoch", "forward_backward", "train_on", "predict", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
     own = [name for name, method in shared.items() if getattr(trainer, name, method) is not method]
     if own:

@@ -130,6 +130,11 @@ class PromptTrainer(TrainerX):
     #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
     splits_batches = True
     model: PromptedCLIP
+    #: whether there are parameters to train in steps
+    has_steps = True
+    #: optimiser and schedule; None without steps
+    optim: Any
+    sched: Any
     #: name of the method's config node under TRAINER
     node: str
     #: folder of the learner's checkpoints in a run folder
@@ -284,12 +289,16 @@ class PromptTrainer(TrainerX):
             cfg, clip, self.dm.dataset.classnames, self.given_templates
         )
         learner = self.model.learner
+        learner.set_n_images(len(self.dm.dataset.train_x))
+        learner.start(self.model)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
         self.register_model(self.model_name, learner)
-        self.new_optimiser(learner)
+        self.optim, self.sched = None, None
+        if self.has_steps:
+            self.new_optimiser(learner)
 
     def trained_parameters(self) -> list[Tensor]:
         """Return all that the learner has, whichever stage trains it."""
@@ -302,13 +311,18 @@ class PromptTrainer(TrainerX):
             parameters: the learner, or some of its parameters.
             stage: index of the stage, of those that the run has (``stages``).
         """
-        self.optim = build_optimizer(parameters, self.cfg.OPTIM)
+        groups = self.param_groups(parameters) if parameters is self.model.learner else None
+        self.optim = build_optimizer(parameters, self.cfg.OPTIM, groups)
         self.sched = self.build_schedule(self.optim, stage)
         self._optims[self.model_name], self._scheds[self.model_name] = self.optim, self.sched
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
         self.graph = self._step_graph() if self.cfg.OPTIM.CUDA_GRAPH else None
+
+    def param_groups(self, learner: Any) -> list[dict[str, Any]] | None:
+        """Return the optimiser's groups, if the learner's parameters differ in its settings."""
+        return None
 
     def _step_graph(self) -> StepGraph:
         on_gpu = self.device.type == "cuda"
@@ -358,10 +372,13 @@ class PromptTrainer(TrainerX):
         Returns:
             values for the log, without gradients.
         """
-        prediction = self.model.predict(image, views)
-        losses = self.losses(prediction, label)
+        losses = self.losses(self.predict(image, views), label)
         self.step(losses)
         return losses.summary
+
+    def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
+        """Classify a training batch that is on the device; arguments as for ``train_on``."""
+        return self.model.predict(image, views)
 
     def losses(self, prediction: Prediction, label: Tensor) -> Losses:
         """Compute the loss of a batch, the guide if there is one, and values for the log."""
@@ -515,13 +532,18 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
             checkpoint = self.read_published(load_checkpoint(path), path)
-            self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
+            weights = self._checked_weights(checkpoint, name, path, any_images=True)
+            self._models[name].load_state_dict(weights)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 
     def _checked_weights(
-        self, checkpoint: Mapping[str, Any], name: str, path: str
+        self,
+        checkpoint: Mapping[str, Any],
+        name: str,
+        path: str,
+        any_images: bool = False,
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return checked_weights(checkpoint, learner, self.model.classnames, path)
+        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images)

@@ -2,8 +2,8 @@
 
 Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
 ``docs/benchmark.md`` and the table of averages in ``README.md``: base-to-new and MMLoP's ablation
-on both data sets, few-shot learning of some methods on the digits, every method with its shipped
-``tiny.yaml``.
+on both data sets, few-shot learning of some methods on the digits, and of those that fit only the
+classes of their training; every method with its shipped ``tiny.yaml``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
+TRAINED = [method for method in map(read_method, method_names()) if method.trains]
 #: all that have something to train
-METHODS = tuple(dict.fromkeys(m.trainer for m in map(read_method, method_names()) if m.trains))
-FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP")
+METHODS = tuple(dict.fromkeys(method.trainer for method in TRAINED))
+#: those of them that fit the classes of their training only
+OF_THEIR_CLASSES = tuple(m.trainer for m in TRAINED if "base2new" not in m.protocols)
+FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP", *OF_THEIR_CLASSES)
 SHOTS = (1, 2, 4, 8, 16)
 
 
@@ -42,9 +45,10 @@ README = ROOT / "README.md"
 
 
 def base_to_new_runs() -> list[Run]:
-    """Return runs of every method on both data sets; zero-shot CLIP needs one seed."""
+    """Return runs of every method that has the protocol; zero-shot CLIP needs one seed."""
     zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
-    return zero_shot + [Run(m, m, data, s) for data in DATA for m in METHODS for s in SEEDS]
+    methods = [method for method in METHODS if method not in OF_THEIR_CLASSES]
+    return zero_shot + [Run(m, m, data, s) for data in DATA for m in methods for s in SEEDS]
 
 
 def ablation_runs() -> list[Run]:
@@ -74,7 +78,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     for result in results:
         few_shot = result["protocol"] == "fewshot"
-        shots = 0 if few_shot and not result["parameters"] else result["shots"]
+        shots = 0 if few_shot and result["method"] == "ZeroshotCLIP" else result["shots"]
         method = Method(result["label"], result["config"], shots)
         runs = scores[result["protocol"]][result["data"]][method]
         for part in ("accuracy",) if few_shot else ("base", "new"):

@@ -22,7 +22,7 @@ from . import splits
 from .annotations import ClassNames, Line, as_clip_reads, read_lines
 from .items import GUIDE, check_images, make_item
 from .shared_shots import read_shared_shots
-from .shots import sample_shots
+from .shots import VAL_SHOTS, sample_shots
 from .whereabouts import explain_missing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
@@ -38,6 +38,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: True: the images of DATASET.NUM_SHOTS and SEED are those of published lists in the data set's
     #: folder (split_fewshot/shot_<k>-seed_<s>_train.jsonl and _val.jsonl; docs/datasets.md)
     cfg.DATASET.SHARED_SHOTS = False
+    #: validation images of a few-shot run, one of VAL_SHOTS: at most 4 per class (few), as many as
+    #: there are training images (same), or the whole validation split (all)
+    cfg.DATASET.VAL_SHOTS = "few"
+    #: draw with replacement from classes with fewer images than shots, which else keep all of them
+    cfg.DATASET.REFILL = False
 
 
 class FewShotDataset(DatasetBase):
@@ -74,6 +79,8 @@ class FewShotDataset(DatasetBase):
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
         check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
+        self.val_shots, self.refill = cfg.DATASET.VAL_SHOTS, cfg.DATASET.REFILL
+        check_availability(self.val_shots, VAL_SHOTS, "DATASET.VAL_SHOTS")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test, val)

@@ -17,7 +17,7 @@ from support.documents import parse_json
 
 from .annotations import Line, read_lines
 from .items import relative_path
-from .shots import MAX_VAL_SHOTS, Drawn, skip_draws
+from .shots import MAX_VAL_SHOTS, Drawn, count_labels, skip_draws
 
 if TYPE_CHECKING:
     from .fewshot import FewShotDataset
@@ -57,7 +57,7 @@ def read_shared_shots(
             )
         print(f"Few-shot images ({part}) of the published list {path}")
         drawn.append(_read(path, items, wanted, dataset.dataset_dir))
-        skip_draws(items, wanted)
+        skip_draws(count_labels(items), wanted, refill=False)
     chosen, held_out = drawn
     assert chosen is not None  # there always is a training list
     return chosen, held_out

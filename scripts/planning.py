@@ -267,6 +267,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         ValueError: for a method, protocol, word or variable that cannot be.
     """
     method, (protocol, script) = find_method(method_name), protocols.find_script(script_name)
+    method.check_has(protocol.name, script.name)
     # A script that takes the shots as an argument ignores those of the environment.
     default_shots = "all" if "SHOTS" in script.arguments else env.get("SHOTS") or "16"
     args = read_arguments(script, words, default_shots, script.usage(method.name))

@@ -106,6 +106,42 @@ UPSTREAM = {
         "vit_b16_ep5": mma(16, 5, 5),
         "vit_b16_ep5_imnet": mma(128, 5, 5),
         "vit_b16_ep1_start9": mma(128, 1, 9),
+def taskres(backbone: str):
+    """Its scripts give the rate, the epochs, and the scale of Flowers."""
+
+    def of(rate: float, scale: float, epochs: int):
+        common, own = row(backbone, 256, epochs, rate, RESIDUAL_SCALE=scale)
+        adam = {"OPTIM.NAME": "adam", "DATALOADER.TEST.BATCH_SIZE": 500}
+        return {**common, **adam}, {**own, "ENHANCED_BASE": "", "KEEP_UNDERSCORES": True}
+
+    settings = {"": (0.002, 0.5), "_lr2e-4": (0.0002, 0.5), "_scale1": (0.002, 1.0)}
+    return {
+        f"{name}{length}": of(*values, epochs)
+        for name, values in settings.items()
+        for length, epochs in (("", 200), ("_ep100", 100))
+    }
+
+
+def prototypes(backbone: str, **own: object):
+    common, own = row(backbone, 256, 300, 0.1, PASSES=20, KEEP_UNDERSCORES=True, **own)
+    return {**common, "OPTIM.WEIGHT_DECAY": 0.0}, own
+
+
+UPSTREAM = {
+    "ZSLP": {"rn50": prototypes("RN50"), "vit_b16": prototypes("ViT-B/16")},
+    "CLAP": {
+        "rn50": prototypes("RN50", CONSTRAINT="l2"),
+        "vit_b16": prototypes("ViT-B/16", CONSTRAINT="l2"),
+    },
+    "TaskRes": {
+        f"{name}{setting}": values
+        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for setting, values in taskres(backbone).items()
+    },
+    # the readme says to take CoOp's
+    "CLIPAdapter": {
+        f"{name}_ep50": row(backbone, 32, 50, 0.002, 5, PREC="fp32", RATIO=0.2, REDUCTION=4)
+        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
     },
     "KgCoOp": {
         "vit_b16_ep100_ctxv1": kgcoop("ViT-B/16"),

@@ -13,6 +13,10 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
 * MMA saves its adapters, to which upstream adds embedded class names that it does not read again.
 * CLIP-LoRA saves a file of its own, here ``OUT/lora_weights.pt``: ``weights`` by layer, and the
   settings as ``metadata``; it is for the run folder that upstream's ``--save_path`` leads to.
+* CLIP-Adapter and TaskRes save their adapter or residuals alone: ``fc.0.weight`` and
+  ``fc.2.weight``; ``text_feature_residuals`` and ``base_text_features``, with optimiser and
+  schedule. ZS-LP and CLAP save ``prototypes``, ``base_text_features`` and the logit scale, which
+  their optimiser has as well: so optimiser and schedule are None.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -56,6 +60,8 @@ class Layout(NamedTuple):
     names: bool = True
     #: name of a file with a content of its own (the trainer's ``write_published``)
     file: str = ""
+    #: CLIP's logit scale beside a learner that is saved alone
+    scale: bool = False
 
 
 LAYOUTS = {
@@ -66,6 +72,10 @@ LAYOUTS = {
     "ProGrad": Layout(whole=False),
     "CLIPLoRA": Layout(whole=False, file="lora_weights.pt"),
     "MMA": Layout(whole=False, progress=False, names=False),
+    "CLIPAdapter": Layout(whole=False),
+    "TaskRes": Layout(whole=False),
+    "ZSLP": Layout(whole=False, progress=False, scale=True),
+    "CLAP": Layout(whole=False, progress=False, scale=True),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
@@ -147,7 +157,8 @@ def state_dict(
     learned = learner.to_upstream(learner.state_dict())
     buffers = class_names(clip, learner, names, dtype) if layout.names else {}
     if not layout.whole:
-        return {**learned, **buffers}
+        scale = {"logit_scale": frozen["logit_scale"]} if layout.scale else {}
+        return {**learned, **buffers, **scale}
     state = {f"prompt_learner.{key}": value for key, value in buffers.items()}
     if layout.teacher:
         state |= _renamed(half, "visual.", "prompt_learner.ZS_image_encoder.")
@@ -212,7 +223,8 @@ def convert(args: argparse.Namespace) -> None:
     check_backbone(cfg)
     clip, names = load_clip(cfg), checkpoint["meta"]["classnames"]
     learner = trainer.build_learner(cfg, clip, names)
-    learner.load_state_dict(checked_weights(checkpoint, learner, names, path))
+    weights = checked_weights(checkpoint, learner, names, path, any_images=True)
+    learner.load_state_dict(weights)
 
     if layout.file:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from adaptation.features import FeatureTrainer
 from adaptation.seeds import SeveralSeeds
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.engine.going_on import BEFORE, NEWEST, Position, common_position
 from dassl.utils import set_random_seed
 from tests.going_on import differences, end_in_step, is_told_to_end, last_checkpoint
-from tests.trainers.test_contract import METHODS
+from tests.trainers.test_contract import METHODS, TOGETHER
 
 # 10 images in batches of 4: two steps of an epoch, the last two images are dropped
 PAIRS = ("DATASET.NUM_SHOTS", 2, "OPTIM.MAX_EPOCH", 3, "TEST.NO_TEST", True)
@@ -58,7 +59,8 @@ def test_every_method_goes_on_in_the_middle_of_an_epoch(build, method):
     """Two interruptions: within an epoch, and at the end of its last step."""
     straight = build(method, "straight")
     straight.train()
-    assert_same_end(straight, interrupted(partial(build, method, "resumed"), [3, 1]))
+    steps = [3, 1] if straight.steps_per_epoch() > 1 else [1, 1]
+    assert_same_end(straight, interrupted(partial(build, method, "resumed"), steps))
 
 
 SETTINGS = {
@@ -227,10 +229,12 @@ def assert_same_seeds(straight: SeveralSeeds, resumed: SeveralSeeds) -> None:
         assert_same_end(one.trainer, other.trainer)
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if not TRAINER_REGISTRY.get(m).changes_blocks]
-)
+@pytest.mark.parametrize("method", TOGETHER)
 def test_seeds_go_on_together(build, method):
+    if issubclass(TRAINER_REGISTRY.get(method), FeatureTrainer):
+        with pytest.raises(ValueError, match=r"^--seeds: .* one by one with --seed$"):
+            together(build, method, "straight").train()
+        return
     straight = together(build, method, "straight", "OPTIM.MAX_EPOCH", 2)
     straight.train()
     first = together(build, method, "resumed", "OPTIM.MAX_EPOCH", 2)
