@@ -605,7 +605,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
         nobody foresaw. 130 after Ctrl-C and 75 after SIGTERM or SIGUSR1, when the step is finished
-        and saved; the same command goes on.
+        and saved; the same command resumes.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv

@@ -29,7 +29,7 @@ def declare_shared_keys(cfg: CfgNode) -> None:
     #: disk space for features of the frozen CLIP, in 10^6 bytes, so that repeated ones are computed
     #: once; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000
-    #: let a run go on with a larger OPTIM.MAX_EPOCH than it began with; the added epochs have the
+    #: let a run continue with a larger OPTIM.MAX_EPOCH than it began with; added epochs have the
     #: learning rates that they have in a run of that length
     cfg.TRAIN.EXTEND = False
     #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that later draws

@@ -19,6 +19,7 @@ from dassl.config import CfgNode
 from dassl.utils import SettingError
 from dassl.utils.random_state import get_random_state, set_random_state
 from support.free_memory import Free, host_memory
+from support.words import counted
 
 from .savings.memory import (
     HELD,
@@ -208,7 +209,8 @@ def _batch(size: int, loader: object) -> int:
 def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int = 1) -> None:
     needed = load.bytes
     what = "a training step" if load.training else "a test batch"
-    what += f" of {load.n_images} images and {load.n_classes:,} classes"
+    classes = counted(load.n_classes, "class", "classes")
+    what += f" of {counted(load.n_images, 'image')} and {classes}"
     if runs > 1:
         what += f" for {runs} seeds together"
     text = f"{what} needs about {_gb(needed)}, and {_gb(free.bytes)} of {free.of} are free"

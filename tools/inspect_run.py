@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--root", metavar="DIR", help="folder that holds the data sets (default: that of the run)")
     helped = "misclassified images to show (default: 120); the table has all"
     add("--max-images", type=positive, default=120, metavar="N", help=helped)
-    add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
+    add("--batch-size", type=positive, default=100, metavar="N", help="images per forward pass")
     add("--out", metavar="DIR", help="folder (default: inspection/ in the run's folder)")
     add_common(parser, epoch=False)
     return parser

@@ -13,6 +13,7 @@ import protocols
 from scripts.run import find_weights, state_of
 from support.claims import holder_of
 from support.disk import sweep_shortage
+from support.words import counted
 
 from .plan import Call, Chain, title
 
@@ -179,8 +180,9 @@ def describe(found: Mapping[Call, Found], costs: Costs, at_once: int, where: str
     if not todo:
         time = "nothing to do"
     if left is not None and unknown:
-        runs = "1 run" if unknown == 1 else f"{unknown} runs"
-        time += f", and {runs} of unknown length"
+        time += f", and {counted(unknown, 'run')} of unknown length"
     together = "one" if at_once == 1 else at_once
-    lines.append(f"{len(found)} runs, {len(todo)} left, {together} at a time {where}: {time}")
+    lines.append(
+        f"{counted(len(found), 'run')}, {len(todo)} left, {together} at a time {where}: {time}"
+    )
     return "\n".join(lines)

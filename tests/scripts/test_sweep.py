@@ -309,4 +309,4 @@ def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
     assert shortage(found, tmp_path) is None
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert shortage(found, tmp_path).startswith("2 runs take about 6 MB (3 MB each), and 5 MB are")
+    assert shortage(found, tmp_path).startswith("2 runs need about 6 MB (3 MB each), and 5 MB are")
