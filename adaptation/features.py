@@ -306,14 +306,16 @@ class FeatureTrainer(PromptTrainer):
 
     def after_train(self) -> None:
         chooses = self.chosen_on is not None and not self.cfg.TEST.NO_TEST
+        last = _copy(self.model.learner.state_dict())
         if chooses:
             self.load_model(self.output_dir)
         if self.finish():
             if chooses:
                 assert self.run_notes.loaded_epoch is not None
                 self._save_best(self.run_notes.loaded_epoch - 1)
-            else:
-                self.save_model(self.max_epoch - 1, self.output_dir)
+                self.model.learner.load_state_dict(last)
+            # last, since it is what a run goes on from
+            self.save_model(self.max_epoch - 1, self.output_dir)
         super().after_train()
 
     # --- checkpoints ----------------------------------------------------------------------------

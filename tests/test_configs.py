@@ -85,27 +85,6 @@ def mma(batch: int, epochs: int, start: int):
     return {**common, "OPTIM.WARMUP_EPOCH": 0}, own
 
 
-UPSTREAM = {
-    # arguments of a script, without files
-    "CLIPLoRA": {
-        "vit_b16": per_step(
-            *(500, 256),
-            **{"ENCODER": "both", "POSITION": "all", "PARAMS": ("q", "k", "v"), "R": 2},
-            **{"ALPHA": 1.0, "DROPOUT": 0.25},
-        )
-    },
-    "TwoStageFS": {
-        "vit_b16": per_step(
-            *(300, 32),
-            **{"N_ITERS_FRAC": 0.6, "LN_MODALITY": "both"},
-            **{"LN_VISION_START": 0, "LN_TEXT_START": 0},
-        )
-    },
-    # the last one is of the paper, for which there is no file
-    "MMA": {
-        "vit_b16_ep5": mma(16, 5, 5),
-        "vit_b16_ep5_imnet": mma(128, 5, 5),
-        "vit_b16_ep1_start9": mma(128, 1, 9),
 def taskres(backbone: str):
     """Its scripts give the rate, the epochs, and the scale of Flowers."""
 
@@ -128,6 +107,27 @@ def prototypes(backbone: str, **own: object):
 
 
 UPSTREAM = {
+    # arguments of a script, without files
+    "CLIPLoRA": {
+        "vit_b16": per_step(
+            *(500, 256),
+            **{"ENCODER": "both", "POSITION": "all", "PARAMS": ("q", "k", "v"), "R": 2},
+            **{"ALPHA": 1.0, "DROPOUT": 0.25},
+        )
+    },
+    "TwoStageFS": {
+        "vit_b16": per_step(
+            *(300, 32),
+            **{"N_ITERS_FRAC": 0.6, "LN_MODALITY": "both"},
+            **{"LN_VISION_START": 0, "LN_TEXT_START": 0},
+        )
+    },
+    # the last one is of the paper, for which there is no file
+    "MMA": {
+        "vit_b16_ep5": mma(16, 5, 5),
+        "vit_b16_ep5_imnet": mma(128, 5, 5),
+        "vit_b16_ep1_start9": mma(128, 1, 9),
+    },
     "ZSLP": {"rn50": prototypes("RN50"), "vit_b16": prototypes("ViT-B/16")},
     "CLAP": {
         "rn50": prototypes("RN50", CONSTRAINT="l2"),

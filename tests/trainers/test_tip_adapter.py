@@ -13,6 +13,7 @@ from adaptation.checkpoints import checked_weights
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import SettingError, set_random_seed
 from tests.conftest import ROOT
+from tests.going_on import differences
 from trainers import Predictor
 from trainers.tip_adapter import grid
 
@@ -172,6 +173,21 @@ def test_best_epoch_is_tested_with_a_pair_of_its_own(run):
     assert torch.equal(best["state_dict"]["pair"], trainer.model.learner.pair)
     assert best["trainer_state"]["selection"] == trainer.run_notes.selection
     assert torch.equal(best["state_dict"]["keys"], trainer.model.learner.keys)
+
+
+def test_a_finished_run_that_chose_its_epoch_stays_as_it_is(run):
+    def saved(trainer):
+        files = {}
+        for path in Path(trainer.output_dir, trainer.model_name).glob("model*"):
+            files[path.name] = torch.load(path, weights_only=True)
+            files[path.name]["trainer_state"].pop("history")
+        return files
+
+    pairs = ("OPTIM.MAX_EPOCH", 3, "TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", 2)
+    first = saved(run("TipAdapterF", *pairs))
+    again = run("TipAdapterF", *pairs)
+    assert again.start_epoch == 3
+    assert not differences(first, saved(again))
 
 
 def test_views_of_the_keys_can_train_them(run):
