@@ -88,7 +88,7 @@ class PromptedCLIP(nn.Module):
         Raises:
             ValueError: the list is empty or a name is too long.
         """
-        at_the_input = Changes.of(self.learner.text_changes())[0].prompts
+        at_the_input = Changes.of(self.learner.text_changes()).at_input
         n_inserted = sum(prompt.growth for prompt in at_the_input)
         self.text = class_prompts(self.clip, classnames, self.learner.template, n_inserted)
         self.classnames = list(classnames)
