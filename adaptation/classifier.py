@@ -80,6 +80,8 @@ class PromptedCLIP(nn.Module):
             convert_weights(clip, self.autocast_dtype, convolutions=False)
         self.encoders = Encoders(clip, fast)
         self.teacher_cache = TeacherCache(clip, precision, cache_mb if fast else 0)
+        #: classes that the learner was trained with; none where that was another data set
+        self.trained_classes = list(classnames)
         self.set_classes(classnames)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -174,6 +176,11 @@ class PromptedCLIP(nn.Module):
 
     # --- the steps of a learner's forward: see ``Steps`` ----------------------------------------
 
+    @property
+    def seen_classes(self) -> bool:
+        """Whether the present classes are those of the training, in their order."""
+        return self.trained_classes == self.classnames
+
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Compute scaled cosine similarities ``(B, C)`` of unit-norm features."""
         scaled = self.clip.logit_scale.exp() * image_features
@@ -191,6 +198,11 @@ class PromptedCLIP(nn.Module):
             self.memory.how_many_fit(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
             return self.encoders.encode_image(image, changes, n_rows).float()
+
+    def project_image(self, rows: Tensor) -> Tensor:
+        """Project rows of a ViT's last block ``(..., width)`` to ``(..., embed_dim)``."""
+        projection: Tensor = self.clip.visual.proj  # type: ignore[assignment]  # a ViT's
+        return rows.float() @ projection.float()
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
         """Encode the class list to ``(C, embed_dim)`` or ``(B, C, embed_dim)``, not normalised.

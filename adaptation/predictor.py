@@ -17,7 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import choose_device, load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
-from .checkpoints import checked_weights, find_checkpoint, stored_cfg
+from .checkpoints import checked_weights, find_checkpoint, stored_cfg, trained_classes
 from .config import extend_cfg
 from .trainer import PromptTrainer, check_backbone, load_clip
 
@@ -97,6 +97,7 @@ class Predictor:
         clip, templates = load_clip(cfg).to(chosen), cfg.DATASET.get("TEMPLATES", ())
         model = trainer.build_classifier(cfg, clip, names, templates)
         model.learner.load_state_dict(checked_weights(checkpoint, model.learner, names, path))
+        model.trained_classes = trained_classes(checkpoint, cfg, names, path)
         return cls(model, cfg, names, chosen)
 
     @classmethod

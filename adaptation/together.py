@@ -33,6 +33,7 @@ class _AnsweredSteps:
     def __init__(self, model: PromptedCLIP, answers: Sequence[Tensor]) -> None:
         self.model, self.answers = model, iter(answers)
         self.logits, self.frozen_text_features = model.logits, model.frozen_text_features
+        self.project_image, self.seen_classes = model.project_image, model.seen_classes
 
     def encode_image(
         self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None

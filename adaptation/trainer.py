@@ -29,6 +29,7 @@ from .checkpoints import (
     check_origin,
     checked_weights,
     checkpoint_path,
+    trained_classes,
 )
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
@@ -477,6 +478,8 @@ class PromptTrainer(TrainerX):
             path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
             self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
+            classes = self.model.classnames
+            self.model.trained_classes = trained_classes(checkpoint, self.cfg, classes, path)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 

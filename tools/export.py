@@ -118,7 +118,8 @@ def prompt_tensors(changes: LayerChanges | None, name: str) -> tuple[dict[str, T
     """
     from clip.changes import Changes
 
-    tensors, places = {}, {}
+    tensors: dict[str, Tensor] = {}
+    places: dict[str, dict[str, Any]] = {}
     for block, change in sorted(Changes.of(changes).blocks.items()):
         for i, prompt in enumerate(change.prompts):
             key = f"{name}.{block}.{i}"

@@ -40,18 +40,22 @@ def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> di
         "prompt_learner.token_prefix": torch.zeros(n_classes, 1, width),
         "prompt_learner.token_suffix": torch.zeros(n_classes, 72, width),
     }
+    if LAYOUTS[method].embedded_texts:
+        names = {"prompt_embeddings": torch.zeros(n_classes, 77, width)}
     state = names | params
     if not LAYOUTS[method].whole:
         return {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     clip = recorded_clip()
     for key, value in clip.items():
+        if LAYOUTS[method].second_clip:
+            state[f"model_distill.{key}"] = value
         if key.startswith("visual."):
             state["image_encoder." + key.removeprefix("visual.")] = value
             if LAYOUTS[method].teacher:
                 frozen = "prompt_learner.ZS_image_encoder."
                 state[frozen + key.removeprefix("visual.")] = value
         elif key == "logit_scale":
-            state[key] = value
+            state |= {} if LAYOUTS[method].embedded_texts else {key: value}
         elif not key.startswith("token_embedding"):
             state["text_encoder." + key] = value
     return state
@@ -87,6 +91,8 @@ def settings(recorded: Recorded) -> list[object]:
         for key, value in recorded_settings.items()
         if key in cfg.TRAINER[trainer.node]
     }
+    if "test_outputs" in recorded.config:  # the file does not tell the classes of the training
+        pairs[f"TRAINER.{trainer.node}.FEATURES"] = "both"
     optimiser = recorded.config.get("OPTIM", {})
     pairs |= {f"OPTIM.{OPTIM.get(key, key)}": value for key, value in optimiser.items()}
     return [word for pair in pairs.items() for word in pair]
