@@ -91,7 +91,7 @@ def settings(recorded: Recorded) -> list[object]:
         for key, value in recorded_settings.items()
         if key in cfg.TRAINER[trainer.node]
     }
-    if "test_outputs" in recorded.config:  # the file does not tell the classes of the training
+    if "FEATURES" in cfg.TRAINER[trainer.node]:  # the file does not tell the classes of the training
         pairs[f"TRAINER.{trainer.node}.FEATURES"] = "both"
     optimiser = recorded.config.get("OPTIM", {})
     pairs |= {f"OPTIM.{OPTIM.get(key, key)}": value for key, value in optimiser.items()}
