@@ -274,7 +274,8 @@ def check_continues(
         if not key.startswith("TRAINER.") or key.startswith(read)
     }
     epochs = "OPTIM.MAX_EPOCH"
-    longer = epochs in differences and mine[epochs] > stored[epochs]
+    by_epochs = mine["OPTIM.MAX_ITERATIONS"] == 0
+    longer = by_epochs and epochs in differences and mine[epochs] > stored[epochs]
     extended = longer and cfg.TRAIN.EXTEND
     if extended:
         del differences[epochs]
@@ -299,7 +300,11 @@ def check_continues(
 
 
 def checked_weights(
-    checkpoint: Mapping[str, Any], learner: PromptLearner, classnames: Sequence[str], path: str
+    checkpoint: Mapping[str, Any],
+    learner: PromptLearner,
+    classnames: Sequence[str],
+    path: str,
+    any_images: bool = False,
 ) -> dict[str, Tensor]:
     """Return the weights of a checkpoint after checking that they fit a learner.
 
@@ -308,6 +313,8 @@ def checked_weights(
         learner: the learner to load them into.
         classnames: the classes of that learner.
         path: file of the checkpoint, named in errors.
+        any_images: whether tensors of the learner that have a row for each training image take the
+            number of images of the checkpoint.
 
     Raises:
         ValueError: not a checkpoint, a newer layout, other names or shapes, or a class-specific
@@ -321,19 +328,29 @@ def checked_weights(
     meta = checkpoint.get("meta", {})
     _check_layout(meta, path)
     trained_on = meta.get("classnames", list(classnames))
+    rows: list[int] | None = None
     if learner.class_specific and trained_on != list(classnames):
-        raise ValueError(
-            f"{path} is class-specific: it fits only the {len(trained_on)} classes that it was "
-            f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) in their "
-            "order, and no others"
-        )
-    own, weights = learner.state_dict(), checkpoint["state_dict"]
+        rows = _rows_of(classnames, trained_on) if learner.class_rows else None
+        if rows is None:
+            raise ValueError(
+                f"{path} is class-specific: it fits only the {len(trained_on)} classes that it was "
+                f"trained with ({', '.join(trained_on[:3])}{', ...' * (len(trained_on) > 3)}) "
+                + ("or some of them" if learner.class_rows else "in their order")
+                + ", and no others"
+            )
+    weights = checkpoint["state_dict"]
     try:
         check_weights(weights, Tensor)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights, learner))
+    if rows is not None:
+        weights = learner.select_classes(weights, rows, len(trained_on))
+    per_image = [weights[key] for key in learner.per_image if key in weights]
+    if any_images and per_image and per_image[0].dim():
+        learner.set_n_images(len(per_image[0]))
+    own = learner.state_dict()
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [f"{key} is not known to this method" for key in weights if key not in own]
     problems += [
@@ -346,7 +363,25 @@ def checked_weights(
             f"{path} does not fit this run: {'; '.join(problems)}. Use the config, backbone "
             "and (for class-specific contexts) the classes that it was trained with"
         )
+    try:
+        learner.check_values(weights)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     return weights
+
+
+def _rows_of(classnames: Sequence[str], trained_on: Sequence[str]) -> list[int] | None:
+    """Return where classes stand among those of a training; None if one is not there.
+
+    Of several classes of one name (ImageNet has such), the first asked for is the first there.
+    """
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(trained_on):
+        places.setdefault(name, []).append(row)
+    try:
+        return [places[name].pop(0) for name in classnames]
+    except (KeyError, IndexError):
+        return None
 
 
 def trained_classes(

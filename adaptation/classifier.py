@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from clip.changes import Changes, LayerChanges
 from clip.encoders import Encoders
-from clip.model import CLIP
+from clip.model import CLIP, with_text_projection
 from clip.packing import PackedText
 from clip.weights import convert_weights
 
@@ -23,7 +24,7 @@ from .savings.memory import MemoryBound, image_bytes, text_bytes
 from .savings.rank_texts import encode_text_on_ranks
 from .savings.teacher import TeacherCache
 from .templates import TEACHER_TEMPLATES
-from .texts import MAX_SEQUENCES, class_prompts, encode_templates
+from .texts import MAX_SEQUENCES, average_templates, class_prompts, encode_templates
 
 #: values of PREC, and the type of automatic mixed precision that each means
 PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16": None}
@@ -92,7 +93,13 @@ class PromptedCLIP(nn.Module):
         """
         at_the_input = Changes.of(self.learner.text_changes()).at_input
         n_inserted = sum(prompt.growth for prompt in at_the_input)
-        self.text = class_prompts(self.clip, classnames, self.learner.template, n_inserted)
+        self.text = class_prompts(
+            self.clip,
+            classnames,
+            self.learner.template,
+            n_inserted,
+            self.learner.keep_underscores,
+        )
         self.classnames = list(classnames)
         #: text features that depend on no prompt, by name; shared by models that share a CLIP
         self._fixed_text: dict[str, Tensor] = {}
@@ -262,11 +269,33 @@ class PromptedCLIP(nn.Module):
         """
         self._kept_text = None
 
-    # --- features by themselves -----------------------------------------------------------------
+    # --- features by themselves, and from them on -----------------------------------------------
 
     def image_features(self, image: Tensor) -> Tensor:
         """Return the learner's image features ``(B, embed_dim)``, unit norm."""
         return self.learner.image_features(self, image)
+
+    def classify(self, raw: Tensor) -> Prediction:
+        """Classify images by their features, with a learner that can (``FeatureLearner``).
+
+        Args:
+            raw: ``(B, embed_dim)`` float32, of ``raw_image_features``.
+        """
+        learner: Any = self.learner
+        prediction = learner.classify(self, raw)
+        return self.with_teacher(prediction, lambda: F.normalize(raw, dim=-1))
+
+    @torch.no_grad()
+    def raw_image_features(self, image: Tensor) -> Tensor:
+        """Return the frozen CLIP's image features ``(B, embed_dim)``, float32, not normalised.
+
+        Args:
+            image: ``(B, 3, side, side)``; with a memory bound, encoded in parts.
+        """
+        if not self.memory:
+            return self.encode_image(image)
+        parts = image.split(self.memory.how_many_fit(image_bytes(self.clip), "an image"))
+        return torch.cat([self.encode_image(part) for part in parts])
 
     @torch.no_grad()
     def frozen_text_features(self) -> Tensor:
@@ -276,19 +305,34 @@ class PromptedCLIP(nn.Module):
         read from the teacher's cache.
         """
 
+        keep = self.learner.keep_underscores
+
         def encode() -> Tensor:
             # a smaller share, since the step that asks for them already holds its own features
             size = self.texts_at_once(Changes.of(None), share=0.25)
             with self._autocast(self.text.device):
                 return encode_templates(
-                    self.encoders, self.classnames, self.teacher_templates, unit=False, size=size
+                    self.encoders, self.classnames, self.teacher_templates, False, size, keep
                 )
 
         if "frozen" not in self._fixed_text:
             self._fixed_text["frozen"] = self.teacher_cache.text_features(
-                self.classnames, self.teacher_templates, encode
+                self.classnames, self.teacher_templates, encode, keep_underscores=keep
             )
         return self._fixed_text["frozen"]
+
+    @torch.no_grad()
+    def raw_text_features(self, projection: Tensor | None = None, unit: bool = False) -> Tensor:
+        """Compute raw text features over the teacher templates: see ``Steps``."""
+        encoders = self.encoders
+        if projection is not None:
+            encoders = Encoders(with_text_projection(self.clip, projection), encoders.fast)
+        size = self.texts_at_once(Changes.of(None))
+        keep = self.learner.keep_underscores
+        with self._autocast(self.text.device):
+            return average_templates(
+                encoders, self.classnames, self.teacher_templates, unit, size, keep
+            )
 
     @torch.no_grad()
     def frozen_image_features(self, image: Tensor, views: Sequence[str] | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +84,17 @@ class Steps(Protocol):
     def text_features(self) -> Tensor:
         """Return the learner's ``text_features``; computed once while nothing is trained."""
 
+    def raw_text_features(self, projection: Tensor | None = None, unit: bool = False) -> Tensor:
+        """Compute the frozen CLIP's raw text features, averaged over the teacher's templates.
+
+        Args:
+            projection: ``(d_text, embed_dim)`` in place of the text encoder's own.
+            unit: whether every feature is brought to unit norm before the average.
+
+        Returns:
+            ``(C, embed_dim)`` float32, the average itself not normalised, without gradients.
+        """
+
     def frozen_text_features(self) -> Tensor:
         """Return the frozen CLIP's text features over the teacher's templates.
 
@@ -113,8 +124,53 @@ class PromptLearner(nn.Module):
     class_specific: bool = False
     #: parts of names that tell what is learned among the published code's names of the encoders
     upstream_in_encoders: tuple[str, ...] = ("VPT",)
+    #: of a class-specific learner, the entries of its state dict that have a row for each class;
+    #: where these are all that depends on the classes, it fits any selection of them
+    class_rows: tuple[str, ...] = ()
+    #: whether texts keep the underscores of class names, which are otherwise read as spaces
+    keep_underscores: bool = False
     #: whether pixels are learned, so that gradients go through the whole image encoder
     changes_pixels: bool = False
+    #: names of the tensors of the state dict that have a row for each training image
+    per_image: tuple[str, ...] = ()
+
+    def set_n_images(self, n_images: int) -> None:
+        """Size the tensors that have a row for each training image, as zeros."""
+        for name in self.per_image:
+            tensor = self.get_parameter(name) if name in self._parameters else self.get_buffer(name)
+            tensor.data = tensor.new_zeros(n_images, *tensor.shape[1:])
+
+    def select_classes(
+        self, weights: Mapping[str, Tensor], rows: Sequence[int], n_classes: int
+    ) -> dict[str, Tensor]:
+        """Return a state dict for some of the classes that it is of.
+
+        Args:
+            weights: state dict of a training with ``n_classes`` classes.
+            rows: indices of the classes to keep, in their new order.
+            n_classes: number of classes; other numbers of rows are left as they are.
+        """
+        index = list(rows)
+        return {
+            key: value[index]
+            if key in self.class_rows and value.shape[:1] == (n_classes,)
+            else value
+            for key, value in weights.items()
+        }
+
+    def check_values(self, weights: Mapping[str, Tensor]) -> None:
+        """Check values of a state dict whose names and shapes fit; by default any are good.
+
+        Raises:
+            ValueError: some make no sense; says which.
+        """
+
+    def start(self, clip: Steps) -> None:
+        """Set start values that follow from the frozen CLIP's features of the classes.
+
+        It is called once, before a training and not before a prediction: a tensor that is fixed
+        here is a buffer, which the checkpoint holds.
+        """
 
     def text_changes(self) -> LayerChanges | None:
         """Return what changes in the text encoder; ``None`` encodes the template as it is."""

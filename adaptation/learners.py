@@ -1,4 +1,4 @@
-"""Learners that several methods share: a text context; deep prompts, independent or coupled."""
+"""Learners that several methods share: contexts, class vectors, deep prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from clip.changes import LayerChanges, Prompt, deep_prompts
 from clip.model import CLIP
 from clip.tokens import tokenize
 from dassl.config import CfgNode
+from dassl.utils import load_checkpoint
 
-from .learner import PromptLearner
+from .learner import PromptLearner, Steps
 from .starts import (
     check_depth,
     clip_widths,
@@ -120,6 +121,60 @@ def start_of_context(clip: CLIP, node: CfgNode, name: str, n_classes: int) -> Te
         warn_ignored(f"TRAINER.{name}.N_CTX", node.N_CTX, f"CTX_INIT has {len(words)} words")
     ctx, _ = start_context(clip, node.CTX_INIT, len(words), f"TRAINER.{name}.N_CTX")
     return ctx
+
+
+class BaseFeaturesLearner(PromptLearner):
+    """Base class of learners with a vector for each class, and CLIP's raw text features beside it.
+
+    The features, ``base_text_features`` ``(C, embed_dim)``, are averaged over the teacher's texts,
+    and stored with what is learned, for data sets that have other texts for the same classes. A
+    subclass names its own rows in ``class_rows`` besides.
+
+    Args:
+        n_classes: number of classes, C.
+        embed_dim: width of the features.
+    """
+
+    class_specific = True
+    class_rows: tuple[str, ...] = ("base_text_features",)
+    base_text_features: Tensor
+
+    def __init__(self, n_classes: int, embed_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("base_text_features", torch.zeros(n_classes, embed_dim))
+
+    def start(self, clip: Steps) -> None:
+        self.base_text_features.copy_(clip.raw_text_features())
+
+    def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefixes = ("prompt_learner.", "adapter.")
+        return {
+            key.removeprefix(prefixes[0]).removeprefix(prefixes[1]): value
+            for key, value in weights.items()
+        }
+
+
+def stored_projection(path: str, key: str) -> Tensor:
+    """Read a tuned text projection ``(d_text, embed_dim)``.
+
+    Args:
+        path: checkpoint file whose ``state_dict`` holds a linear map's ``weight``,
+            ``(embed_dim, d_text)``.
+        key: config key that names the file, for errors.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        weights = load_checkpoint(path).get("state_dict")
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{key}: {error}") from error
+    weight = weights.get("weight") if isinstance(weights, Mapping) else None
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():
+        raise ValueError(
+            f"{key}: {path} holds no text projection, a matrix 'weight' in its state_dict"
+        )
+    return weight.float().t()
 
 
 class DeepPromptLearner(PromptLearner):

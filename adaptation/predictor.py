@@ -96,7 +96,8 @@ class Predictor:
             cfg.TRAINER[trainer.node].PREC = precision
         clip, templates = load_clip(cfg).to(chosen), cfg.DATASET.get("TEMPLATES", ())
         model = trainer.build_classifier(cfg, clip, names, templates)
-        model.learner.load_state_dict(checked_weights(checkpoint, model.learner, names, path))
+        weights = checked_weights(checkpoint, model.learner, names, path, any_images=True)
+        model.learner.load_state_dict(weights)
         model.trained_classes = trained_classes(checkpoint, cfg, names, path)
         return cls(model, cfg, names, chosen)
 

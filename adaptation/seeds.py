@@ -41,7 +41,7 @@ def check_trains_together(trainer: type, cfg: CfgNode) -> None:
     Raises:
         ValueError: the trainer has its own training loop or step, or ``OPTIM.CUDA_GRAPH`` is set.
     """
-    names = ("train", "run_epoch", "forward_backward", "train_on", "step")
+    names = ("train", "run_epoch", "forward_backward", "train_on", "predict", "step")
     shared = {name: getattr(PromptTrainer, name) for name in names}
     own = [name for name, method in shared.items() if getattr(trainer, name, method) is not method]
     if own:
@@ -111,9 +111,9 @@ class SeedRun:
             self.going_on.begin_epoch()
             self.trainer.before_epoch()
             self.trainer.set_model_mode("train")
-            self.trainer.num_batches = self.trainer.steps_per_epoch()
+            self.trainer.num_batches = self.trainer.run_length.steps_of(epoch)
             self.log = EpochLog(self.trainer)
-            batches = Batches(self.trainer.train_loader_x)
+            batches = Batches(self.trainer.train_loader_x, most=self.trainer.num_batches)
             done = self.going_on.begin_steps(self.log, batches)
             self.batches = enumerate(batches, done)
 
@@ -199,9 +199,13 @@ class SeveralSeeds:
         with ExitStack() as stack:
             for run in self.runs:
                 stack.enter_context(run.going_on.running())
-            for epoch in range(first, self.runs[0].trainer.max_epoch):
-                # a seed that has already trained this epoch waits for the others
-                runs = [run for run in self.runs if run.trainer.start_epoch <= epoch]
+            for epoch in range(first, max(run.trainer.max_epoch for run in self.runs)):
+                # a seed that has already trained this epoch, or its last one, waits for the others
+                runs = [
+                    run
+                    for run in self.runs
+                    if run.trainer.start_epoch <= epoch < run.trainer.max_epoch
+                ]
                 run_epoch(runs, epoch)
                 end_epoch(runs)
         training_seconds = time.perf_counter() - start

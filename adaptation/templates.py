@@ -149,6 +149,16 @@ def ensemble_templates(name: str) -> tuple[str, ...]:
     return IMAGENET_TEMPLATES_SELECT
 
 
+def classifier_templates(name: str) -> tuple[str, ...]:
+    """Return the templates that TaskRes and CLAP average raw features over.
+
+    On ImageNet these are the seven selected ones and its own, elsewhere the data set's own alone.
+    """
+    if name == "ImageNet":
+        return *IMAGENET_TEMPLATES_SELECT, dataset_template(name)
+    return (dataset_template(name),)
+
+
 def _dataset_class(name: str) -> Any:
     if name:  # prediction has no data set and needs no import
         import datasets  # noqa: F401  registers them

@@ -18,15 +18,20 @@ from dassl.utils import is_quiet
 
 
 def class_prompts(
-    clip: CLIP, classnames: Sequence[str], template: str, n_inserted: int = 0
+    clip: CLIP,
+    classnames: Sequence[str],
+    template: str,
+    n_inserted: int = 0,
+    keep_underscores: bool = False,
 ) -> PackedText:
-    """Tokenise ``template`` filled with every class name, underscores read as spaces.
+    """Tokenise ``template`` filled with every class name.
 
     Args:
         clip: model whose context length and device are used.
         classnames: at least one.
         template: text with one ``{}``.
         n_inserted: number of tokens that a learner will insert.
+        keep_underscores: leave underscores in the names, which are otherwise read as spaces.
 
     Raises:
         ValueError: no class, a class name too long for the context, or a CLIP of another
@@ -35,7 +40,8 @@ def class_prompts(
     if not len(classnames):
         raise ValueError("the list of class names is empty: the data set has no class to classify")
     length = clip.context_length
-    texts = [template.format(name.replace("_", " ")) for name in classnames]
+    names = classnames if keep_underscores else [name.replace("_", " ") for name in classnames]
+    texts = [template.format(name) for name in names]
     try:
         ids = torch.cat([tokenize(text, context_length=length) for text in texts])
         fits = int(ids.argmax(dim=-1).max()) + n_inserted < length
@@ -63,12 +69,13 @@ def class_prompts(
 MAX_SEQUENCES = 4096
 
 
-def encode_templates(
+def average_templates(
     encoders: Encoders,
     classnames: Sequence[str],
     templates: Sequence[str],
     unit: bool,
     size: int = MAX_SEQUENCES,
+    keep_underscores: bool = False,
 ) -> Tensor:
     """Compute text features averaged over templates.
 
@@ -79,15 +86,37 @@ def encode_templates(
         unit: whether to bring every feature to unit norm before the average (CLIP's zero-shot
             ensemble), or to average the raw ones (PromptSRC's teacher).
         size: number of texts to encode at once.
+        keep_underscores: leave underscores in the names, which are otherwise read as spaces.
 
     Returns:
-        ``(C, embed_dim)`` float32, unit norm.
+        ``(C, embed_dim)`` float32, not normalised.
     """
     total: Tensor = torch.zeros(())
     # a progress bar, since a thousand classes and 60 templates take a while
     hidden = len(templates) == 1 or is_quiet()
     for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
-        text = class_prompts(encoders.clip, classnames, template)
+        text = class_prompts(encoders.clip, classnames, template, keep_underscores=keep_underscores)
         features = encode_text_in_chunks(encoders, text, size=size).float()  # (C, embed_dim)
         total = total + (F.normalize(features, dim=-1) if unit else features)
-    return F.normalize(total / len(templates), dim=-1)
+    return total / len(templates)
+
+
+def encode_templates(
+    encoders: Encoders,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    unit: bool,
+    size: int = MAX_SEQUENCES,
+    keep_underscores: bool = False,
+) -> Tensor:
+    """Compute text features averaged over templates, and brought to unit norm.
+
+    Args:
+        encoders, classnames, templates, unit, size, keep_underscores: of
+            :func:`average_templates`.
+
+    Returns:
+        ``(C, embed_dim)`` float32, unit norm.
+    """
+    average = average_templates(encoders, classnames, templates, unit, size, keep_underscores)
+    return F.normalize(average, dim=-1)

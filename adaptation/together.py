@@ -34,6 +34,7 @@ class _AnsweredSteps:
         self.model, self.answers = model, iter(answers)
         self.logits, self.frozen_text_features = model.logits, model.frozen_text_features
         self.project_image, self.seen_classes = model.project_image, model.seen_classes
+        self.raw_text_features = model.raw_text_features
 
     def encode_image(
         self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None

@@ -20,7 +20,7 @@ from dassl.config import CfgNode
 from dassl.engine import TrainerX
 from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
-from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim import build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights
 
 from .checkpoints import (
@@ -131,6 +131,9 @@ class PromptTrainer(TrainerX):
     #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
     splits_batches = True
     model: PromptedCLIP
+    #: optimiser and schedule; None where the learner has no parameter
+    optim: Any
+    sched: Any
     #: name of the method's config node under TRAINER
     node: str
     #: folder of the learner's checkpoints in a run folder
@@ -257,12 +260,16 @@ class PromptTrainer(TrainerX):
             cfg, clip, self.dm.dataset.classnames, self.given_templates
         )
         learner = self.model.learner
+        learner.set_n_images(len(self.dm.dataset.train_x))
+        learner.start(self.model)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
-        self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.optim, self.sched = None, None
+        if any(True for _ in learner.parameters()):
+            self.optim = build_optimizer(learner, cfg.OPTIM)
+            self.sched = self.build_schedule(self.optim)
         self.register_model(self.model_name, learner, self.optim, self.sched)
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
@@ -317,10 +324,13 @@ class PromptTrainer(TrainerX):
         Returns:
             values for the log, without gradients.
         """
-        prediction = self.model.predict(image, views)
-        losses = self.losses(prediction, label)
+        losses = self.losses(self.predict(image, views), label)
         self.step(losses)
         return losses.summary
+
+    def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
+        """Classify a training batch that is on the device; arguments as for ``train_on``."""
+        return self.model.predict(image, views)
 
     def losses(self, prediction: Prediction, label: Tensor) -> Losses:
         """Compute the loss of a batch, the guide if there is one, and values for the log."""
@@ -368,11 +378,6 @@ class PromptTrainer(TrainerX):
         else:
             self.scaler.step(self.optim)
             self.scaler.update()
-
-    def end_step(self) -> None:
-        """Set the learning rate of the next epoch after the last batch of this one."""
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
 
     def before_train(self) -> None:
         self.check_memory(training=True)
@@ -445,17 +450,19 @@ class PromptTrainer(TrainerX):
         super().restore_start(start)
         if self._is_extended:
             epoch, steps = start.position
-            # the last step of an epoch sets the rate of the next one
-            self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
+            if self.cfg.OPTIM.SCHEDULE_PER == "batch":
+                self._extend(epoch * self.steps_per_epoch() + steps)
+            else:  # the last step of an epoch sets the rate of the next one
+                self._extend(epoch + (steps > 0 and steps == self.steps_per_epoch()))
 
-    def _extend(self, epoch: int) -> None:
-        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs from this epoch on."""
+    def _extend(self, updates: int) -> None:
+        """Use the learning rates of a run of ``OPTIM.MAX_EPOCH`` epochs after so many updates."""
         for group in self.optim.param_groups:
             group["lr"] = group["initial_lr"]
-        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.sched = self.build_schedule(self.optim)
         with warnings.catch_warnings():  # PyTorch warns of a schedule stepped before its optimiser
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(epoch):
+            for _ in range(updates):
                 self.sched.step()
         self._scheds[self.model_name] = self.sched
 
@@ -477,15 +484,16 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            self._models[name].load_state_dict(self._checked_weights(checkpoint, name, path))
+            weights = self._checked_weights(checkpoint, name, path, any_images=True)
+            self._models[name].load_state_dict(weights)
             classes = self.model.classnames
             self.model.trained_classes = trained_classes(checkpoint, self.cfg, classes, path)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 
     def _checked_weights(
-        self, checkpoint: dict[str, Any], name: str, path: str
+        self, checkpoint: dict[str, Any], name: str, path: str, any_images: bool = False
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return checked_weights(checkpoint, learner, self.model.classnames, path)
+        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images)

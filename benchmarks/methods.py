@@ -2,7 +2,8 @@
 
 Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
 ``docs/benchmark.md``: base-to-new and MMLoP's ablation on both data sets, few-shot learning of some
-methods on the digits, every method with its shipped ``tiny.yaml``.
+methods on the digits, and of those that fit only the classes of their training; every method with
+its shipped ``tiny.yaml``.
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ from support.command_line import add_traceback, positive, run_command
 
 DATA = ("digits", "shapes")
 SEEDS = (1, 2, 3)
-#: all that have something to train
-METHODS = tuple(dict.fromkeys(m.trainer for m in map(read_method, method_names()) if m.trains))
-FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP")
+TRAINED = [method for method in map(read_method, method_names()) if method.trains]
+#: all that have something to train, and fit other classes
+METHODS = tuple(dict.fromkeys(m.trainer for m in TRAINED if "base2new" in m.protocols))
+#: some of them, and all that fit the classes of their training only
+FEW_SHOT_METHODS = (
+    *("CoOp", "PromptSRC", "MMLoP"),
+    *(m.trainer for m in TRAINED if "base2new" not in m.protocols),
+)
 SHOTS = (1, 2, 4, 8, 16)
 
 

@@ -10,6 +10,7 @@ to rounding; where somebody changed a module, that computation (:mod:`clip.plain
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 from importlib import import_module
@@ -416,3 +417,25 @@ def warn_if_changed(model: CLIP | VisionTransformer, part: str | None) -> bool:
             stacklevel=3,
         )
     return part is not None
+
+
+def with_text_projection(clip: CLIP, projection: Tensor) -> CLIP:
+    """Return a CLIP that shares everything with another but the projection of its texts.
+
+    Args:
+        clip: the other one, which stays as it is.
+        projection: ``(d_text, embed_dim)``; it gets the type and device of the other's.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    own = clip.text_projection
+    if projection.shape != own.shape:
+        raise ValueError(
+            f"a text projection of shape {tuple(projection.shape)} does not fit this backbone, "
+            f"whose own has {tuple(own.shape)}"
+        )
+    other = copy.copy(clip)
+    other._parameters = dict(clip._parameters)
+    other.text_projection = nn.Parameter(projection.to(own), requires_grad=False)
+    return other

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -72,16 +72,23 @@ def _trained(run: RunResult) -> tuple[str | None, str | None]:
     if run.facts.get("parameters") == "0":
         return None, None
     if run.facts.get("eval_only") == "False":
-        return run.facts.get("TEST.FINAL_MODEL"), run.facts.get("OPTIM.MAX_EPOCH")
+        return run.facts.get("TEST.FINAL_MODEL"), _epochs_in(run.facts)
     model = {} if run.record is None else run.record["model"]
     trained = model.get("trained")
     if not isinstance(trained, dict) or not isinstance(trained.get("settings"), dict):
         return None, None
-    epochs, loaded = trained["settings"].get("OPTIM.MAX_EPOCH"), model["load_epoch"]
+    epochs, loaded = _epochs_in(trained["settings"]), model["load_epoch"]
     chosen = SELECTIONS.get(model["chosen_on"], str(model["chosen_on"]))
     return (
         chosen if loaded in (None, epochs) else f"epoch {loaded}",
         None if epochs is None else str(epochs),
+    )
+
+
+def _epochs_in(settings: Mapping[str, Any]) -> Any:
+    """Return the number of epochs in settings; None where they count training steps."""
+    return (
+        None if int(settings.get("OPTIM.MAX_ITERATIONS") or 0) else settings.get("OPTIM.MAX_EPOCH")
     )
 
 

@@ -14,6 +14,7 @@ from .logs import WRITES_RECORD, BadLog, Untested, last_start, newest_log, read_
 from .record import FILE, BadRecord, facts_of, read
 
 EPOCHS, EXTEND = "OPTIM.MAX_EPOCH", "TRAIN.EXTEND"
+ITERATIONS = "OPTIM.MAX_ITERATIONS"
 # Keys that request more output of a run, but no other training.
 OUTPUTS = ("TEST.PER_CLASS_RESULT", "TEST.COMPUTE_CMAT", "TEST.BASE_AND_NEW")
 KEEP = "TEST.KEEP_PREDICTIONS"

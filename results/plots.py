@@ -39,6 +39,7 @@ FILLS = ("full", "left", "bottom", "right", "top")
 LOOKS = (
     *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
     *("KgCoOp", "TCP", "ProGrad"),
+    *("CLIPAdapter", "TaskRes"),
 )
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"

@@ -53,6 +53,7 @@ FIELDS: dict[str, Any] = {
         "epoch": (int, None),
         "chosen_on": (str, None),
         "val_result": _NUMBER,
+        "selection": (dict, None),
         "model_dir": (str, None),
         "load_epoch": (int, None),
         "trained": ({"settings": dict, "train_sha256": (str, None)}, None),
@@ -103,7 +104,7 @@ FIELDS: dict[str, Any] = {
     "arguments": dict,
 }
 #: fields that older records lack
-LATER = ("host", "starts")
+LATER = ("host", "starts", "model.selection")
 
 
 def unit(metric: str) -> str:
@@ -315,9 +316,11 @@ class RunResult:
 
     @property
     def chosen_on_test(self) -> bool:
-        """Whether test images chose the epoch of its weights, as far as is known."""
+        """Whether test images chose its epoch or other values of it, as far as is known."""
         if self.record is not None:
-            return self.record["model"]["chosen_on"] == "test"
+            model = self.record["model"]
+            selection = model.get("selection") or {}
+            return "test" in (model["chosen_on"], selection.get("on"))
         best = self.facts.get("TEST.FINAL_MODEL") == "best_test"
         return best and self.facts.get("eval_only") == "False"
 

@@ -4,6 +4,7 @@ A file ``configs/methods/<folder of scripts>.yaml`` has these keys::
 
     trainer: CoOp                # registry name, and folder of configs/trainers/
     trains: yes                  # no: every protocol only tests
+    protocols: [fewshot, dg]     # names of protocols that it has (default: all)
     tiny: tiny                   # config for the data sets that come with the repository
     configs:                     # of these lines the first that fits is taken
       - {protocol: base2new, dataset: imagenet, shots: [2, 4], config: vit_b16_ep50}
@@ -27,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from protocols import EMBEDDED, PROTOCOLS
+from protocols import EMBEDDED, PROTOCOLS, by_name
 from support.hints import nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,8 @@ class Method:
         configs: which config is taken.
         trains: whether there is anything to train.
         tiny: config for the data sets that come with the repository.
+        protocols: names of the protocols that it has; a classifier that belongs to the classes of
+            its training has none that tests other classes.
         variants: what names of configs stand for.
     """
 
@@ -88,7 +91,28 @@ class Method:
     configs: tuple[Rule, ...]
     trains: bool = True
     tiny: str = "tiny"
+    protocols: tuple[str, ...] = tuple(protocol.name for protocol in PROTOCOLS)
     variants: dict[str, tuple[Rule, ...]] = field(default_factory=dict)
+
+    @property
+    def scripts(self) -> list[str]:
+        """Names of the scripts of its protocols, those that train for them among them."""
+        own = [protocol for protocol in PROTOCOLS if protocol.name in self.protocols]
+        every = [script.name for p in own for script in (p.training, *p.scripts)]
+        return list(dict.fromkeys(every))
+
+    def check_has(self, protocol: str, script: str = "") -> None:
+        """Check that the method has a protocol, or a script of it.
+
+        Raises:
+            ValueError: it has not; the text says what it has.
+        """
+        if protocol not in self.protocols if not script else script not in self.scripts:
+            raise ValueError(
+                f"{self.trainer} has no {script or 'PROTOCOL ' + protocol}: its classifier belongs "
+                "to the classes that it was trained with; there are: "
+                f"{' '.join(self.scripts if script else self.protocols)}"
+            )
 
     def config_file(self, config: str) -> Path:
         """Return the path of a config, relative to the repository."""
@@ -176,7 +200,7 @@ def read_method(name: str) -> Method:
 @functools.lru_cache(64)  # a sweep plans many runs of a method
 def _method(name: str, text: str) -> Method:
     table = yaml.safe_load(text)
-    _check_keys(table, "trainer", "configs", "trains", "tiny", "variants")
+    _check_keys(table, "trainer", "configs", "trains", "tiny", "protocols", "variants")
     kind: type
     for key, kind in (("trainer", str), ("configs", list)):
         if not isinstance(table.get(key), kind):
@@ -184,16 +208,22 @@ def _method(name: str, text: str) -> Method:
     for key, kind, what in (("trains", bool, "yes or no"), ("variants", dict, "a mapping")):
         if key in table and not isinstance(table[key], kind):
             raise ValueError(f"{key} must be {what}, not {table[key]!r}")
+    if not isinstance(table.get("protocols", []), list):
+        raise ValueError(f"protocols must be a list of names, not {table['protocols']!r}")
+    for protocol in table.get("protocols", []):
+        one_of(str(protocol), by_name(), "protocol")
     one_of(table["trainer"], (p.name for p in (ROOT / TRAINERS).iterdir()), "trainer")
     method = Method(
         **table
         | {"name": name, "configs": tuple(map(_rule, table["configs"]))}
+        | {"protocols": tuple(table.get("protocols", by_name()))}
         | {"variants": {n: tuple(map(_rule, v)) for n, v in table.get("variants", {}).items()}}
     )
     variants = [rule for rules in method.variants.values() for rule in rules]
     for config in (method.tiny, *(rule.config for rule in (*method.configs, *variants))):
         method.check_config(config)
-    for protocol in PROTOCOLS:
+    for protocol in map(by_name().get, method.protocols):
+        assert protocol is not None
         asked = {"protocol": protocol.configs, "dataset": "", "shots": ""}
         if not any(rule.fits(**asked) for rule in method.configs):
             raise ValueError(

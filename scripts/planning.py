@@ -11,7 +11,7 @@ from pathlib import Path
 import protocols
 from dassl.config import get_cfg_default, is_runtime_key
 from protocols import Folder, Protocol, Script
-from results.finished import EPOCHS, Settings
+from results.finished import EPOCHS, ITERATIONS, Settings
 from support.hints import nearest
 
 from .methods import DATASETS, ROOT, Method, find_method, stems
@@ -72,7 +72,7 @@ class Plan:
         pairs: KEY VALUE pairs of the caller.
         runs: in order.
         trained_on: data set of the training.
-        epoch: whose weights are tested.
+        epoch: whose weights are tested; None for the best or the last ones.
         data, output: folders.
         source: what SOURCE says, if it is set and counts.
         python: the interpreter.
@@ -85,7 +85,7 @@ class Plan:
     pairs: tuple[str, ...]
     runs: tuple[Run, ...]
     trained_on: str
-    epoch: int
+    epoch: int | None
     data: str
     output: str
     source: str
@@ -107,7 +107,9 @@ class Plan:
         command += ["--output-dir", run.folder if together else run.folder_of(*seeds)]
         command += [] if run.trains else ["--eval-only"]
         if run.weights:
-            command += ["--model-dir", run.weights.folder, "--load-epoch", str(self.epoch)]
+            command += ["--model-dir", run.weights.folder]
+            if self.epoch is not None:
+                command += ["--load-epoch", str(self.epoch)]
         return [*command, *run.pairs, *self.pairs]
 
 
@@ -235,15 +237,18 @@ def check_datasets(protocol: Protocol, script: Script, tested: Sequence[str], so
             )
 
 
-def max_epoch(settings: Settings) -> int:
-    """Return the number of epochs that files and pairs come to.
+def max_epoch(settings: Settings) -> int | None:
+    """Return the number of epochs that files and pairs come to; None where they set iterations.
 
     Raises:
         ValueError: it is no whole number from 1 on.
     """
     cfg, values = get_cfg_default(), settings.values()
-    if EPOCHS in values:
-        cfg.merge_from_list([EPOCHS, values[EPOCHS]])
+    for key in (EPOCHS, ITERATIONS):
+        if key in values:
+            cfg.merge_from_list([key, values[key]])
+    if cfg.OPTIM.MAX_ITERATIONS:
+        return None
     if cfg.OPTIM.MAX_EPOCH < 1:
         raise ValueError(f"{EPOCHS} is {cfg.OPTIM.MAX_EPOCH}: use a whole number from 1 on")
     return cfg.OPTIM.MAX_EPOCH
@@ -262,6 +267,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         ValueError: for a method, protocol, word or variable that cannot be.
     """
     method, (protocol, script) = find_method(method_name), protocols.find_script(script_name)
+    method.check_has(protocol.name, script.name)
     # A script that takes the shots as an argument ignores those of the environment.
     default_shots = "all" if "SHOTS" in script.arguments else env.get("SHOTS") or "16"
     args = read_arguments(script, words, default_shots, script.usage(method.name))
@@ -289,6 +295,11 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
     if args.epochs and int(args.epochs) != max_epoch(_settings(files)):
         pairs = (EPOCHS, args.epochs, *pairs)
     epoch = max_epoch(_settings(files, pairs))
+    if epoch is None and args.epochs:
+        raise ValueError(
+            f"MAX_EPOCH is given, and {config} counts training steps: give OPTIM.MAX_ITERATIONS "
+            "<number> instead"
+        )
     if script.trains and not script.published and not method.trains:
         notes.append(f"{method.trainer} has nothing to train; it is tested")
 

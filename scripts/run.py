@@ -255,11 +255,12 @@ def find_weights(plan: Plan, run: Run) -> Path | None:
                 f"{trained_by.name}.sh with the same settings{source_hint(plan)}"
             )
         compare(plan, folder, last, plan.trained_on, run.weights.pairs)
-    name = f"model.pth.tar-{plan.epoch}"
+    name = f"model.pth.tar-{plan.epoch or '*'}"
     found = glob.glob(f"{glob.escape(folder)}/**/{name}", recursive=True)
     if not found and not trained_by:
         raise ValueError(f"no {name} below {folder}: WEIGHTS must name the folder above it")
-    return Path(found[0]) if found else None
+    # which of several is tested may depend on all of them: the newest tells whether one is new
+    return max(map(Path, found), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def source_hint(plan: Plan) -> str:

@@ -64,7 +64,33 @@ def prograd(backbone: str, epochs: int, share: float = 1.0):
     return row(backbone, 32, epochs, 0.002, 5, **own)
 
 
+def taskres(backbone: str):
+    """Its scripts give the rate, the epochs, and the scale of Flowers."""
+
+    def of(rate: float, scale: float, epochs: int):
+        common, own = row(backbone, 256, epochs, rate, RESIDUAL_SCALE=scale)
+        adam = {"OPTIM.NAME": "adam", "DATALOADER.TEST.BATCH_SIZE": 500}
+        return {**common, **adam}, {**own, "ENHANCED_BASE": "", "KEEP_UNDERSCORES": True}
+
+    settings = {"": (0.002, 0.5), "_lr2e-4": (0.0002, 0.5), "_scale1": (0.002, 1.0)}
+    return {
+        f"{name}{length}": of(*values, epochs)
+        for name, values in settings.items()
+        for length, epochs in (("", 200), ("_ep100", 100))
+    }
+
+
 UPSTREAM = {
+    "TaskRes": {
+        f"{name}{setting}": values
+        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for setting, values in taskres(backbone).items()
+    },
+    # the readme says to take CoOp's
+    "CLIPAdapter": {
+        f"{name}_ep50": row(backbone, 32, 50, 0.002, 5, PREC="fp32", RATIO=0.2, REDUCTION=4)
+        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+    },
     "KgCoOp": {
         "vit_b16_ep100_ctxv1": kgcoop("ViT-B/16"),
         "rn50_ep100": kgcoop("RN50"),

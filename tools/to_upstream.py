@@ -10,6 +10,10 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
   it: with a warm-up it is a pickled object, so PyTorch from 2.6 on reads the file with
   ``weights_only=False`` alone. KgCoOp's file is alike, but without its unused tensors, which
   upstream gives to the optimiser as well: so optimiser and schedule are None.
+* CLIP-Adapter and TaskRes save their adapter or residuals alone: ``fc.0.weight`` and
+  ``fc.2.weight``; ``text_feature_residuals`` and ``base_text_features``, with optimiser and
+  schedule. ZS-LP and CLAP save ``prototypes``, ``base_text_features`` and the logit scale, which
+  their optimiser has as well: so optimiser and schedule are None.
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
@@ -55,6 +59,8 @@ class Layout(NamedTuple):
     embedded_texts: bool = False
     #: the whole frozen CLIP once more
     second_clip: bool = False
+    #: CLIP's logit scale beside a learner that is saved alone
+    scale: bool = False
 
 
 LAYOUTS = {
@@ -63,6 +69,10 @@ LAYOUTS = {
     "KgCoOp": Layout(whole=False, progress=False),
     "TCP": Layout(whole=False),
     "ProGrad": Layout(whole=False),
+    "CLIPAdapter": Layout(whole=False),
+    "TaskRes": Layout(whole=False),
+    "ZSLP": Layout(whole=False, progress=False, scale=True),
+    "CLAP": Layout(whole=False, progress=False, scale=True),
     "VPT": Layout(whole=True, float32=True),
     "IVLP": Layout(whole=True),
     "MaPLe": Layout(whole=True),
@@ -151,7 +161,8 @@ def state_dict(
     learned = learner.to_upstream(learner.state_dict())
     buffers = {} if layout.embedded_texts else class_names(clip, learner, names, dtype)
     if not layout.whole:
-        return {**learned, **buffers}
+        scale = {"logit_scale": frozen["logit_scale"]} if layout.scale else {}
+        return {**learned, **buffers, **scale}
     state = {f"prompt_learner.{key}": value for key, value in buffers.items()}
     if layout.teacher:
         state |= _renamed(half, "visual.", "prompt_learner.ZS_image_encoder.")
@@ -218,7 +229,8 @@ def convert(args: argparse.Namespace) -> None:
     check_backbone(cfg)
     clip, names = load_clip(cfg), checkpoint["meta"]["classnames"]
     learner = trainer.build_learner(cfg, clip, names)
-    learner.load_state_dict(checked_weights(checkpoint, learner, names, path))
+    weights = checked_weights(checkpoint, learner, names, path, any_images=True)
+    learner.load_state_dict(weights)
 
     layout, precision = LAYOUTS[method], cfg.TRAINER[trainer.node].PREC
     state: dict[str, Any] = {

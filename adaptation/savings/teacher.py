@@ -196,16 +196,26 @@ class TeacherCache:
         self._banks: dict[tuple[str, int], _Bank] = {}
 
     def text_features(
-        self, classnames: Sequence[str], templates: Sequence[str], compute: Callable[[], Tensor]
+        self,
+        classnames: Sequence[str],
+        templates: Sequence[str],
+        compute: Callable[[], Tensor],
+        keep_underscores: bool = False,
     ) -> Tensor:
         """Look up the result of ``compute`` for these names and templates, or compute it.
+
+        Args:
+            classnames, templates: what the features are of.
+            compute: computes them.
+            keep_underscores: whether the texts have the underscores of the names.
 
         Returns:
             ``(C, embed_dim)``.
         """
         if not self._keeps():
             return compute()
-        key = {**self._key(), "classnames": list(classnames), "templates": list(templates)}
+        names = {"classnames": list(classnames), "keep_underscores": keep_underscores}
+        key = {**self._key(), **names, "templates": list(templates)}
         found = self.files.load("text", key)
         if found is not None:
             return found["features"].to(self.model.logit_scale.device)

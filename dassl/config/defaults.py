@@ -82,6 +82,8 @@ _C.DATALOADER.CACHE = "exact"
 _C.DATALOADER.CACHE_MB = 10000
 # Where training images are augmented; "cuda" needs CACHE "fast", and no worker processes are used.
 _C.DATALOADER.TRANSFORM_DEVICE = "cpu"
+# False: the last batch of labelled images is trained on although it may have fewer images.
+_C.DATALOADER.DROP_LAST = True
 _C.DATALOADER.TRAIN_X = CN()
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
 _C.DATALOADER.TRAIN_X.BATCH_SIZE = 32
@@ -133,7 +135,16 @@ _C.OPTIM.LR_SCHEDULER = "single_step"
 # Epochs; a last value <= 0 means MAX_EPOCH for single_step.
 _C.OPTIM.STEPSIZE = (-1,)
 _C.OPTIM.GAMMA = 0.1
+# How often the learning rate changes: epoch, or batch. Lengths of the schedule (STEPSIZE,
+# WARMUP_EPOCH) are in epochs in any case.
+_C.OPTIM.SCHEDULE_PER = "epoch"
+# Where cosine ends.
+_C.OPTIM.MIN_LR = 0.0
 _C.OPTIM.MAX_EPOCH = 10
+# Training steps of the run, whose last epoch is cut short; 0: MAX_EPOCH epochs.
+_C.OPTIM.MAX_ITERATIONS = 0
+# True: MAX_ITERATIONS is for each shot (times DATASET.NUM_SHOTS).
+_C.OPTIM.ITERATIONS_PER_SHOT = False
 # Epochs of warm-up; <= 0 means none.
 _C.OPTIM.WARMUP_EPOCH = -1
 # linear or constant

@@ -8,6 +8,8 @@ from typing import Any
 from tabulate import tabulate
 from torch.utils.data import DataLoader
 
+from dassl.config import optional
+
 from .dataset_wrapper import DatasetWrapper
 from .datasets import build_dataset
 from .loaders import build_data_loader, check_loaders, unlabelled_settings
@@ -61,7 +63,7 @@ class DataManager:
             print("* Using custom transform for testing")
             tfm_test = custom_tfm_test
 
-        def train_loader(settings: Any, data: Sequence[Any]) -> DataLoader:
+        def train_loader(settings: Any, data: Sequence[Any], drop_last: bool) -> DataLoader:
             return build_data_loader(
                 cfg,
                 sampler_type=settings.SAMPLER,
@@ -72,6 +74,7 @@ class DataManager:
                 tfm=tfm_train,
                 is_train=True,
                 dataset_wrapper=dataset_wrapper,
+                drop_last=drop_last,
             )
 
         def test_loader(data: Sequence[Any]) -> DataLoader:
@@ -86,9 +89,10 @@ class DataManager:
             )
 
         settings = cfg.DATALOADER
-        self.train_loader_x = train_loader(settings.TRAIN_X, dataset.train_x)
-        unlabelled = unlabelled_settings(settings)
-        self.train_loader_u = train_loader(unlabelled, dataset.train_u) if dataset.train_u else None
+        drop_last = optional(cfg, "DATALOADER.DROP_LAST")
+        self.train_loader_x = train_loader(settings.TRAIN_X, dataset.train_x, drop_last)
+        unlabelled, train_u = unlabelled_settings(settings), dataset.train_u
+        self.train_loader_u = train_loader(unlabelled, train_u, True) if train_u else None
         self.val_loader = test_loader(dataset.val) if dataset.val else None
         self.test_loader = None if dataset.test is None else test_loader(dataset.test)
         self.tfm_test = tfm_test

@@ -82,6 +82,7 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
+    drop_last: bool = True,
 ) -> DataLoader:
     """Build a loader.
 
@@ -89,14 +90,14 @@ def build_data_loader(
         cfg: configuration.
         sampler_type: name of a sampler.
         data_source: list of Datum.
-        batch_size: images per batch. In training the last batch is dropped when it is incomplete
-            and not the only one.
+        batch_size: images per batch.
         n_domain: domains per batch (RandomDomainSampler).
         n_ins: images per class (RandomClassSampler).
         tfm: transform, or a list of them.
         is_train: training loader.
         dataset_wrapper: class used instead of :class:`DatasetWrapper`; it reads its images itself,
             so they are not cached.
+        drop_last: in training, drop the last batch when it is incomplete and not the only one.
 
     Raises:
         ValueError: if there are no images, or DATALOADER.CACHE is none of CACHE_CHOICES.
@@ -126,7 +127,7 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=0 if on_gpu else cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(data_source) >= batch_size,
+        drop_last=is_train and drop_last and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available()
         and cfg.USE_CUDA
         and cfg.DEVICE != "cpu"

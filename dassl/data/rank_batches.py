@@ -13,7 +13,7 @@ from dassl.utils import ranks
 
 from .loaders import InterruptibleLoader
 
-__all__ = ["SlicedLoader", "dealt_batches", "sliced"]
+__all__ = ["SlicedLoader", "dealt_batches", "sliced", "with_batches"]
 
 
 class SlicedLoader:
@@ -31,7 +31,7 @@ class SlicedLoader:
     def __init__(self, loader: DataLoader) -> None:
         assert loader.batch_sampler is not None  # see sliced
         self.pieces = _Pieces(loader.batch_sampler)
-        self.loader = _with_batches(loader, self.pieces)
+        self.loader = with_batches(loader, self.pieces)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
@@ -97,7 +97,7 @@ def dealt_batches(loader: Iterable[Any]) -> Iterable[Any]:
     if not ranks.several():
         return loader
     if _is_ours(loader):
-        return _with_batches(loader, _Dealt(loader.batch_sampler))  # type: ignore[attr-defined]
+        return with_batches(loader, _Dealt(loader.batch_sampler))  # type: ignore[attr-defined]
     return islice(loader, ranks.rank(), None, ranks.world_size())
 
 
@@ -105,7 +105,7 @@ def _is_ours(loader: Any) -> bool:
     return isinstance(loader, InterruptibleLoader) and loader.batch_sampler is not None
 
 
-def _with_batches(loader: Any, batches: Sampler[list[int]]) -> DataLoader:
+def with_batches(loader: Any, batches: Sampler[list[int]]) -> DataLoader:
     """Return a loader like another one, of other batches of indices."""
     return type(loader)(
         loader.dataset,

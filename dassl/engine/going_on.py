@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import os
 import os.path as osp
 import time
@@ -231,10 +232,12 @@ class Batches:
     Args:
         loader: loader of the batches.
         endless: start the loader again when it ends.
+        most: number of batches after which they end; None for all.
     """
 
-    def __init__(self, loader: Any, endless: bool = False) -> None:
+    def __init__(self, loader: Any, endless: bool = False, most: int | None = None) -> None:
         self.loader, self.endless = loader, endless
+        self._left = itertools.repeat(None) if most is None else itertools.repeat(None, most)
         #: random states that the loader was started with
         self.starts: list[dict[str, Any]] = []
         self._earlier: list[dict[str, Any]] = []
@@ -248,9 +251,11 @@ class Batches:
             self._start()
         assert self._batches is not None
         try:
+            next(self._left)
             return next(self._batches)
         except StopIteration:
             if not self.endless:
+                self.end()  # with its workers, if there are batches left
                 raise
         self._start()
         return next(self._batches)

@@ -53,6 +53,8 @@ class RunNotes:
     #: epoch and validation result of the checkpoint that was loaded
     loaded_epoch: int | None = None
     val_result: float | None = None
+    #: what was chosen beside the epoch, and on which split ("on"); plain values
+    selection: dict[str, Any] | None = None
 
     def begin(self, epoch: int, step: int, origin: str | None, device: str) -> None:
         """Note that training starts.
@@ -108,6 +110,7 @@ class RunNotes:
         """Note the epoch and the validation result of a checkpoint that was loaded."""
         self.loaded_epoch = checkpoint["epoch"]
         self.val_result = checkpoint.get("val_result")
+        self.selection = (checkpoint.get("trainer_state") or {}).get("selection")
 
 
 def run_facts(trainer: Any) -> dict[str, Any]:
@@ -200,6 +203,7 @@ def _model(trainer: Any, tested: bool) -> dict[str, Any]:
         "epoch": epoch,
         "chosen_on": chosen_on,
         "val_result": notes.val_result if chosen_on else None,
+        "selection": notes.selection,
     }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import os.path as osp
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -30,6 +32,8 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
+from .going_on import Start
+from .length import RunLength, check_length, iterations
 from .run_notes import device_of
 from .trackers import tracker_names
 
@@ -111,18 +115,27 @@ class SimpleTrainer(TrainerBase):
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS, "TEST.FINAL_MODEL")
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         tracker_names(optional(cfg, "TRAIN.TRACKERS"))  # says what is wrong with them
+        check_length(cfg)
         self.check_cfg(cfg)
         self.device = device_of_run(cfg)
         on_gpu = self.device.type == "cuda"
         print(f"Device: {torch.cuda.get_device_name(self.device) if on_gpu else 'CPU'}")
         self.start_epoch = self.epoch = 0
         self.has_ended = False
+        self.stage = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
         with ranks.main_first():  # which writes lists of images, for the others to read
             self.build_data_loader()
         self.train_loader_x = sliced(self.train_loader_x)
+        if iterations(cfg):
+            if not self.run_epoch.__module__.startswith("dassl."):
+                raise ValueError(
+                    f"OPTIM.MAX_ITERATIONS: {type(self).__name__} has its own run_epoch, which "
+                    "ends no epoch early: use OPTIM.MAX_EPOCH"
+                )
+            self.max_epoch = self.run_length.epochs
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = -float("inf")
@@ -203,7 +216,7 @@ class SimpleTrainer(TrainerBase):
         self.model.to(self.device)
         print(f"# params: {count_num_param(self.model):,}")
         self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.sched = self.build_schedule(self.optim)
         self.register_model("model", self.model, self.optim, self.sched)
         devices = torch.cuda.device_count()
         if self.device == torch.device("cuda") and devices > 1 and not ranks.several():
@@ -211,8 +224,74 @@ class SimpleTrainer(TrainerBase):
             self.model = nn.DataParallel(self.model)
 
     def steps_per_epoch(self) -> int:
-        """Return the number of training steps of an epoch."""
+        """Return the number of training steps of an epoch that is not cut short."""
         return len(self.train_loader_x)
+
+    @property
+    def run_length(self) -> RunLength:
+        """Training steps of the run: ``OPTIM.MAX_ITERATIONS``, or ``max_epoch`` epochs."""
+        per_epoch, steps = self.steps_per_epoch(), iterations(self.cfg)
+        if steps:
+            return RunLength(self.stages(steps), per_epoch)
+        return RunLength([n * per_epoch for n in self.stages(self.max_epoch)], per_epoch)
+
+    def stages(self, length: int) -> Sequence[int]:
+        """Return the lengths of the stages of a run; this class has one stage.
+
+        Args:
+            length: steps or epochs of the run.
+        """
+        return [length]
+
+    def begin_stage(self, stage: int) -> None:
+        """Prepare the second or a later stage of the training; this class has one stage.
+
+        It is called in front of the first epoch of the stage, and when a run goes on in it, before
+        what was saved is loaded.
+
+        Args:
+            stage: index of the stage.
+        """
+
+    def _enter_stage(self, stage: int) -> None:
+        while self.stage < stage:
+            self.stage += 1
+            self.begin_stage(self.stage)
+
+    def before_epoch(self) -> None:
+        self._enter_stage(self.run_length.stage(self.epoch))
+
+    def restore_start(self, start: Start) -> None:
+        epoch, steps = start.position
+        self._enter_stage(self.run_length.stage(epoch if steps else max(epoch - 1, 0)))
+        super().restore_start(start)
+
+    def build_schedule(self, optim: Optimizer, stage: int = 0) -> LRScheduler:
+        """Build the learning-rate schedule of a stage, which :meth:`end_step` steps.
+
+        Args:
+            optim: optimiser whose rates are set.
+            stage: index of the stage.
+        """
+        length = self.run_length
+        if self._schedule_per_batch:
+            updates, per_epoch = length.stages[stage], length.per_epoch
+        else:
+            updates, per_epoch = length.epochs_of(stage), 1
+        return build_lr_scheduler(optim, self.cfg.OPTIM, updates, per_epoch)
+
+    @property
+    def _schedule_per_batch(self) -> bool:
+        return optional(self.cfg, "OPTIM.SCHEDULE_PER") == "batch"
+
+    def end_step(self) -> None:
+        """Set the learning rate of the next step, where it is another one.
+
+        ``forward_backward`` calls it at its end. The rate changes after every step, or after the
+        last one of an epoch (``OPTIM.SCHEDULE_PER``).
+        """
+        if self._schedule_per_batch or self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
 
     def test_step(self) -> int:
         """Return the step at which a test is logged, on the axis of the training's scalars.
@@ -221,8 +300,8 @@ class SimpleTrainer(TrainerBase):
         a finished run that only tests again replaces the latter alone.
         """
         if self.has_ended:
-            return self.max_epoch * self.steps_per_epoch()
-        return (self.epoch + 1) * self.steps_per_epoch() - 1
+            return self.run_length.steps
+        return self.run_length.first_step(self.epoch + 1) - 1
 
     def train(self) -> None:  # type: ignore[override]  # Dassl's: the config says which epochs
         """Train from ``start_epoch`` to ``max_epoch``."""
@@ -255,7 +334,7 @@ class SimpleTrainer(TrainerBase):
         device = device_of(self)["name"]
         self.run_notes.begin(epoch, steps, None if start is None else start.path, device)
         self.init_writer(
-            osp.join(self.output_dir, "tensorboard"), epoch * self.steps_per_epoch() + steps
+            osp.join(self.output_dir, "tensorboard"), self.run_length.first_step(epoch) + steps
         )
         self.has_ended = False
         self.time_start = time.time()
@@ -292,17 +371,21 @@ class SimpleTrainer(TrainerBase):
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = freq > 0 and (self.epoch + 1) % freq == 0
         if not self.cfg.TEST.NO_TEST and self.chosen_on is not None:
-            curr_result = self.test(split=self.chosen_on)
-            if curr_result > self.best_result:
-                self.best_result = curr_result
-                self.save_model(
-                    self.epoch,
-                    self.output_dir,
-                    val_result=curr_result,
-                    model_name="model-best.pth.tar",
-                )
+            self.keep_best()
         if due or last_epoch:
             self.save_model(self.epoch, self.output_dir)
+
+    def keep_best(self) -> None:
+        """Evaluate, and save the model if it is better than those of all earlier epochs."""
+        curr_result = self.test(split=self.chosen_on)
+        if curr_result > self.best_result:
+            self.best_result = curr_result
+            self.save_model(
+                self.epoch,
+                self.output_dir,
+                val_result=curr_result,
+                model_name="model-best.pth.tar",
+            )
 
     def trainer_state(self) -> dict[str, Any]:
         return {**super().trainer_state(), "best_result": float(self.best_result)}

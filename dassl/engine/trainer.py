@@ -62,7 +62,7 @@ class EpochLog:
         t = self.trainer
         summary = ranks.mean_over_images(summary)
         self.losses.update(summary)
-        n_iter = t.epoch * t.num_batches + t.batch_idx
+        n_iter = t.run_length.first_step(t.epoch) + t.batch_idx
         for name, meter in self.losses.meters.items():
             self.pending.append((f"train/{name}", meter.average(), n_iter))
         self.pending.append(("train/lr", t.get_current_lr(), n_iter))
@@ -93,7 +93,8 @@ class EpochLog:
 
     def _line(self) -> str:
         t = self.trainer
-        left = t.num_batches - t.batch_idx - 1 + (t.max_epoch - t.epoch - 1) * t.num_batches
+        length = t.run_length
+        left = length.steps - length.first_step(t.epoch) - t.batch_idx - 1
         eta = datetime.timedelta(seconds=int(self.batch_time.avg * left))
         return " ".join(
             [
@@ -111,14 +112,14 @@ class EpochLog:
 class TrainerX(SimpleTrainer):
     """Trainer for labelled images.
 
-    ``forward_backward(batch)`` of a subclass does one step and calls ``self.update_lr()`` when
-    ``self.batch_idx + 1 == self.num_batches``.
+    ``forward_backward(batch)`` of a subclass does one step and calls ``self.end_step()``, or, as in
+    Dassl, ``self.update_lr()`` when ``self.batch_idx + 1 == self.num_batches``.
     """
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
-        self.num_batches = self.steps_per_epoch()
-        batches = Batches(self.train_loader_x)
+        self.num_batches = self.run_length.steps_of(self.epoch)
+        batches = Batches(self.train_loader_x, most=self.num_batches)
         with EpochLog(self) as log:
             done = self.going_on.begin_steps(log, batches)
             for batch_idx, batch in enumerate(batches, done):
@@ -155,7 +156,7 @@ class TrainerXU(SimpleTrainer):
 
     def run_epoch(self) -> None:
         self.set_model_mode("train")
-        self.num_batches = self.steps_per_epoch()
+        self.num_batches = self.run_length.steps_of(self.epoch)
         batches_x = Batches(self.train_loader_x, endless=True)
         batches_u = Batches(self.train_loader_u, endless=True)
         with EpochLog(self) as log:

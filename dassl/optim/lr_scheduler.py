@@ -1,4 +1,4 @@
-"""Learning-rate schedules, stepped once per epoch, with an optional warm-up."""
+"""Learning-rate schedules, stepped once per epoch or batch, with an optional warm-up."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
-def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
+def build_lr_scheduler(
+    optimizer: Optimizer, optim_cfg: Any, updates: int | None = None, per_epoch: int = 1
+) -> LRScheduler:
     """Build the schedule that ``optim_cfg`` describes.
 
     Args:
@@ -121,37 +123,52 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: Any) -> LRScheduler:
         optim_cfg: node ``OPTIM`` of the configuration; lengths are in epochs. With
             ``WARMUP_RECOUNT`` the inner schedule starts at its own epoch 0 after the warm-up,
             otherwise it counts on from ``WARMUP_EPOCH``.
+        updates: how often the schedule is stepped; None for ``MAX_EPOCH``.
+        per_epoch: how often it is stepped in an epoch.
 
     Raises:
-        ValueError: for an unknown schedule or warm-up type, or step sizes that do not fit.
+        ValueError: for an unknown schedule or warm-up type, or step sizes that do not fit; or
+            the length is not in epochs, and ``updates`` is not given.
     """
     name = optim_cfg.LR_SCHEDULER
     check_availability(name, AVAI_SCHEDS, "OPTIM.LR_SCHEDULER")
+    if updates is None:
+        _check_epochs(optim_cfg)
+        updates = optim_cfg.MAX_EPOCH
     stepsize = optim_cfg.STEPSIZE
     if name == "single_step":
         size = stepsize[-1] if isinstance(stepsize, (list, tuple)) else stepsize
-        size = optim_cfg.MAX_EPOCH if size <= 0 else size
+        size = updates if size <= 0 else size * per_epoch
         scheduler: LRScheduler = StepLR(optimizer, step_size=size, gamma=optim_cfg.GAMMA)
     elif name == "multi_step":
         if not isinstance(stepsize, (list, tuple)):
             raise ValueError(
                 f"OPTIM.STEPSIZE must be a list of epochs for multi_step, not {stepsize!r}"
             )
-        scheduler = MultiStepLR(optimizer, milestones=list(stepsize), gamma=optim_cfg.GAMMA)
+        milestones = [size * per_epoch for size in stepsize]
+        scheduler = MultiStepLR(optimizer, milestones=milestones, gamma=optim_cfg.GAMMA)
     else:
         # a float, as in the checkpoints of Dassl
-        epochs: Any = float(optim_cfg.MAX_EPOCH)
-        scheduler = CosineAnnealingLR(optimizer, T_max=epochs)
+        length: Any = float(updates)
+        floor = getattr(optim_cfg, "MIN_LR", 0.0)
+        scheduler = CosineAnnealingLR(optimizer, T_max=length, eta_min=floor)
 
-    if optim_cfg.WARMUP_EPOCH <= 0:
+    warmup = optim_cfg.WARMUP_EPOCH * per_epoch
+    if warmup <= 0:
         return scheduler
     check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS, "OPTIM.WARMUP_TYPE")
     if not optim_cfg.WARMUP_RECOUNT:
-        scheduler.last_epoch = optim_cfg.WARMUP_EPOCH
+        scheduler.last_epoch = warmup
     if optim_cfg.WARMUP_TYPE == "constant":
-        return ConstantWarmupScheduler(
-            optimizer, scheduler, optim_cfg.WARMUP_EPOCH, optim_cfg.WARMUP_CONS_LR
-        )
-    return LinearWarmupScheduler(
-        optimizer, scheduler, optim_cfg.WARMUP_EPOCH, optim_cfg.WARMUP_MIN_LR
-    )
+        return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
+    return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
+
+
+def _check_epochs(optim_cfg: Any) -> None:
+    """Check that the config sets a length in epochs; trees made elsewhere know no other."""
+    for key, epochs in (("MAX_ITERATIONS", 0), ("SCHEDULE_PER", "epoch")):
+        if (value := getattr(optim_cfg, key, epochs)) != epochs:
+            raise ValueError(
+                f"OPTIM.{key} is {value}, and this trainer counts epochs: set it to {epochs}, or "
+                "have the trainer build its schedule with build_schedule and call end_step"
+            )

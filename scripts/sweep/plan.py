@@ -88,17 +88,20 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
     if "SHOTS" in train.arguments:
         shots = numbers(env.get("SHOTS") or "1 2 4 8 16", "SHOTS", "all")
 
-    methods = [find_method(name).name for name in words(args.methods)]
+    found = [find_method(name) for name in words(args.methods)]
+    for method in found:
+        method.check_has(protocol.name)
+    methods = [method.name for method in found]
     sources = [source] if protocol.transfers else datasets
     chains = []
-    for method, trained_on, number, seed in itertools.product(methods, sources, shots, seeds):
+    for name, trained_on, number, seed in itertools.product(methods, sources, shots, seeds):
         rest = (*filter(None, [number]), seed, *args.opts)
         tests = [
-            (method, test.name, dataset, *rest)
+            (name, test.name, dataset, *rest)
             for test in protocol.tests
             for dataset in (datasets if protocol.transfers else [trained_on])
         ]
-        chains.append(Chain((method, train.name, trained_on, *rest), tests))
+        chains.append(Chain((name, train.name, trained_on, *rest), tests))
     return chains
 
 

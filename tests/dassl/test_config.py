@@ -68,8 +68,19 @@ TRAINER:
 BEYOND_UPSTREAM = {
     "": {"DEVICE": ""},
     "INPUT": {"EXIF": False},
-    "DATALOADER": {"CACHE": "exact", "CACHE_MB": 10000, "TRANSFORM_DEVICE": "cpu"},
-    "OPTIM": {"ADAM_EPS": 1e-8},
+    "DATALOADER": {
+        "CACHE": "exact",
+        "CACHE_MB": 10000,
+        "TRANSFORM_DEVICE": "cpu",
+        "DROP_LAST": True,
+    },
+    "OPTIM": {
+        "ADAM_EPS": 1e-8,
+        "SCHEDULE_PER": "epoch",
+        "MIN_LR": 0.0,
+        "MAX_ITERATIONS": 0,
+        "ITERATIONS_PER_SHOT": False,
+    },
     "TRAIN": {"SAVE_MINUTES": 5.0, "TRACKERS": "tensorboard"},
     "TEST": {"KEEP_PREDICTIONS": "auto", "BASE_AND_NEW": False},
 }

@@ -54,6 +54,11 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
     ``data_set`` is the registry name that the recorded classes stand in for.
     """
 
+    def saved(recorded: Recorded, name: str) -> str:
+        path = tmp_path / f"{name.replace('/', '-')}.pth.tar"
+        torch.save({"state_dict": {name.split("/")[-1]: recorded[name]}}, path)
+        return str(path)
+
     def build(
         trainer: str, recorded: Recorded, *pairs: object, data_set: str = "RecordedClasses"
     ) -> PromptTrainer:
@@ -66,6 +71,9 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
         template = DATASET_REGISTRY.get(data_set).template
         stand_in = type(data_set, (RecordedClasses,), {"template": template})
         monkeypatch.setitem(DATASET_REGISTRY._obj_map, data_set, stand_in)
+        # settings that name files, which the recorded file holds
+        files = {word: saved(recorded, word) for word in recorded.arrays if "/weight" in word}
+        pairs = tuple(files.get(word, word) if isinstance(word, str) else word for word in pairs)
         side = recorded["images"].shape[-1]
         cfg = make_cfg(
             trainer,

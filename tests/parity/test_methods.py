@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import trainers  # noqa: F401  registers the methods
+from adaptation.features import FeaturePool, FeatureTrainer
 from adaptation.learner import PromptLearner
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
@@ -33,6 +34,15 @@ def steps() -> list[str]:
     return names
 
 
+#: modules of the published models that are saved by themselves
+SAVED_ALONE = ("prompt_learner.", "adapter.")
+
+
+def alone(name: str) -> str:
+    """Return a tensor's name in the module that is saved by itself."""
+    return next((name[len(m) :] for m in SAVED_ALONE if name.startswith(m)), name)
+
+
 def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> dict[str, Tensor]:
     """State dict of the published trainer: learned tensors, class names, and mostly all of CLIP."""
     width = 64
@@ -44,7 +54,7 @@ def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> di
         names = {"prompt_embeddings": torch.zeros(n_classes, 77, width)}
     state = names | params
     if not LAYOUTS[method].whole:
-        return {key.removeprefix("prompt_learner."): value for key, value in state.items()}
+        return {alone(key): value for key, value in state.items()}
     clip = recorded_clip()
     for key, value in clip.items():
         if LAYOUTS[method].second_clip:
@@ -77,7 +87,9 @@ RENAMED = {
     "LOSS_T": "T",
     "LOSS_LAMBDA": "LAMBDA",
 }
-OPTIM = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING"}
+#: methods whose recorded start values are random numbers
+RANDOM_START = ("CLIPAdapter",)
+OPTIM = {"NESTEROV": "SGD_NESTEROV", "DAMPENING": "SGD_DAMPNING", "EPS": "ADAM_EPS"}
 
 
 def settings(recorded: Recorded) -> list[object]:
@@ -87,20 +99,30 @@ def settings(recorded: Recorded) -> list[object]:
     trainer.extend_cfg(cfg)
     recorded_settings = {RENAMED.get(key, key): value for key, value in recorded.config.items()}
     pairs = {
-        f"TRAINER.{trainer.node}.{key}": value
+        f"TRAINER.{trainer.node}.{key}": "" if value == "none" else value
         for key, value in recorded_settings.items()
         if key in cfg.TRAINER[trainer.node]
     }
-    if "FEATURES" in cfg.TRAINER[trainer.node]:  # the file does not tell the classes of the training
+    if "FEATURES" in cfg.TRAINER[trainer.node]:  # the file does not tell what it was trained on
         pairs[f"TRAINER.{trainer.node}.FEATURES"] = "both"
-    optimiser = recorded.config.get("OPTIM", {})
+    optimiser = dict(recorded.config.get("OPTIM", {}))
+    betas = optimiser.pop("BETAS", ())
+    optimiser |= {f"ADAM_BETA{number}": beta for number, beta in enumerate(betas, 1)}
     pairs |= {f"OPTIM.{OPTIM.get(key, key)}": value for key, value in optimiser.items()}
     return [word for pair in pairs.items() for word in pair]
 
 
 def data_set(recorded: Recorded) -> str:
     """Registry name of the data set whose texts a recorded method read."""
-    return recorded.config.get("DATASET", "RecordedClasses")
+    keys = ("DATASET", "dataset_name_used_for_template")
+    return next((recorded.config[k] for k in keys if k in recorded.config), "RecordedClasses")
+
+
+def give_pool(trainer, recorded: Recorded) -> None:
+    """Let a trainer that learns from features take the recorded ones of its training images."""
+    if isinstance(trainer, FeatureTrainer) and "train_features_raw" in recorded.arrays:
+        trainer.pool = FeaturePool(recorded["train_features_raw"], recorded["train_labels"])
+        trainer.take_pool(trainer.pool)
 
 
 @pytest.mark.filterwarnings("ignore:TRAINER.(COOP|KGCOOP)")
@@ -111,11 +133,17 @@ def test_step(build, name, tmp_path):
     trainer = build(method, recorded, *settings(recorded), data_set=data_set(recorded))
     model, learner = trainer.model, trainer.model.learner
     for key, value in recorded.named("init").items():
+        if method in RANDOM_START:
+            continue
         start = dict(learner.named_parameters()).get(key.removeprefix("prompt_learner."))
         start = learner.text[0] if start is None else start
         assert relative_error(start, value) < 1e-7, key
 
     params = recorded.named("param")
+    fixed = [key for key, _ in learner.named_buffers()]
+    for key in fixed:  # which a checkpoint holds as well
+        assert relative_error(learner.get_buffer(key), recorded[key]) < FEATURES, key
+        params |= {key: recorded[key]}
     state = upstream_state(method, params, len(recorded.classnames))
     trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
 
@@ -133,12 +161,13 @@ def test_step(build, name, tmp_path):
         assert relative_error(trainer.model_inference(images), recorded["logits"]) < LOGITS
 
     trainer.batch_idx, trainer.num_batches = 0, 2
-    summary = trainer.forward_backward({"img": images, "label": labels})
+    give_pool(trainer, recorded)
+    seen = recorded["image_features_raw"] if isinstance(trainer, FeatureTrainer) else images
+    summary = trainer.forward_backward({"img": seen, "label": labels})
     assert relative_error(summary["loss"], recorded["loss"]) < LOSS
     plain_names = not LAYOUTS[method].whole
     grads = {
-        key.removeprefix("prompt_learner.") if plain_names else key: value
-        for key, value in recorded.named("grad").items()
+        alone(key) if plain_names else key: value for key, value in recorded.named("grad").items()
     }
     grads = learner.from_upstream(grads)
     learned = dict(learner.named_parameters())

@@ -27,7 +27,8 @@ def test_parts_of_a_step(build, name, tmp_path):
     trainer = loaded(build, recorded, "param", tmp_path)
     model, images = trainer.model, recorded["images"]
     learner, config = model.learner, recorded.config
-    for key, maps in (("rep_tokens_text", learner.to_text), ("rep_tokens_visual", learner.to_image)):
+    made = {"rep_tokens_text": learner.to_text, "rep_tokens_visual": learner.to_image}
+    for key, maps in made.items():
         assert relative_error(torch.stack(maps(learner.tokens)), recorded[key]) < FEATURES, key
     rows = model.encode_image(images, learner.image_changes(), 1 + config["N_REP_TOKENS"])
     assert relative_error(rows[:, 1:], recorded["rep_rows"]) < FEATURES

@@ -45,6 +45,14 @@ METHODS = {
         {"ctx", *(f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))},
     ),
     "ProGrad": ("prompt_learner", ["TRAINER.PROGRAD.N_CTX", 5], 5, {"ctx"}),
+    "CLIPAdapter": (
+        *("clip_adapter", ["TRAINER.CLIPADAPTER.RATIO", 0.5], 0),
+        {"fc.0.weight", "fc.2.weight"},
+    ),
+    "TaskRes": (
+        *("prompt_learner", ["TRAINER.TASKRES.RESIDUAL_SCALE", 0.7], 0),
+        {"base_text_features", "text_feature_residuals"},
+    ),
     "VPT": ("prompt_learner", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 3], 0, image_deep(3)),
     "IVLP": (
         *("VLPromptLearner", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2], 2),
@@ -124,7 +132,7 @@ def test_keys_and_way_back(trained, tmp_path, method):
     checkpoint = load_checkpoint(str(out / folder / "model.pth.tar-1"))
     wanted = {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
     assert set(checkpoint) == wanted and checkpoint["epoch"] == 1
-    state, whole = checkpoint["state_dict"], folder != "prompt_learner" or method == "VPT"
+    state, whole = checkpoint["state_dict"], to_upstream.LAYOUTS[method].whole
     start = "prompt_learner." if whole else ""
     buffers = {f"{start}token_prefix", f"{start}token_suffix"} if n_ctx else set()
     kept = frozen(method) if whole else {}
