@@ -6,6 +6,8 @@ file of its own, since there is no published code.
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
@@ -163,6 +165,9 @@ def test_step(build, name, tmp_path):
     trainer.batch_idx, trainer.num_batches = 0, 2
     give_pool(trainer, recorded)
     seen = recorded["image_features_raw"] if isinstance(trainer, FeatureTrainer) else images
+    if "images2" in recorded.arrays:
+        seen = [images, recorded["images2"]]
+    random.seed(recorded.config.get("python_seed_before_step", 0))
     summary = trainer.forward_backward({"img": seen, "label": labels})
     assert relative_error(summary["loss"], recorded["loss"]) < LOSS
     plain_names = not LAYOUTS[method].whole

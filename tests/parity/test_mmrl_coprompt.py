@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -80,6 +82,40 @@ def test_evaluation_of_seen_and_other_classes(build, name, tmp_path):
         assert relative_error(trainer.model_inference(images), recorded["logits_new"]) < LOGITS
 
 
+@pytest.mark.parametrize("name", [name for name in steps() if name.startswith("coprompt")])
+def test_parts_of_a_coprompt_step(build, name, tmp_path):
+    recorded = Recorded(name)
+    trainer = loaded(build, recorded, "param", tmp_path)
+    model, learner = trainer.model, trainer.model.learner
+    for tower in ("image", "text"):
+        adapter, raw = learner.get_submodule(f"adapter_{tower}"), recorded[f"{tower}_features_raw"]
+        hidden = adapter.fc[:2](raw)
+        assert relative_error(hidden, recorded[f"adapter_{tower}_hidden"]) < FEATURES, tower
+        assert relative_error(adapter.fc(raw), recorded[f"adapter_{tower}"]) < FEATURES, tower
+        assert adapter.share == recorded.config[f"{tower}_adapter_m"]
+    raw = model.encode_text(learner.text_changes())
+    assert relative_error(raw, recorded["text_features_raw"]) < FEATURES
+    shallow, *deep = [prompt.tokens for prompt in learner.image_changes().prompts()]
+    assert relative_error(shallow, recorded["visual_shallow_prompt"]) < FEATURES
+    assert relative_error(torch.stack(deep), recorded["visual_deep_prompts"]) < FEATURES
+    assert sum(p.numel() for p in learner.parameters()) == recorded.config["learnable_parameters"]
+    bank = model.frozen_sentence_features(trainer.sentences())
+    assert relative_error(bank, recorded["sentence_features"]) < FEATURES
+
+    random.seed(recorded.config["python_seed_before_step"])
+    pair = [recorded["images"], recorded["images2"]]
+    image, label = trainer.parse_batch_train({"img": pair, "label": recorded["labels"]})
+    assert int(trainer.drawn) == int(recorded["sentence_index"])
+    prediction = model.predict(image)
+    frozen = prediction.frozen()
+    assert relative_error(frozen.image_features, recorded["teacher_image"]) < FEATURES
+    assert relative_error(bank[trainer.drawn[0]], recorded["teacher_text"]) < FEATURES
+    _, terms = trainer.loss(prediction, label)
+    names = {"ce": "loss_ce", "text": "loss_distill_text", "image": "loss_distill_image"}
+    for term, key in names.items():
+        assert relative_error(terms[term], recorded[key]) < LOSS, term
+
+
 RUNS = [name for name in recorded_names("mmrl", "coprompt") if name.endswith("_training")]
 
 
@@ -90,6 +126,7 @@ def test_training_run(build, name, tmp_path):
     trainer = loaded(build, recorded, "init_param", tmp_path)
     learner, step = trainer.model.learner, 0
     trainer.num_batches = recorded.config["batches_per_epoch"]
+    random.seed(recorded.config.get("python_seed_before_run", 0))
 
     def assert_learned(tensors: dict[str, torch.Tensor], epoch: int | None = None) -> None:
         found = learner.to_upstream(dict(learner.named_parameters()))
@@ -101,8 +138,10 @@ def test_training_run(build, name, tmp_path):
         for index in range(trainer.num_batches):
             trainer.batch_idx = index
             assert trainer.get_current_lr() == pytest.approx(float(recorded["lr"][step]), rel=1e-9)
-            batch = {"img": recorded["images"][index], "label": recorded["labels"][index]}
-            summary = trainer.forward_backward(batch)
+            images = recorded["images"][index]
+            if "images2" in recorded.arrays:
+                images = [images, recorded["images2"][index]]
+            summary = trainer.forward_backward({"img": images, "label": recorded["labels"][index]})
             expected = float(recorded["loss"][step])
             assert float(summary["loss"]) == pytest.approx(expected, rel=TRAINING), step
             step += 1
