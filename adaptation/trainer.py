@@ -188,8 +188,8 @@ class PromptTrainer(TrainerX):
         n_views = cfg.DATALOADER.K_TRANSFORMS
         if n_views > self.most_views:
             raise ValueError(
-                f"DATALOADER.K_TRANSFORMS is {n_views}: {cfg.TRAINER.NAME} uses {self.most_views} of "
-                "a training image's views at most (most_views of its class)"
+                f"DATALOADER.K_TRANSFORMS is {n_views}: {cfg.TRAINER.NAME} uses at most "
+                f"{self.most_views} of a training image's views (most_views of its class)"
             )
         if cfg.MODEL.OPENAI_DRAWS and not self.draws_as_published:
             raise ValueError(
