@@ -40,6 +40,7 @@ LOOKS = (
     *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
     *("KgCoOp", "TCP", "ProGrad"),
     *("CLIPAdapter", "TaskRes"),
+    *("MMRL", "MMRLPlusPlus", "CoPrompt"),
 )
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
