@@ -143,17 +143,20 @@ class FeatureTrainer(PromptTrainer):
     that a run that goes on has the views that it had. Validation and test images are encoded once.
 
     A method overrides ``passes``, and where it needs more than steps on the pool, ``start_from``,
-    ``take_pool``, ``epoch_loader`` and ``finish``.
+    ``take_pool``, ``steps_per_epoch``, ``epoch_loader`` and ``finish``.
     """
+
+    #: whether a run that goes on needs the pool; else it only gives start values
+    keeps_pool = True
 
     #: whether an epoch as good as the best one before it takes its place (TEST.FINAL_MODEL)
     later_on_ties = False
-    #: features of the training images; computed before the first epoch
-    pool: FeaturePool | None = None
+    #: features of the training images, from the first epoch on
+    pool: FeaturePool
 
     def __init__(self, cfg: Any) -> None:
         self.views_seed = -1
-        self._goes_on = False
+        self._goes_on = self._is_ready = False
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
         #: epoch and learner of the best epoch so far, where TEST.FINAL_MODEL chooses one
         self._best: dict[str, Any] | None = None
@@ -177,10 +180,10 @@ class FeatureTrainer(PromptTrainer):
         n_views = self.passes() * len(self.dm.dataset.train_x)
         return -(-n_views // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
 
-    def epoch_loader(self, pool: FeaturePool) -> PoolLoader:
+    def epoch_loader(self) -> PoolLoader:
         """Return the ``steps_per_epoch`` batches of the present epoch, in random order."""
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-        return PoolLoader(*pool.flat(), size, self.steps_per_epoch())
+        return PoolLoader(*self.pool.flat(), size, self.steps_per_epoch())
 
     def finish(self) -> bool:
         """Set what is left to set once the learner has its final values, before it is tested.
@@ -243,20 +246,32 @@ class FeatureTrainer(PromptTrainer):
 
     # --- training -------------------------------------------------------------------------------
 
+    def build_model(self) -> None:
+        super().build_model()
+        self.scaler = None  # losses of float32 features have gradients of any size
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Move features and labels to the device; a batch of images is encoded."""
+        image, label = super().parse_batch_train(batch)
+        return (self.model.raw_image_features(image) if image.dim() == 4 else image), label
+
     def predict(self, image: Tensor, views: Sequence[str] | None = None) -> Prediction:
         """Classify features ``(B, embed_dim)``, which are in the place of images."""
         return self.model.classify(image)
 
     def before_epoch(self) -> None:
         super().before_epoch()
-        if self.pool is None:
-            self._encode_pool()
-        assert self.pool is not None
-        self.train_loader_x = self.epoch_loader(self.pool)
+        if not self._is_ready:
+            self._is_ready = True
+            if self.views_seed < 0:
+                drawn = int(torch.randint(2**62, ()))  # by all, whose generators stay alike
+                self.views_seed = ranks.from_main(lambda: drawn)
+            if self.keeps_pool or not self._goes_on:
+                self._encode_pool()
+        if self.has_steps:
+            self.train_loader_x = self.epoch_loader()
 
     def _encode_pool(self) -> None:
-        if self.views_seed < 0:
-            self.views_seed = ranks.from_main(lambda: int(torch.randint(2**62, ())))
         passes = [self.encode_pass(number) for number in range(self.passes())]
         self.pool = FeaturePool(torch.stack([raw for raw, _ in passes]), passes[0][1])
         if not self._goes_on:
@@ -264,10 +279,8 @@ class FeatureTrainer(PromptTrainer):
         self.take_pool(self.pool)
 
     def run_epoch(self) -> None:
-        if self.optim is None:  # the pool was all there was to learn from
-            self.num_batches = self.steps_per_epoch()
-            return
-        super().run_epoch()
+        if self.has_steps:
+            super().run_epoch()
 
     def keep_best(self) -> None:
         """Keep the learner if it is the best so far; its file is written after the last epoch."""

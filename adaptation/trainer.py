@@ -131,7 +131,9 @@ class PromptTrainer(TrainerX):
     #: False where the loss is no mean over images; tests/adaptation/test_ranks.py compares
     splits_batches = True
     model: PromptedCLIP
-    #: optimiser and schedule; None where the learner has no parameter
+    #: whether there are parameters to train in steps
+    has_steps = True
+    #: optimiser and schedule; None without steps
     optim: Any
     sched: Any
     #: name of the method's config node under TRAINER
@@ -276,14 +278,18 @@ class PromptTrainer(TrainerX):
         print(f"Trainable parameters: {count_num_param(learner):,}")
 
         self.optim, self.sched = None, None
-        if any(True for _ in learner.parameters()):
-            self.optim = build_optimizer(learner, cfg.OPTIM)
+        if self.has_steps:
+            self.optim = build_optimizer(learner, cfg.OPTIM, self.param_groups(learner))
             self.sched = self.build_schedule(self.optim)
         self.register_model(self.model_name, learner, self.optim, self.sched)
         # float16 gradients of automatic mixed precision need their loss scaled up
         scaled = self.node_cfg.PREC == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
-        self.graph = self._step_graph() if cfg.OPTIM.CUDA_GRAPH else None
+        self.graph = self._step_graph() if cfg.OPTIM.CUDA_GRAPH and self.has_steps else None
+
+    def param_groups(self, learner: Any) -> list[dict[str, Any]] | None:
+        """Return the optimiser's groups, if the learner's parameters differ in its settings."""
+        return None
 
     def _step_graph(self) -> StepGraph:
         on_gpu = self.device.type == "cuda"

@@ -21,7 +21,7 @@ from dassl.utils import check_availability
 from . import splits
 from .annotations import ClassNames, Line, as_clip_reads, read_lines
 from .items import GUIDE, check_images, make_item
-from .shots import sample_shots
+from .shots import VAL_SHOTS, sample_shots
 from .whereabouts import explain_missing
 
 SUBSAMPLE_CHOICES = ("all", "base", "new")
@@ -34,6 +34,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     #: one of SUBSAMPLE_CHOICES: all classes, base (the first half, the larger when odd) or new (the
     #: rest)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+    #: validation images of a few-shot run, one of VAL_SHOTS: at most 4 per class (few), as many as
+    #: there are training images (same), or the whole validation split (all)
+    cfg.DATASET.VAL_SHOTS = "few"
+    #: draw with replacement from classes with fewer images than shots, which else keep all of them
+    cfg.DATASET.REFILL = False
 
 
 class FewShotDataset(DatasetBase):
@@ -69,6 +74,8 @@ class FewShotDataset(DatasetBase):
     def __init__(self, cfg):
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
         check_availability(subsample, SUBSAMPLE_CHOICES, "DATASET.SUBSAMPLE_CLASSES")
+        self.val_shots, self.refill = cfg.DATASET.VAL_SHOTS, cfg.DATASET.REFILL
+        check_availability(self.val_shots, VAL_SHOTS, "DATASET.VAL_SHOTS")
         self.locate(cfg.DATASET.ROOT)
         train, val, test = self.read_data()
         self.check_lists(train, test, val)

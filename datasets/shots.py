@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: most validation images per class
 MAX_VAL_SHOTS = 4
+#: how many validation images there are: MAX_VAL_SHOTS, those of the training, or all
+VAL_SHOTS = ("few", "same", "all")
 
 Drawn = tuple[list[Datum], list[Datum] | None]
 
@@ -33,6 +35,9 @@ def sample_shots(
     ``split_fewshot/shot_<shots>-seed_<seed>.json``. The generator is left in the same state whether
     the images were drawn or read. Classes with fewer images keep all of them, which a note says.
 
+    ``dataset.val_shots`` "same" draws as many validation images as training images, and "all" keeps
+    the whole list; with ``dataset.refill`` short classes have images several times.
+
     Args:
         dataset: names the folders, and draws from one list.
         train, val: lists of all classes; val None if the test list serves as validation.
@@ -40,7 +45,8 @@ def sample_shots(
         seed: run seed, part of the file's name only.
     """
     counts = _count_labels(train)
-    _note_short(counts, shots)
+    if not dataset.refill:
+        _note_short(counts, shots)
     key = {
         "dataset": dataset.name,
         "shots": shots,
@@ -48,20 +54,24 @@ def sample_shots(
         "num_classes": len(counts),
         "split_sha256": dataset.split_fingerprint(train, val),
     }
-    path = os.path.join(dataset.split_fewshot_dir, f"shot_{shots}-seed_{seed}.json")
+    same = dataset.val_shots == "same"
+    other = f"{'-same_val' * same}{'-refilled' * dataset.refill}"  # another draw, in its own file
+    path = os.path.join(dataset.split_fewshot_dir, f"shot_{shots}-seed_{seed}{other}.json")
     file = ShotsFile(path, key=key, dataset_dir=dataset.dataset_dir, train=train, val=val)
-    val_shots = min(shots, MAX_VAL_SHOTS)
+    val_shots = shots if same else min(shots, MAX_VAL_SHOTS)
+    whole_val, refill = val, dataset.refill
     drawn = file.load()
     if drawn is not None:
-        _skip_draws(counts, shots)
+        train, val = drawn
+        _skip_draws(counts, shots, refill)
+        if whole_val is not None:
+            _skip_draws(_count_labels(whole_val), val_shots, refill)
+    else:
+        train = dataset.generate_fewshot_dataset(train, num_shots=shots, repeat=refill)
         if val is not None:
-            _skip_draws(_count_labels(val), val_shots)
-        return drawn
-    train = dataset.generate_fewshot_dataset(train, num_shots=shots)
-    if val is not None:
-        val = dataset.generate_fewshot_dataset(val, num_shots=val_shots)
-    file.save(train, val)
-    return train, val
+            val = dataset.generate_fewshot_dataset(val, num_shots=val_shots, repeat=refill)
+        file.save(train, val)
+    return train, whole_val if dataset.val_shots == "all" else val
 
 
 class ShotsFile:
@@ -185,8 +195,10 @@ def _note_short(counts: Mapping[int, int], shots: int) -> None:
         )
 
 
-def _skip_draws(counts: Mapping[int, int], shots: int) -> None:
+def _skip_draws(counts: Mapping[int, int], shots: int, refill: bool) -> None:
     """Advance Python's generator as drawing ``shots`` per class would."""
     for count in counts.values():
         if count >= shots:
             random.sample(range(count), shots)
+        elif refill:
+            random.choices(range(count), k=shots)

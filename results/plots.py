@@ -39,7 +39,7 @@ FILLS = ("full", "left", "bottom", "right", "top")
 LOOKS = (
     *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
     *("KgCoOp", "TCP", "ProGrad"),
-    *("CLIPAdapter", "TaskRes"),
+    *("CLIPAdapter", "TaskRes", "ZSLP", "CLAP"),
     *("MMRL", "MMRLPlusPlus", "CoPrompt"),
 )
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}

@@ -80,7 +80,17 @@ def taskres(backbone: str):
     }
 
 
+def prototypes(backbone: str, **own: object):
+    common, own = row(backbone, 256, 300, 0.1, PASSES=20, KEEP_UNDERSCORES=True, **own)
+    return {**common, "OPTIM.WEIGHT_DECAY": 0.0}, own
+
+
 UPSTREAM = {
+    "ZSLP": {"rn50": prototypes("RN50"), "vit_b16": prototypes("ViT-B/16")},
+    "CLAP": {
+        "rn50": prototypes("RN50", CONSTRAINT="l2"),
+        "vit_b16": prototypes("ViT-B/16", CONSTRAINT="l2"),
+    },
     "TaskRes": {
         f"{name}{setting}": values
         for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))

@@ -106,9 +106,9 @@ class ZSLP(FeatureTrainer):
         n_images = len(self.dm.dataset.train_x)
         return max(1, n_images // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
 
-    def epoch_loader(self, pool: FeaturePool) -> PoolLoader:
+    def epoch_loader(self) -> PoolLoader:
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-        return PoolLoader(*pool.flat(), size, self.steps_per_epoch(), in_random_order)
+        return PoolLoader(*self.pool.flat(), size, self.steps_per_epoch(), in_random_order)
 
 
 def distances(kind: str, prototypes: Tensor, base: Tensor) -> Tensor:

@@ -46,9 +46,14 @@ class ResidualLearner(BaseFeaturesLearner):
         self.text_feature_residuals = nn.Parameter(self.base_text_features.clone())
 
     def start(self, clip: Steps) -> None:
-        path = self.enhanced_base
-        projection = stored_projection(path, "TRAINER.TASKRES.ENHANCED_BASE") if path else None
-        self.base_text_features.copy_(clip.raw_text_features(projection))
+        if not self.enhanced_base:
+            return super().start(clip)
+        key = "TRAINER.TASKRES.ENHANCED_BASE"
+        projection = stored_projection(self.enhanced_base, key)
+        try:
+            self.base_text_features.copy_(clip.raw_text_features(projection))
+        except ValueError as error:
+            raise ValueError(f"{key}: {self.enhanced_base} holds {error}") from error
 
     def text_features(self, clip: Steps) -> Tensor:
         features = self.base_text_features + self.scale * self.text_feature_residuals

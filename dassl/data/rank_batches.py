@@ -106,7 +106,9 @@ def _is_ours(loader: Any) -> bool:
 
 
 def with_batches(loader: Any, batches: Sampler[list[int]]) -> DataLoader:
-    """Return a loader like another one, of other batches of indices."""
+    """Return a loader like another one, of other batches of indices: whole ones of a sliced one."""
+    if isinstance(loader, SlicedLoader):
+        loader = loader.loader
     return type(loader)(
         loader.dataset,
         batch_sampler=batches,

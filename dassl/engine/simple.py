@@ -40,6 +40,11 @@ from .trackers import tracker_names
 __all__ = ["SimpleNet", "SimpleTrainer"]
 
 FINAL_MODELS = ["last_step", "best_val", "best_test"]
+#: what to do without validation images
+NO_VALIDATION = (
+    "use TEST.FINAL_MODEL last_step and TEST.SPLIT test, or give the data set validation images of "
+    "its own. TEST.FINAL_MODEL best_test has the test images choose the epoch, and says so"
+)
 
 
 class SimpleNet(nn.Module):
@@ -169,11 +174,12 @@ class SimpleTrainer(TrainerBase):
         choice = self.cfg.TEST.FINAL_MODEL
         return choice.removeprefix("best_") if choice.startswith("best_") else None
 
-    def check_validation(self, setting: str) -> None:
+    def check_validation(self, setting: str, instead: str = NO_VALIDATION) -> None:
         """Check that there are validation images, and that none of them is a test image.
 
         Args:
             setting: what needs them, named in the error.
+            instead: what to do where there are none; by default for the engine's own settings.
 
         Raises:
             SettingError: there are none, or some are test images.
@@ -185,11 +191,7 @@ class SimpleTrainer(TrainerBase):
             problem = f"those of data set {name} are its test images"
         else:
             return
-        raise SettingError(
-            f"{setting} needs validation images, and {problem}: use TEST.FINAL_MODEL last_step and "
-            "TEST.SPLIT test, or give the data set validation images of its own. TEST.FINAL_MODEL "
-            "best_test has the test images choose the epoch, and says so"
-        )
+        raise SettingError(f"{setting} needs validation images, and {problem}: {instead}")
 
     def check_cfg(self, cfg: Any) -> None:
         """Check that the configuration fits the trainer; this class accepts any."""

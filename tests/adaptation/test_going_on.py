@@ -12,7 +12,7 @@ from dassl.engine import build_trainer
 from dassl.engine.going_on import BEFORE, NEWEST, Position, common_position
 from dassl.utils import set_random_seed
 from tests.going_on import differences, end_in_step, is_told_to_end, last_checkpoint
-from tests.trainers.test_contract import METHODS
+from tests.trainers.test_contract import METHODS, TOGETHER
 
 # 10 images in batches of 4: two steps of an epoch, the last two images are dropped
 PAIRS = ("DATASET.NUM_SHOTS", 2, "OPTIM.MAX_EPOCH", 3, "TEST.NO_TEST", True)
@@ -220,7 +220,7 @@ def assert_same_seeds(straight: SeveralSeeds, resumed: SeveralSeeds) -> None:
         assert_same_end(one.trainer, other.trainer)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TOGETHER)
 def test_seeds_go_on_together(build, method):
     straight = together(build, method, "straight", "OPTIM.MAX_EPOCH", 2)
     straight.train()

@@ -22,7 +22,7 @@ from adaptation.seeds import SeveralSeeds, check_trains_together
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import ImageError, set_random_seed
 from tests.parity_files import relative_error
-from tests.trainers.test_contract import METHODS, PRECISIONS
+from tests.trainers.test_contract import PRECISIONS, TOGETHER
 from trainers.coop import ContextLearner, CoOp
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def assert_as_alone(build, together: list, method: str, *pairs: object) -> None:
     assert any(not torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TOGETHER)
 def test_seeds_together_are_as_alone(build, method):
     together = SeveralSeeds(builds(build, method))
     one, other = (run.trainer.model for run in together.runs)

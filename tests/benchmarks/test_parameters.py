@@ -14,7 +14,8 @@ EXPECTED = {
     ("TCP", "vit_b16_ep50"): 331_904,
     ("ProGrad", "vit_b16"): 8_192,
     ("CLIPAdapter", "vit_b16_ep50"): 131_072,
-    ("TaskRes", "vit_b16"): 10 * 512,  # of 10 classes
+    # of 10 classes
+    **{(method, "vit_b16"): 10 * 512 for method in ("TaskRes", "ZSLP", "CLAP")},
     ("CoCoOp", "vit_b16_c4_ep10_batch1_ctxv1"): 35_360,
     ("CoCoOp", "vit_b16_c16_ep10_batch1"): 41_504,
     ("VPT", "vit_b16_c8_ep5_batch4"): 73_728,

@@ -221,7 +221,8 @@ def test_training_run_on_a_pool(build, name, task):
     recorded = Recorded(name)
     size = recorded.config["batch_size"]
     pairs = ["DATALOADER.TRAIN_X.BATCH_SIZE", size]
-    recorded.config["dataset_name_used_for_template"] = "OxfordPets"
+    key = "dataset_name_used_for_template"  # which the runs read, and the steps have
+    recorded.config[key] = Recorded(name.removesuffix("_training")).config[key]
     trainer = built(build, recorded, task, *pairs)
     learner = trainer.model.learner
     base = recorded["base_text_features"]
@@ -233,6 +234,7 @@ def test_training_run_on_a_pool(build, name, task):
     assert torch.equal(pool.flat()[1], recorded["pool_labels"])
     trainer.dm.dataset._train_x = [None] * len(pool.labels)
     assert trainer.steps_per_epoch() == recorded.config["batches_per_epoch"]
+    trainer.pool = pool
     trainer.take_pool(pool)
     if "multipliers" in recorded.arrays:
         assert relative_error(trainer.multipliers, recorded["multipliers"]) < LOGITS
@@ -240,7 +242,7 @@ def test_training_run_on_a_pool(build, name, task):
     trainer.num_batches, step = trainer.steps_per_epoch(), 0
     for epoch in range(recorded.config["epochs"]):
         trainer.set_model_mode("train")
-        for index, batch in enumerate(trainer.epoch_loader(pool)):
+        for index, batch in enumerate(trainer.epoch_loader()):
             trainer.batch_idx = index
             chosen = recorded["order"][epoch, index * size : (index + 1) * size]
             assert torch.equal(batch["img"], features[chosen])

@@ -24,13 +24,18 @@ from tools.to_upstream import LAYOUTS
 plain_text_features = PromptLearner.text_features
 
 
+#: methods whose published code saves no checkpoints of runs, or of which there is none: their steps
+#: are in test_feature_pools.py and test_mmlop.py
+NO_CHECKPOINTS = ("MMLoP", "TipAdapter", "TipAdapterF", "LPPlusPlus")
+
+
 def steps() -> list[str]:
     """Names of the recorded files that hold one step of one of our methods."""
     names = []
     for path in sorted(PARITY_DIR.glob("*.npz")):
         recorded = Recorded(path.stem)
         method = recorded.config.get("trainer")
-        known = method in TRAINER_REGISTRY.registered_names() and method != "MMLoP"
+        known = method in TRAINER_REGISTRY.registered_names() and method not in NO_CHECKPOINTS
         if known and "loss" in recorded.arrays:
             names.append(path.stem)
     return names

@@ -95,7 +95,7 @@ def test_data_sets_by_default():
 @pytest.mark.parametrize(
     ("words", "env", "message"),
     [
-        (["cop"], {}, "no method 'cop'; there are: cocoop coop "),
+        (["cop"], {}, "no method 'cop'; there are: .*cocoop coop "),
         (["MMLoPs"], {}, "no method 'MMLoPs'; .*; did you mean mmlop\\?"),
         (["coop", "digit"], {}, "no data set 'digit'; there are: .*; did you mean digits\\?"),
         (["coop", "digits"], {"DATA": "/nowhere"}, "DATA is /nowhere, which is no folder"),

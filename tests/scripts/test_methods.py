@@ -10,6 +10,9 @@ import pytest
 import trainers  # noqa: F401  registers them
 from dassl.engine import TRAINER_REGISTRY
 from scripts import methods
+from scripts.all import parse
+from scripts.planning import plan
+from scripts.sweep.plan import plan as plan_sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +67,11 @@ LINE = "configs: [{config: vit_b16}]"
             "trainer: CoOp\nconfigs: [{config: vit_b16, protocol: [base2new, xd]}]",
             "configs has no line for protocol fewshot that fits all data sets and shots",
         ),
+        (f"trainer: CoOp\n{LINE}\nprotocols: dg", "protocols must be a list of names, not 'dg'"),
+        (
+            f"trainer: CoOp\n{LINE}\nprotocols: [dgs]",
+            "no protocol 'dgs'; there are: .*; did you mean dg?",
+        ),
         (
             f"trainer: CoOp\n{LINE}\nvariants: {{few: [{{config: vit}}]}}",
             "no file configs/trainers/CoOp/vit.yaml",
@@ -77,3 +85,17 @@ def test_a_file_is_checked_when_it_is_read(text, message, tmp_path, monkeypatch)
     pattern = message.replace("?", r"\?").replace("{'", r"\{'").replace("1}", r"1\}")
     with pytest.raises(ValueError, match=rf"^configs/methods/mine\.yaml:? {pattern}"):
         methods.read_method("mine")
+
+
+def test_a_method_that_lacks_protocols():
+    """It has what trains for those that it has, and needs no config for others."""
+    method, other = methods.read_method("taskres"), methods.read_method("coop")
+    assert {"fewshot", "xd_train", "dg_test"} < {*method.scripts} < {*other.scripts}
+    for name in ("base2new_train", "base2new_test", "base2new_test_all", "xd_test"):
+        with pytest.raises(ValueError, match=rf"TaskRes has no {name}: .*dg_test$"):
+            plan("taskres", name, ["digits", "1"], {})
+    args = parse(["coop taskres", "digits", "1"])
+    for protocol in ("base2new", "xd"):
+        with pytest.raises(ValueError, match=rf"TaskRes has no PROTOCOL {protocol}: .* fewshot dg"):
+            plan_sweep(args, {"PROTOCOL": protocol, "SOURCE": "shapes"})
+    assert len(plan_sweep(args, {"PROTOCOL": "fewshot", "SHOTS": "1"})) == 2

@@ -60,6 +60,14 @@ METHODS = {
         *("prompt_learner", ["TRAINER.TASKRES.RESIDUAL_SCALE", 0.7], 0),
         {"base_text_features", "text_feature_residuals"},
     ),
+    "ZSLP": (
+        *("adapter", ["TRAINER.ZSLP.PASSES", 2], 0),
+        {"base_text_features", "prototypes", "logit_scale"},
+    ),
+    "CLAP": (
+        *("adapter", ["TRAINER.CLAP.PASSES", 2], 0),
+        {"base_text_features", "prototypes", "logit_scale"},
+    ),
     "VPT": ("prompt_learner", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 3], 0, image_deep(3)),
     "IVLP": (
         *("VLPromptLearner", ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", 2], 2),

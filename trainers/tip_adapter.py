@@ -1,0 +1,289 @@
+"""Tip-Adapter and Tip-Adapter-F: a cache of training features beside CLIP's text classifier.
+
+Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022,
+arXiv 2207.09519; code: gaopengcuhk/Tip-Adapter.
+
+With unit features ``f``, text features ``t_k`` of class ``k``, and a key ``c_i`` of each training
+image, the logit of class ``k`` is ``100 f.t_k + alpha sum_i exp(-beta (1 - f.c_i))`` over the
+images ``i`` of the class. Tip-Adapter trains nothing; Tip-Adapter-F trains the keys.
+
+As in the code: a key is the mean of the raw features of ten views, brought to unit norm; text
+features are unit ones, averaged over seven texts on ImageNet; the factor is the number 100, not
+CLIP's; (beta, alpha) come from a grid without its upper ends, of equal pairs the smallest beta and
+then the smallest alpha, and (0, 0) if nothing is right; keys are not normalised again while they
+are trained; the published settings per data set stand in ``configs/trainers``.
+
+Departures: the pair is searched on validation images, on ImageNet (which has none) not at all, and
+Tip-Adapter-F's epoch is the best on validation images (there: ImageNet's pair and every epoch are
+chosen on test images, and of the two accuracies the larger is printed); ``SELECT_ON test`` and
+``TEST.FINAL_MODEL best_test`` repeat these choices, and results say so. After a choice of the epoch
+the searched pair always counts. Everything but CLIP is float32 in every precision (there: half).
+Files of keys named after data set and shots alone, stale with another backbone, are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptation.features import FeatureLearner, FeaturePool, FeatureTrainer, PoolLoader
+from adaptation.learner import Prediction, Steps
+from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template
+from clip.model import CLIP
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import SettingError, check_availability
+
+#: similarities that the search computes at a time
+AT_ONCE = 2**24
+
+
+def grid(scale: float, steps: int) -> list[float]:
+    """Return the values that are searched, from 0.1 on and below ``scale``."""
+    return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
+
+
+class CacheLearner(FeatureLearner):
+    """Keys and labels of the training images, beside CLIP's text features.
+
+    Args:
+        n_classes: number of classes, C.
+        embed_dim: width of the features.
+        pair: sharpness (beta) and weight (alpha) of the cache.
+        scale: factor of the text classifier.
+        trained: whether the keys are trained.
+    """
+
+    class_specific = True
+    class_rows = ("text_weights",)
+    per_image = ("keys", "labels")
+
+    def __init__(
+        self,
+        n_classes: int,
+        embed_dim: int,
+        pair: tuple[float, float],
+        scale: float,
+        trained: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        keys = torch.zeros(0, embed_dim)
+        if trained:
+            self.keys: Tensor = nn.Parameter(keys)  # (N, embed_dim)
+        else:
+            self.register_buffer("keys", keys)
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))  # (N,)
+        self.register_buffer("text_weights", torch.zeros(n_classes, embed_dim))
+        self.register_buffer("pair", torch.tensor(pair))
+        self.labels: Tensor
+        self.text_weights: Tensor
+        self.pair: Tensor
+
+    def start(self, clip: Steps) -> None:
+        self.text_weights.copy_(F.normalize(clip.raw_text_features(unit=True), dim=-1))
+
+    def text_features(self, clip: Steps) -> Tensor:
+        return self.text_weights
+
+    def sums(self, similarities: Tensor, beta: Tensor | float) -> Tensor:
+        """Sum ``exp(-beta (1 - s))`` over the images of each class.
+
+        Args:
+            similarities: ``(B, N)``.
+            beta: sharpness.
+
+        Returns:
+            ``(B, C)``.
+        """
+        near = (beta * (similarities - 1)).exp()
+        return near.new_zeros(len(near), len(self.text_weights)).index_add(1, self.labels, near)
+
+    def classify(self, clip: Steps, raw: Tensor) -> Prediction:
+        features, (beta, alpha) = F.normalize(raw, dim=-1), self.pair
+        logits = self.scale * features @ self.text_weights.t()
+        logits = logits + alpha * self.sums(features @ self.keys.t(), beta)
+        return Prediction(features, self.text_weights, logits)
+
+    @torch.no_grad()
+    def count_correct(
+        self, raw: Tensor, labels: Tensor, betas: Sequence[float], alphas: Sequence[float]
+    ) -> np.ndarray:
+        """Count the images that each pair classifies correctly.
+
+        Args:
+            raw: ``(M, embed_dim)`` features.
+            labels: ``(M,)``.
+            betas, alphas: values to pair.
+
+        Returns:
+            ``(len(betas), len(alphas))``.
+        """
+        counts = torch.zeros(len(betas), len(alphas), dtype=torch.long, device=raw.device)
+        size = max(1, AT_ONCE // (len(self.keys) + len(self.text_weights) * len(alphas)))
+        weights = torch.tensor(alphas, device=raw.device)[:, None, None]
+        for part, label in zip(raw.split(size), labels.split(size), strict=True):
+            features = F.normalize(part, dim=-1)
+            text = self.scale * features @ self.text_weights.t()
+            similarities = features @ self.keys.t()
+            for row, beta in enumerate(betas):
+                logits = text + weights * self.sums(similarities, beta)  # (alphas, B, C)
+                counts[row] += (logits.argmax(dim=-1) == label).sum(dim=-1)
+        return counts.cpu().numpy()
+
+    def check_values(self, weights: Mapping[str, Tensor]) -> None:
+        labels, n_classes = weights["labels"], len(self.text_weights)
+        if not torch.isin(labels, torch.arange(n_classes)).all():
+            raise ValueError(f"its labels are not classes of 0 to {n_classes - 1}")
+
+    def select_classes(
+        self, weights: Mapping[str, Tensor], rows: Sequence[int], n_classes: int
+    ) -> dict[str, Tensor]:
+        chosen = super().select_classes(weights, rows, n_classes)
+        numbers = {row: number for number, row in enumerate(rows)}
+        labels = [numbers.get(int(label), -1) for label in chosen["labels"].flatten()]
+        kept = [index for index, label in enumerate(labels) if label >= 0]
+        here = torch.tensor([labels[index] for index in kept], dtype=torch.long)
+        return {**chosen, "keys": chosen["keys"][kept], "labels": here}
+
+
+class CacheTrainer(FeatureTrainer):
+    """What Tip-Adapter and Tip-Adapter-F share."""
+
+    node = "TIPADAPTER"
+    bound_settings = ("SCALE",)
+    keeps_pool = False
+    extends = False
+    model_name = "tip_adapter"
+
+    @staticmethod
+    def extend_cfg(cfg: CfgNode) -> None:
+        cfg.TRAINER.TIPADAPTER = node = CfgNode()
+        #: sharpness and weight of the cache, in training and where nothing is searched
+        node.INIT_BETA = 1.0
+        node.INIT_ALPHA = 1.17
+        #: search for the pair that is tested, on the images that SELECT_ON names (val or test; the
+        #: published code searches ImageNet's on test)
+        node.SEARCH = True
+        node.SELECT_ON = "val"
+        #: upper end and number of the searched values of beta, and of alpha
+        node.SEARCH_SCALE = (7.0, 3.0)
+        node.SEARCH_STEP = (200, 20)
+        #: views of a training image that its key is the mean of
+        node.AUGMENT_EPOCH = 10
+        #: factor of the text classifier
+        node.SCALE = 100.0
+        #: train on a new view of every image in each epoch; False takes those of the keys in turn,
+        #: so that nothing is encoded while Tip-Adapter-F trains
+        node.FRESH_VIEWS = True
+        node.PREC = "fp16"
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
+        check_availability(node.SELECT_ON, ["val", "test"], f"{name}.SELECT_ON")
+        if node.AUGMENT_EPOCH < 1:
+            raise ValueError(f"{name}.AUGMENT_EPOCH is {node.AUGMENT_EPOCH}: use 1 or more")
+        for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
+            if len(node[key]) != 2 or min(node[key]) < least:
+                raise ValueError(
+                    f"{name}.{key} is {node[key]}: give two numbers, for beta and alpha, "
+                    f"of at least {least}"
+                )
+
+    @classmethod
+    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> CacheLearner:
+        node, width = cfg.TRAINER[cls.node], clip.text_projection.shape[1]
+        pair = (node.INIT_BETA, node.INIT_ALPHA)
+        return CacheLearner(len(classnames), width, pair, node.SCALE, trained=cls.has_steps)
+
+    @classmethod
+    def teacher_templates(cls, cfg: CfgNode) -> Sequence[str]:
+        name = cfg.DATASET.NAME
+        return IMAGENET_TEMPLATES_SELECT if name == "ImageNet" else (dataset_template(name),)
+
+    def passes(self) -> int:
+        return self.node_cfg.AUGMENT_EPOCH
+
+    @torch.no_grad()
+    def start_from(self, pool: FeaturePool) -> None:
+        learner = self.cache
+        learner.keys.copy_(F.normalize(pool.features.mean(dim=0), dim=-1))
+        learner.labels.copy_(pool.labels)
+
+    @property
+    def cache(self) -> CacheLearner:
+        learner = self.model.learner
+        assert isinstance(learner, CacheLearner)
+        return learner
+
+    def before_train(self) -> None:
+        node = self.node_cfg
+        setting = f"TRAINER.{self.node}.SELECT_ON {node.SELECT_ON}"
+        instead = f"TRAINER.{self.node}.SEARCH False keeps the initial pair"
+        if node.SEARCH and node.SELECT_ON == "val":
+            text = f"{instead}, or give the data set validation images of its own"
+            self.check_validation(setting, text)
+        elif node.SEARCH and self.test_loader is None:
+            raise SettingError(f"{setting}: data set {self.cfg.DATASET.NAME} has none; {instead}")
+        super().before_train()
+
+    def before_epoch(self) -> None:
+        self.cache.pair.copy_(self._initial_pair)  # a run that goes on may have searched before
+        super().before_epoch()
+
+    @property
+    def _initial_pair(self) -> Tensor:
+        return torch.tensor((self.node_cfg.INIT_BETA, self.node_cfg.INIT_ALPHA))
+
+    def finish(self) -> bool:
+        node = self.node_cfg
+        if not node.SEARCH:
+            return False
+        betas, alphas = map(grid, node.SEARCH_SCALE, node.SEARCH_STEP)
+        raw, labels = self.split_features(node.SELECT_ON)
+        counts = self.cache.count_correct(raw, labels, betas, alphas)
+        row, column = divmod(int(counts.argmax()), len(alphas))  # the first of equals
+        pair = (betas[row], alphas[column]) if counts.max() else (0.0, 0.0)
+        self.cache.pair.copy_(torch.tensor(pair))
+        accuracy = 100.0 * int(counts.max()) / len(labels)
+        self.run_notes.selection = {
+            **{"on": node.SELECT_ON, "images": len(labels), "accuracy": accuracy},
+            "values": {"beta": pair[0], "alpha": pair[1]},
+        }
+        print(
+            f"Searched {counts.size:,} pairs on the {len(labels):,} {node.SELECT_ON} images: "
+            f"beta {pair[0]:.6g}, alpha {pair[1]:.6g} ({accuracy:.2f} % right)"
+        )
+        return True
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapter(CacheTrainer):
+    """The cache as it is: one epoch without a step."""
+
+    has_steps = False
+
+
+@TRAINER_REGISTRY.register()
+class TipAdapterF(CacheTrainer):
+    """The cache with trained keys."""
+
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.dm.dataset.train_x) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+
+    @property
+    def keeps_pool(self) -> bool:  # type: ignore[override]
+        return not self.node_cfg.FRESH_VIEWS
+
+    def epoch_loader(self) -> PoolLoader:
+        passes = self.passes()
+        if self.node_cfg.FRESH_VIEWS:
+            raw, labels = self.encode_pass(passes + self.epoch)
+        else:
+            raw, labels = self.pool.features[self.epoch % passes], self.pool.labels
+        return PoolLoader(raw, labels, self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
