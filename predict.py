@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_classes(parser)
     add("--trainer", metavar="NAME", help="without a run: ZeroshotCLIP or ZeroshotCLIP2")
     add("--top-k", type=positive, default=5, metavar="K", help="classes per image (default: 5)")
-    add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
+    add("--batch-size", type=positive, default=100, metavar="N", help="images per forward pass")
     helped = "show the classes that reach P, 0 to 1; an image without any is rejected"
     add("--min-probability", type=share, default=0.0, metavar="P", help=helped)
     form = parser.add_mutually_exclusive_group()
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help=helped)
     helped = f"a table: {', '.join(COLUMNS)}"
     form.add_argument("--csv", action="store_true", help=helped)
-    add("--skip-bad", action="store_true", help="name files that are no images and go on")
+    add("--skip-bad", action="store_true", help="name files that are no images and leave them out")
     add_common(parser)
     return parser
 

@@ -199,6 +199,7 @@ class Protocol:
         scripts: its own ones.
         metrics: the columns of its table: base and new, which H then joins, all, or accuracy.
         beside: further metrics of its runs' records, columns of the table of accuracies.
+        paper: that it comes from; empty where there is none.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Protocol:
     averaged: str = "data sets"
     metrics: tuple[str, ...] = ("accuracy",)
     beside: tuple[str, ...] = ()
+    paper: str = ""
 
     @property
     def training(self) -> Script:
@@ -238,12 +240,19 @@ class Protocol:
         return tuple(folder for script in self.scripts for folder in script.folders)
 
 
+_COOP = 'Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv 2109.01134'
+_COCOOP = (
+    'Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, '
+    "arXiv 2203.05557"
+)
+
 #: in the order of the tables
 PROTOCOLS = (
     Protocol(
         name="base2new",
         key="base2new",
         title="Base-to-new",
+        paper=_COCOOP,
         datasets=ELEVEN,
         configs="base2new",
         metrics=("base", "new"),
@@ -288,6 +297,7 @@ PROTOCOLS = (
         name="fewshot",
         key="fewshot",
         title="Few-shot",
+        paper=_COOP,
         datasets=ELEVEN,
         configs="fewshot",
         scripts=(
@@ -311,6 +321,7 @@ PROTOCOLS = (
         name="xd",
         key="cross",
         title="Cross-dataset",
+        paper=_COCOOP,
         datasets=ELEVEN,
         averaged="targets",
         configs="xd",
@@ -335,6 +346,7 @@ PROTOCOLS = (
         name="dg",
         key="dg",
         title="Domain generalisation",
+        paper=_COOP,
         datasets=VARIANTS,
         only="ImageNet's variants",
         averaged="variants",

@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-mb", type=positive, default=10, metavar="MB", help="size of a picture (10)")
     helped = "pixels of a picture, in millions (50)"
     add("--max-megapixels", type=positive, default=50, metavar="N", help=helped)
-    add("--max-batch", type=positive, default=16, metavar="N", help="pictures at once (16)")
+    add("--max-batch", type=positive, default=16, metavar="N", help="pictures per batch (16)")
     helped = "time that a picture waits for others to go with, in ms (2)"
     add("--max-wait-ms", type=milliseconds, default=2.0, metavar="MS", help=helped)
     helped = "pictures that may wait; more are turned away (256)"

@@ -117,6 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--version", action=PrintVersion, nargs=0, help="print the version and exit")
+    add(
+        "--list",
+        nargs="?",
+        const="",
+        metavar="KIND",
+        help="print what there is, with papers, and exit: methods, datasets, backbones, protocols",
+    )
     add("--root", metavar="DIR", help="folder that holds the data sets")
     add("--output-dir", metavar="DIR", help="folder for the log and the checkpoints")
     add("--resume", metavar="DIR", help="resume from this folder instead of the output folder")
@@ -331,6 +338,15 @@ def add_own_files(args: argparse.Namespace, cfg: CfgNode) -> None:
         raise ValueError(f"{option}: {error}") from error
 
 
+def print_listing(args: argparse.Namespace) -> None:
+    """Print what there is to choose from, what the user's own files register included."""
+    from dassl.config import get_cfg_default
+    from scripts.listing import listing
+
+    add_own_files(args, get_cfg_default())
+    print(listing(args.list))
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Return the frozen config of a run.
 
@@ -389,11 +405,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     if cfg.RESUME and not saved_in(cfg.RESUME):
         raise FileNotFoundError(
             f"--resume: {cfg.RESUME} is no run folder with a checkpoint; without the option a run "
-            "goes on from its output folder, or starts there"
+            "resumes from its output folder, or starts there"
         )
     if args.model_dir and not args.eval_only:
         raise ValueError(
-            "--model-dir is read with --eval-only alone: to go on with a run use --resume, to "
+            "--model-dir is read with --eval-only alone: to resume a run use --resume, to "
             "start from weights MODEL.INIT_WEIGHTS"
         )
     if args.untrained and (args.model_dir or not args.eval_only):
@@ -573,7 +589,7 @@ def build_runs(
 
 
 def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
-    """Return the line that signals end with: what is saved, and what to do to go on.
+    """Return the line that signals end with: what is saved, and what to do to resume.
 
     Args:
         args: the parsed command line.
@@ -587,7 +603,7 @@ def interruption(args: argparse.Namespace, cfgs: Sequence[CfgNode]) -> str:
     if not saved:
         return "interrupted before anything was saved; the same command starts again"
     same = "the same command without --resume" if cfgs[0].RESUME else "the same command"
-    return f"interrupted; {same} goes on from what is saved: {', '.join(sorted(saved))}"
+    return f"interrupted; {same} continues from what is saved: {', '.join(sorted(saved))}"
 
 
 def ask_for_large_pages() -> None:
@@ -607,7 +623,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit status: 0; 2 for settings that cannot work and images that cannot be read, 1 for what
         nobody foresaw. 130 after Ctrl-C and 75 after SIGTERM or SIGUSR1, when the step is finished
-        and saved; the same command goes on.
+        and saved; the same command resumes.
     """
     ask_for_large_pages()
     words = sys.argv[1:] if argv is None else argv
@@ -617,6 +633,9 @@ def main(argv: list[str] | None = None) -> int:
     def act() -> None:
         with REQUEST.signals():
             train_or_test()
+
+    if args.list is not None:
+        return run(lambda: print_listing(args), args.traceback)
 
     def train_or_test() -> None:
         from dassl.utils import ranks

@@ -288,7 +288,7 @@ def check_continues(
             hint = "; to train that run for longer, add TRAIN.EXTEND True"
         raise ValueError(
             f"{path} belongs to a run with {', '.join(differences.values())}: give this one "
-            f"another output folder, or the settings of that one to go on with it{hint}"
+            f"another output folder, or resume it with its own settings{hint}"
         )
     if extended and not TRAINER_REGISTRY.get(method).extends:
         raise ValueError(

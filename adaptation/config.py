@@ -24,12 +24,12 @@ def declare_shared_keys(cfg: CfgNode) -> None:
     #: compare what a run needs with what is free before it starts, and refuse what cannot fit
     cfg.MODEL.MEMORY_CHECK = True
     cfg.register_renamed_key("OPTIM.TEXT_CHUNK", "MODEL.MEMORY_GB", "bytes, not texts")
-    #: repeat the training step as a CUDA graph (docs/performance.md); has not been run on a GPU yet
+    #: repeat the training step as a CUDA graph (docs/gpu.md); has not been run on a GPU yet
     cfg.OPTIM.CUDA_GRAPH = False
     #: disk space for features of the frozen CLIP, in 10^6 bytes, so that repeated ones are computed
     #: once; 0 computes them each time (docs/performance.md)
     cfg.MODEL.TEACHER_CACHE_MB = 2000
-    #: let a run go on with a larger OPTIM.MAX_EPOCH than it began with; the added epochs have the
+    #: let a run continue with a larger OPTIM.MAX_EPOCH than it began with; added epochs have the
     #: learning rates that they have in a run of that length
     cfg.TRAIN.EXTEND = False
     #: draw the random numbers that OpenAI's code draws while it builds CLIP, so that later draws

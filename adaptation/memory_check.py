@@ -19,6 +19,7 @@ from dassl.config import CfgNode
 from dassl.utils import SettingError
 from dassl.utils.random_state import get_random_state, set_random_state
 from support.free_memory import Free, host_memory
+from support.words import counted
 
 from .savings.memory import (
     HELD,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 MARGIN = 1.3
 #: share of what is free that MODEL.MEMORY_GB is proposed for
 PROPOSED_SHARE = 0.9
-GO_ON = "MODEL.MEMORY_CHECK False goes on anyway"
+SKIP = "MODEL.MEMORY_CHECK False skips this check"
 
 
 def free_memory(device: torch.device) -> Free | None:
@@ -148,7 +149,7 @@ def check_file(path: Path, go_on: bool = False) -> None:
     if free is not None and size > free.bytes and not go_on:
         raise SettingError(
             f"{path} takes {_gb(size)} and {_gb(free.bytes)} of {free.of} are free: use a smaller "
-            f"backbone (MODEL.BACKBONE.NAME) or free some; {GO_ON}"
+            f"backbone (MODEL.BACKBONE.NAME) or free some; {SKIP}"
         )
 
 
@@ -168,7 +169,7 @@ def to_device(clip: CLIP, device: torch.device, go_on: bool = False) -> CLIP:
         if free is not None and size > free.bytes:
             raise SettingError(
                 f"the weights of the backbone take {_gb(size)} and {_gb(free.bytes)} of {free.of} "
-                f"are free: use another device, or a smaller backbone; {GO_ON}"
+                f"are free: use another device, or a smaller backbone; {SKIP}"
             )
     return clip.to(device)
 
@@ -208,12 +209,13 @@ def _batch(size: int, loader: object) -> int:
 def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int = 1) -> None:
     needed = load.bytes
     what = "a training step" if load.training else "a test batch"
-    what += f" of {load.n_images} images and {load.n_classes:,} classes"
+    classes = counted(load.n_classes, "class", "classes")
+    what += f" of {counted(load.n_images, 'image')} and {classes}"
     if runs > 1:
         what += f" for {runs} seeds together"
     text = f"{what} needs about {_gb(needed)}, and {_gb(free.bytes)} of {free.of} are free"
     if needed > MARGIN * free.bytes:
-        advice = "; ".join([*_advice(load, free, cfg, node, part, runs), GO_ON])
+        advice = "; ".join([*_advice(load, free, cfg, node, part, runs), SKIP])
         raise SettingError(f"{text}: {advice}")
     if MARGIN * needed > free.bytes:
         print(f"Note: {text}: it may run out. MODEL.MEMORY_GB bounds it (docs/performance.md)")

@@ -461,7 +461,7 @@ class PromptTrainer(TrainerX):
             stored = self._stored_cfg()
             self._is_extended = check_continues(checkpoint["meta"], stored, classes, path)
         if self._is_extended:
-            print(f"TRAIN.EXTEND: the run goes on to epoch {self.cfg.OPTIM.MAX_EPOCH}")
+            print(f"TRAIN.EXTEND: the run continues to epoch {self.cfg.OPTIM.MAX_EPOCH}")
 
     def restore_start(self, start: Start) -> None:
         if self._is_extended:

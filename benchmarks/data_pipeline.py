@@ -3,7 +3,7 @@
 Synthetic photographs are read with and without the cache (``DATALOADER.CACHE``), in the settings of
 ``configs/base.yaml``, in turns in one process with one thread. The clock counts this process's CPU
 time, so other work on the machine matters little; a ratio is taken within a turn. Prints the tables
-of ``docs/performance.md`` and writes ``benchmarks/results/data_pipeline.json``.
+of ``benchmarks/results/data_pipeline.md`` and writes ``benchmarks/results/data_pipeline.json``.
 """
 
 from __future__ import annotations

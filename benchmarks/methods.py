@@ -1,9 +1,9 @@
 """All methods side by side on the embedded data: ``python -m benchmarks.methods``.
 
 Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
-``docs/benchmark.md``: base-to-new and MMLoP's ablation on both data sets, few-shot learning of some
-methods on the digits, and of those that fit only the classes of their training; every method with
-its shipped ``tiny.yaml``.
+``docs/benchmark.md`` and the table of averages in ``README.md``: base-to-new and MMLoP's ablation
+on both data sets, few-shot learning of some methods on the digits, and of those that fit only the
+classes of their training; every method with its shipped ``tiny.yaml``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ SHOTS = (1, 2, 4, 8, 16)
 #: the tables of MMLoP's paper: table -> run -> config pairs
 ABLATION = read_tables("MMLoP")
 DOCUMENT = ROOT / "docs" / "benchmark.md"
+README = ROOT / "README.md"
 
 
 def base_to_new_runs() -> list[Run]:
@@ -77,7 +78,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
     for result in results:
         few_shot = result["protocol"] == "fewshot"
-        shots = 0 if few_shot and not result["parameters"] else result["shots"]
+        shots = 0 if few_shot and result["method"] == "ZeroshotCLIP" else result["shots"]
         method = Method(result["label"], result["config"], shots)
         runs = scores[result["protocol"]][result["data"]][method]
         for part in ("accuracy",) if few_shot else ("base", "new"):
@@ -88,6 +89,17 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
             "parameters": {str(result["parameters"])},
         }
     return make_rows(scores, ci95=False, note=print)
+
+
+def averages_table(rows: Sequence[Row]) -> str:
+    """Lay out base-to-new averages over the data sets, the method with the largest H first."""
+    averages = [row for row in rows if row.protocol == "base2new" and row.covered]
+    lines = [
+        {"method": row.method.trainer, "trained parameters": f"{row.parameters:,}"}
+        | {metric: cell(row, metric) for metric in ("base", "new", "H")}
+        for row in sorted(averages, key=lambda row: -row.mean["H"])
+    ]
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
 def shots_table(rows: Sequence[Row]) -> str:
@@ -149,6 +161,7 @@ def act(args: argparse.Namespace) -> None:
             **{table: ablation_table(ablation, runs) for table, runs in ABLATION.items()},
         },
     )
+    fill_document(README, {"averages": averages_table(compared)})
     save_plots(compared + shots, ROOT / "docs" / "figures", print)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+import datasets
 import trainers
 from adaptation.learner import PromptLearner
 from adaptation.trainer import PromptTrainer
@@ -36,6 +37,9 @@ VIT_B16 = {
     "transformer_layers": 12,
 }
 
+#: training images of each class, which some learners have a row for
+SHOTS = 16
+
 
 def vit_b16() -> CLIP:
     """Build a ViT-B/16 without values, but for the token table, which learners copy words from."""
@@ -52,13 +56,16 @@ def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) ->
         method: registry name.
         config: YAML file.
         clip: the model it is for.
-        n_classes: matters for class-specific contexts only.
+        n_classes: matters for class-specific learners only; there are ``SHOTS`` images of each.
     """
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
     cfg.merge_from_file(str(config))
     classnames = [f"class {n}" for n in range(n_classes)]
-    return TRAINER_REGISTRY.get(method).build_learner(cfg, clip, classnames)
+    learner = TRAINER_REGISTRY.get(method).build_learner(cfg, clip, classnames)
+    learner.set_n_images(SHOTS * n_classes)
+    return learner
 
 
 def counts() -> dict[tuple[str, str], int]:

@@ -4,7 +4,7 @@ Measures an epoch on the embedded digits, with the loading of its images, of thr
 (``train.py --seeds``) and of each of them alone, in turn in one process on one thread, in CPU
 seconds. It also counts the operations that PyTorch starts, which a device of many small kernels
 waits for. What ``benchmarks/results/several_seeds.json`` lacks is measured and kept there, and all
-of it fills the table of ``docs/performance.md``.
+of it fills the table of ``benchmarks/results/several_seeds.md``.
 
 The backbones are the embedded one and a ViT-B/16 with random weights, on which the time does not
 depend.
@@ -40,7 +40,7 @@ from support.command_line import add_traceback, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "several_seeds.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = OUT.with_suffix(".md")
 SEEDS = (1, 2, 3)
 BATCH = 4
 #: backbone, methods, and epochs that are counted

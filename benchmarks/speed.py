@@ -3,7 +3,7 @@
 Compares this toolbox with the plain computation of ``clip/plain.py`` on a ViT-B/16 with random
 weights (neither time nor memory depends on them) in float32 on one thread. Measurements are
 kept in ``benchmarks/results/speed.json``, newer ones replacing older ones of the same setting, and
-fill the tables of ``docs/performance.md``.
+fill the tables of ``benchmarks/results/speed.md``.
 
 * ``step``: a training step of 4 images; forward, teacher if the method has one, backward, update;
 * ``text``: the text encoder with the method's prompts, forward and backward;
@@ -39,7 +39,7 @@ from train import ask_for_large_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "speed.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = OUT.with_suffix(".md")
 BATCH, TEST_BATCH = 4, 100
 #: the plain computation, this toolbox, and this toolbox with MODEL.MEMORY_GB
 PLAIN, PACKED, WITHIN = "plain", "ours", "ours, MEMORY_GB "

@@ -76,7 +76,9 @@ def do_run(run: Run, root: str) -> dict[str, object]:
             cfg.merge_from_list(
                 ["DATASET.ROOT", root, "DATASET.NUM_SHOTS", run.shots, "SEED", run.seed]
                 + ["DATASET.SUBSAMPLE_CLASSES", classes, "OUTPUT_DIR", folder]
-                + ["TRAINER.NAME", run.method, "TEST.NO_TEST", True, "VERBOSE", False]
+                + ["TRAINER.NAME", run.method, "VERBOSE", False]
+                # a run that chooses its epoch on validation images ends with the one chosen
+                + ["TEST.NO_TEST", cfg.TEST.FINAL_MODEL == "last_step"]
                 + list(run.pairs)
             )
             set_random_seed(run.seed)

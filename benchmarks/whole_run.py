@@ -8,7 +8,7 @@ Every measurement is a process of its own, as typed on the command line, on one 
   that an earlier run filled), with them and empty caches, and with all of them switched off.
 
 Wall-clock and CPU seconds, the variants in turn. What is measured replaces
-``benchmarks/results/whole_run.json`` and fills the table of ``docs/performance.md``.
+``benchmarks/results/whole_run.json`` and fills the table of ``benchmarks/results/whole_run.md``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from support.command_line import add_traceback, output_file, positive, run_comma
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "whole_run.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = OUT.with_suffix(".md")
 METHODS = ("CoOp", "MaPLe", "PromptSRC", "MMLoP")
 #: config keys that switch every fast path off
 ALL_OFF = ("MODEL.FAST_ENCODERS", "False", "DATALOADER.CACHE", "none")

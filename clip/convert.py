@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.command_line import add_traceback, run_command
+from support.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +150,8 @@ def describe(model: CLIP, state_dict: Mapping[str, Tensor]) -> list[str]:
 def _blocks(transformer: Transformer) -> str:
     block = transformer.resblocks[0]
     return (
-        f"{transformer.layers} blocks of width {transformer.width}, {block.attn.num_heads} heads, "
+        f"{counted(transformer.layers, 'block')} of width {transformer.width}, "
+        f"{counted(block.attn.num_heads, 'head')}, "
         f"{block.mlp.c_fc.out_features} hidden units"
     )
 

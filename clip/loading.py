@@ -50,6 +50,23 @@ _MODELS = {
     ),
     "tiny": tiny.URL,
 }
+# Name -> what it is, for lists of the names.
+_ABOUT = {
+    "RN50": "ResNet-50, images of 224 pixels",
+    "RN101": "ResNet-101, images of 224 pixels",
+    "RN50x4": "ResNet-50 of 4 times the computation, images of 288 pixels",
+    "RN50x16": "ResNet-50 of 16 times the computation, images of 384 pixels",
+    "RN50x64": "ResNet-50 of 64 times the computation, images of 448 pixels",
+    "ViT-B/32": "ViT-B with patches of 32 pixels, images of 224 pixels",
+    "ViT-B/16": "ViT-B with patches of 16 pixels, images of 224 pixels",
+    "ViT-L/14": "ViT-L with patches of 14 pixels, images of 224 pixels",
+    "ViT-L/14@336px": "ViT-L with patches of 14 pixels, images of 336 pixels",
+    "tiny": "small ViT that comes with the repository, images of 32 pixels; docs/embedded.md",
+}
+_PAPER = (
+    'Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML '
+    "2021, arXiv 2103.00020"
+)
 
 
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
@@ -58,6 +75,15 @@ _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 def available_models() -> list[str]:
     """List the names that ``load`` takes; ``tiny`` is embedded, the others are downloaded."""
     return list(_MODELS)
+
+
+def model_info(name: str) -> tuple[str, str]:
+    """Return what a model of ``available_models`` is, in a line, and its paper or nothing.
+
+    One that nothing is said about has its address for a line.
+    """
+    url = _MODELS[name]
+    return _ABOUT.get(name, url), _PAPER if url.startswith(_BASE) else ""
 
 
 def _download(url: str, root: str | Path | None = None) -> str:

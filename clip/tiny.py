@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from support.files import replacing, sha256_of
+from support.words import counted
 
 URL = "embedded:tiny"
 WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
@@ -64,7 +65,8 @@ def pack(
     table = state_dict[TABLE]
     ids = torch.as_tensor(ids, dtype=torch.int64).cpu().sort().values
     if len(ids.unique()) != len(ids):
-        raise ValueError(f"ids names {len(ids) - len(ids.unique())} tokens more than once")
+        repeated = counted(len(ids) - len(ids.unique()), "token")
+        raise ValueError(f"ids names {repeated} more than once")
     if len(ids) and not 0 <= ids[0] <= ids[-1] < len(table):
         raise ValueError(
             f"ids reach from {ids[0]} to {ids[-1]}, but {TABLE} has rows 0 to {len(table) - 1}"

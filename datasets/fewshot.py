@@ -31,8 +31,8 @@ Lists = tuple[list[Datum], list[Datum] | None, list[Datum]]
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add the config key that this file reads and that is not Dassl's."""
-    #: one of SUBSAMPLE_CHOICES: all classes, base (the first half, the larger when odd) or new (the
-    #: rest)
+    #: classes that are taken: all, base (the first half, the larger when odd) or new
+    #: (the rest)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"
     #: validation images of a few-shot run, one of VAL_SHOTS: at most 4 per class (few), as many as
     #: there are training images (same), or the whole validation split (all)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from support.documents import parse_json
 from support.hints import closest
+from support.words import counted
 
 from .annotations import Line, as_clip_reads, check_name, read_json, read_text, with_slashes
 from .items import PARTS
@@ -139,7 +140,8 @@ def _without_repeats(path: str, rows: Sequence[Row]) -> list[Row]:
                     f"{other!r} in line {row.line}"
                 )
     if len(seen) < len(rows):
-        print(f"Note: {path} lists {len(rows) - len(seen)} images more than once; one entry counts")
+        repeated = counted(len(rows) - len(seen), "image")
+        print(f"Note: {path} lists {repeated} more than once; one entry counts")
     return list(seen.values())
 
 

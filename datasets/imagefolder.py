@@ -13,6 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
+from support.words import counted
 
 from .annotations import as_clip_reads, check_name
 from .fewshot import FewShotDataset
@@ -175,8 +176,9 @@ class ImageFolder(FewShotDataset):
         skipped = [name for name in skipped if not name.lower().endswith(UNDECODED)]
         if skipped:
             print(
-                f"Note: {len(skipped)} files or folders in class folders are no images and not "
-                f"read (first: {os.path.join(self.dataset_dir, skipped[0])})"
+                "Note: not read in class folders, since they are no images: "
+                f"{counted(len(skipped), 'file or folder', 'files or folders')} (first: "
+                f"{os.path.join(self.dataset_dir, skipped[0])})"
             )
         return classes
 

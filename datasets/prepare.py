@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m datasets.prepare",
         description="Download, verify and lay out data sets, or check those that are there.",
         epilog="Exit status: 0 all ready, 1 something is not, 2 wrong arguments. The command can "
-        "be repeated: finished steps are skipped and broken-off transfers go on.",
+        "be repeated: finished steps are skipped and broken-off transfers are resumed.",
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="name as in configs/datasets/, or all")
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         :func:`support.command_line.run`.
     """
     args = build_parser().parse_args(argv)
-    again = "interrupted; the same command goes on from here"
+    again = "interrupted; the same command continues from here"
     return command_line.run(lambda: run(args), args.traceback, lambda: again)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dassl.data.datasets import Datum
 from support.files import sha256_of, write_json
+from support.words import counted
 
 from .annotations import ClassNames, read_json, with_slashes, wrong_file
 from .items import (
@@ -123,8 +124,8 @@ def split_by_class(items: Iterable[Datum], p_trn: float = 0.5, p_val: float = 0.
         n_train, n_val = round(len(members) * p_trn), round(len(members) * p_val)
         if n_train < 1 or n_train + n_val >= len(members):
             raise ValueError(
-                f"Class {members[0].classname!r} has {len(members)} images, too few to split "
-                f"into train, val and test (in {os.path.dirname(members[0].impath)})"
+                f"Class {members[0].classname!r} has {counted(len(members), 'image')}, too few to "
+                f"split into train, val and test (in {os.path.dirname(members[0].impath)})"
             )
         train += members[:n_train]
         val += members[n_train : n_train + n_val]

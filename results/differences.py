@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from support.hints import nearest
+from support.words import counted
 
 from .rows import Row, harmonic, in_order
 from .runs import TITLES, Method, has_halves, shots_name
@@ -42,7 +43,7 @@ class Difference:
     @property
     def size(self) -> str:
         """The number of pairs with what they are of: ``3 seeds``."""
-        return f"{self.pairs} {self.unit}{'' if self.pairs == 1 else 's'}"
+        return counted(self.pairs, self.unit)
 
     @property
     def verdict(self) -> str:

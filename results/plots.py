@@ -40,6 +40,7 @@ LOOKS = (
     *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
     *("KgCoOp", "TCP", "ProGrad"),
     *("CLIPAdapter", "TaskRes", "ZSLP", "CLAP"),
+    *("TipAdapter", "TipAdapterF", "LPPlusPlus"),
     *("MMRL", "MMRLPlusPlus", "CoPrompt"),
 )
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}

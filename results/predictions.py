@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from support.documents import parse_json
 from support.files import replacing, require_ordinary
+from support.words import counted
 
 from .logs import BadLog
 
@@ -96,7 +97,7 @@ class Predictions:
         if labels.min() < 0 or labels.max() >= n_cls:
             raise ValueError(f"labels from {labels.min()} to {labels.max()} for {n_cls} classes")
         if len(self.classes) != n_cls:
-            raise ValueError(f"{len(self.classes)} names for {n_cls} classes")
+            raise ValueError(f"{counted(len(self.classes), 'name')} for {n_cls} classes")
         if self.images and len(self.images) != len(labels):
             raise ValueError(f"{len(self.images)} paths for {len(labels)} images")
 

@@ -5,15 +5,15 @@
 Lists are words in quotes or with commas between them: "coop mmlop", digits,shapes, "1 2 3". Every
 run is one call of run.sh; finished runs are skipped and unfinished ones continued. First a plan is
 printed: the runs, those finished already, and the time that others like them took. A run that fails
-is tried again, then named at the end with its log, and the others go on. Of two sweeps into one
-folder, also from two machines, each does the runs that the other does not.
+is tried again, then named at the end with its log; the others are done all the same. Of two sweeps
+into one folder, also from two machines, each does the runs that the other does not.
 
 From the environment, besides what run.sh reads:
   PROTOCOL  {protocols}
   SHOTS     fewshot takes several, all among them (default: 1 2 4 8 16)
   TOGETHER  1: one run trains all seeds of a setting in one process (docs/performance.md)
-  JOBS      runs at once (default: on GPUs JOBS_PER_GPU for each that is visible, else 1)
-  JOBS_PER_GPU  runs at once on each GPU (default: 1); CUDA_VISIBLE_DEVICES chooses among them
+  JOBS      simultaneous runs (default: on GPUs JOBS_PER_GPU for each that is visible, else 1)
+  JOBS_PER_GPU  simultaneous runs on each GPU (default: 1); CUDA_VISIBLE_DEVICES chooses among them
   EXECUTOR, CLUSTER, RETRIES  as the options below
 
 If DATA is set, DATASETS defaults to the eleven of the benchmark (xd: those that are not the source;

@@ -5,7 +5,7 @@
 #
 #   bash scripts/quickstart.sh
 #
-# From the environment: JOBS, how many runs at once (default: the number of cores, at most 8);
+# From the environment: JOBS, how many runs at a time (default: the number of cores, at most 8);
 # OUTPUT, folder for the results (default: output/).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
@@ -23,7 +23,7 @@ export PYTHON=.venv/bin/python
 cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 jobs=${JOBS:-$((cores < 8 ? cores : 8))}
 
-echo "Base-to-new of zsclip, coop and mmlop on digits and shapes, seeds 1 2 3, $jobs runs at once"
+echo "Base-to-new of zsclip, coop and mmlop on digits and shapes, seeds 1 2 3, $jobs at a time"
 # Zero-shot first: these two also write the images of the data sets.
 JOBS=$jobs bash scripts/all.sh zsclip "digits shapes" 1
 # The longest runs first, so that no core is left waiting at the end.

@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import protocols  # noqa: E402  found by the line above
-from scripts.claims import Claim  # noqa: E402
+from support.claims import Claim  # noqa: E402
 from support.command_line import UNFINISHED  # noqa: E402
 from support.command_line import run as run_command  # noqa: E402
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+from .words import counted
+
 
 def free_bytes(path: str | Path) -> int:
     """Return the free bytes of the disk that a path is on, or will be on."""
@@ -75,9 +77,10 @@ def sweep_shortage(
     needed, free = n_runs * each, free_bytes(output)
     if needed <= free:
         return None
+    runs = counted(n_runs, "run needs", "runs need")
     return (
-        f"{n_runs:,} runs take about {shown(needed)} ({shown(each)} each), and {shown(free)} are "
-        f"free on the disk of {output}: free some, or choose another output folder"
+        f"{runs} about {shown(needed)} ({shown(each)} each), and {shown(free)} are free on the "
+        f"disk of {output}: free some, or choose another output folder"
     )
 
 

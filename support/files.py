@@ -127,6 +127,12 @@ def _wait_for_disk(path: Path) -> None:
         os.close(handle)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a file or folder has a name that something has only while it is written."""
+    start, mark, end = name.rpartition(_TEMPORARY)
+    return bool(start and mark and re.fullmatch("[0-9a-f]{32}", end))
+
+
 def remove_leftovers(folder: str | Path) -> None:
     """Remove the temporary files that killed processes left in a folder, not in those below it.
 
@@ -134,8 +140,7 @@ def remove_leftovers(folder: str | Path) -> None:
         folder: where no other process writes; it need not exist.
     """
     for path in Path(folder).glob(f"*{_TEMPORARY}*"):
-        name, _, end = path.name.rpartition(_TEMPORARY)
-        if name and re.fullmatch("[0-9a-f]{32}", end) and path.is_file():
+        if is_temporary(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from adaptation.trainer import PromptTrainer
 from dassl.engine import TRAINER_REGISTRY
 from protocols import scripts
 from results.plots import LOOKS
+from scripts.listing import methods
 from scripts.methods import DATASETS, stems
 from tests.benchmarks.test_parameters import EXPECTED
 from tests.parity.test_methods import steps
@@ -41,6 +42,10 @@ def compared() -> set[str]:
 
 #: (place, what is to be done there) -> what has to be in it, and what is
 PLACES = {
+    ("trainers/mymethod.py", "its paper in the docstring, below the first line"): (
+        METHODS,
+        {method.name for method in methods() if method.paper},
+    ),
     ("README.md", "a row in the table of methods"): (
         METHODS,
         names_in("README.md", r"(?<=[|,] )`(\w+)`(?=[^\n]*\|\n)"),

@@ -20,7 +20,8 @@ ALLOWED = {
     "adaptation": {"clip", "dassl", "datasets", "results", "support"},
     "trainers": {"adaptation", "clip", "dassl", "datasets", "support"},
     "deploy": {"adaptation", "clip", "dassl", "results", "support", "trainers"},
-    "tools": {"adaptation", "clip", "dassl", "datasets", "deploy", "support", "trainers"},
+    "tools": {"adaptation", "clip", "dassl", "datasets", "deploy", "protocols", "results"}
+    | {"support", "trainers"},
     "pretrain": {"adaptation", "clip", "datasets", "support"},
     "parse_test_res": {"results", "support"},
 }

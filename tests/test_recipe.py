@@ -57,6 +57,7 @@ OUTCOMES = {
         ),
         missing={
             "README.md": "MyMethod",
+            "trainers/mymethod.py": "MyMethod",
             "results/plots.py": "MyMethod",
             "tests/benchmarks/test_parameters.py": "MyMethod",
             "benchmarks/results/methods.jsonl": "MyMethod",

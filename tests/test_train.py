@@ -373,14 +373,14 @@ def test_ctrl_c_says_what_is_saved(files, tmp_path, monkeypatch, capsys):
     (folder / "checkpoint").write_text("model.pth.tar-5\n")
     line = interrupted(monkeypatch, capsys, *files, *out)
     assert line == (
-        f"interrupted; the same command goes on from what is saved: {folder / 'model.pth.tar-5'}"
+        f"interrupted; the same command continues from what is saved: {folder / 'model.pth.tar-5'}"
     )
     line = interrupted(monkeypatch, capsys, *files, *out, "--resume", str(tmp_path / "out"))
-    assert "the same command without --resume goes on" in line
+    assert "the same command without --resume continues" in line
 
     (tmp_path / "out" / "unfinished.pth").touch()
     line = interrupted(monkeypatch, capsys, *files, *out)
-    assert line.endswith(f"goes on from what is saved: {tmp_path / 'out' / 'unfinished.pth'}")
+    assert line.endswith(f"continues from what is saved: {tmp_path / 'out' / 'unfinished.pth'}")
 
 
 def begin(folder: Path, data_root: Path, *pairs: str) -> subprocess.Popen:
@@ -419,6 +419,6 @@ def test_a_signal_ends_a_run_with_workers_in_one_line(data_root, tmp_path, numbe
     _, err = process.communicate(timeout=60)
     assert process.returncode == status
     (line,) = [line for line in err.splitlines() if line.strip()]
-    saved = Path(line.removeprefix(f"{start}the same command goes on from what is saved: "))
+    saved = Path(line.removeprefix(f"{start}the same command continues from what is saved: "))
     assert saved.is_file()
     assert saved.parent in (tmp_path, tmp_path / "prompt_learner")

@@ -119,10 +119,16 @@ def images_below(folder: Path) -> list[str]:
     return images
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command on a run takes."""
+def add_common(parser: argparse.ArgumentParser, epoch: bool = True) -> None:
+    """Add the options that every command on a run takes.
+
+    Args:
+        parser: of the command.
+        epoch: whether it loads what the run learned, of which there may be several epochs.
+    """
     add = parser.add_argument
-    add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
+    if epoch:
+        add("--load-epoch", type=positive, metavar="N", help="epoch (default: the one tested)")
     add("--backbone", metavar="NAME", help="CLIP, by name or file (default: that of the run)")
     add("--device", metavar="NAME", help="e.g. cpu or cuda:1 (default: CUDA when available)")
     add("--verbose", action="store_true", help="print what is loaded as well, to stderr")

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-images", type=positive, default=2000, metavar="N", help="drawn at random beyond")
     add("--perplexity", type=float, help="of t-SNE (default: 30, less for few images)")
     add("--seed", type=int, default=0, help="of the choice of images and of t-SNE (default: 0)")
-    add("--batch-size", type=positive, default=100, metavar="N", help="images at once")
+    add("--batch-size", type=positive, default=100, metavar="N", help="images per forward pass")
     helped = "files, or DIR/ for both in it (default: in the run's folder)"
     add("--out", type=stem("tsne"), metavar="STEM|DIR/", help=helped)
     return parser

@@ -30,14 +30,16 @@ class IVLP(PromptTrainer):
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
         cfg.TRAINER.IVLP = node = CfgNode()
-        #: prompt tokens per block of each encoder
+        #: image prompt tokens per block
         node.N_CTX_VISION = 2
+        #: text prompt tokens per block
         node.N_CTX_TEXT = 2
         #: words that the first text prompt starts from
         node.CTX_INIT = "a photo of a"
         node.PREC = "fp16"
         #: prompted blocks, input layer included; 0 for no image prompts
         node.PROMPT_DEPTH_VISION = 9
+        #: the same of the text encoder, at least 1
         node.PROMPT_DEPTH_TEXT = 9
 
     @classmethod

@@ -182,9 +182,10 @@ class LoRVP(PromptTrainer):
         cfg.TRAINER.LORVP = node = CfgNode()
         #: rank of the picture ("bar width" in the released code)
         node.RANK = 4
-        #: start of the left and the right bar, two of STARTS
+        #: starts of the left and the right bar: zero, random, normal, uniform, xavier or kaiming
         node.INIT = "zero,normal"
-        #: classifier: one of HEADS
+        #: classifier: class texts (text), a linear layer (lp), or source classes that are mapped to
+        #: these by frequency, once (flm) or in each epoch (ilm)
         node.HEAD = "text"
         #: file of source class names for flm and ilm; empty: ImageNet's
         node.SOURCE_NAMES = ""

@@ -77,7 +77,7 @@ class BlendedProbe(FeatureLearner):
 
 @TRAINER_REGISTRY.register()
 class LPPlusPlus(FeatureTrainer):
-    """Linear probe with blended text features, on features that are computed once."""
+    """A linear probe, blended with the text features of each class."""
 
     node = "LPPP"
     later_on_ties = True

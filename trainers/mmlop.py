@@ -159,6 +159,7 @@ class MMLoP(PromptTrainer):
         node.PROMPT_DEPTH = 9
         #: low-rank factors; False learns full prompts (independent vision-language prompting)
         node.LOW_RANK = True
+        #: rank of the factors
         node.RANK = 1
         #: one U for both encoders; False gives each its own
         node.SHARED_U = True
@@ -169,10 +170,13 @@ class MMLoP(PromptTrainer):
         node.CTX_INIT = "a photo of a"
         #: consistency with the frozen CLIP; False trains on cross-entropy alone
         node.CONSISTENCY = True
+        #: weight of the L1 distance to the frozen text features
         node.TEXT_LOSS_WEIGHT = 25.0
+        #: weight of the L1 distance to the frozen image features
         node.IMAGE_LOSS_WEIGHT = 10.0
+        #: weight of the divergence from the frozen class distribution
         node.LOGIT_LOSS_WEIGHT = 1.0
-        #: "symmetric", or "one-way" as PromptSRC's
+        #: that divergence: "symmetric", or "one-way" as PromptSRC's
         node.LOGIT_LOSS = "symmetric"
         #: uniform drift correction of the text features
         node.DRIFT_CORRECTION = True

@@ -85,8 +85,9 @@ class MPL(PromptTrainer):
         cfg.TRAINER.MPL = node = CfgNode()
         #: prompt tokens of the text encoder per block
         node.N_CTX = 2
-        #: sets of N_CTX tokens added, and tokens removed, in front of each deeper prompted block
+        #: sets of N_CTX tokens added in front of each deeper prompted block
         node.N_ADD_OP = 2
+        #: tokens removed there
         node.N_RM_OP = 1
         #: whether all maps start as copies of one another, as in the published code
         node.TWIN_MAPS = True

@@ -57,19 +57,24 @@ class PromptSRC(PromptTrainer):
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
         cfg.TRAINER.PROMPTSRC = node = CfgNode()
-        #: prompt tokens per block of each encoder
+        #: image prompt tokens per block
         node.N_CTX_VISION = 4
+        #: text prompt tokens per block
         node.N_CTX_TEXT = 4
         #: words that the first text prompt starts from
         node.CTX_INIT = "a photo of a"
         node.PREC = "fp16"
-        #: prompted blocks, input layer included
+        #: prompted blocks of the image encoder, input layer included
         node.PROMPT_DEPTH_VISION = 9
+        #: prompted blocks of the text encoder, input layer included
         node.PROMPT_DEPTH_TEXT = 9
+        #: weight of the L1 distance to the frozen text features
         node.TEXT_LOSS_WEIGHT = 25.0
+        #: weight of the L1 distance to the frozen image features
         node.IMAGE_LOSS_WEIGHT = 10.0
-        #: centre and width, in epochs, of the weights that the prompts are averaged with
+        #: centre, in epochs, of the Gaussian weights that the prompts are averaged with
         node.GPA_MEAN = 15.0
+        #: width of these weights, in epochs
         node.GPA_STD = 1.0
 
     def check_cfg(self, cfg: CfgNode) -> None:

@@ -101,7 +101,7 @@ class CacheLearner(FeatureLearner):
             ``(B, C)``.
         """
         near = (beta * (similarities - 1)).exp()
-        return near.new_zeros(len(near), len(self.text_weights)).index_add(1, self.labels, near)
+        return near.new_zeros(near.shape[0], len(self.text_weights)).index_add(1, self.labels, near)
 
     def classify(self, clip: Steps, raw: Tensor) -> Prediction:
         features, (beta, alpha) = F.normalize(raw, dim=-1), self.pair
@@ -163,15 +163,17 @@ class CacheTrainer(FeatureTrainer):
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
         cfg.TRAINER.TIPADAPTER = node = CfgNode()
-        #: sharpness and weight of the cache, in training and where nothing is searched
+        #: sharpness of the cache in training, and where nothing is searched
         node.INIT_BETA = 1.0
+        #: weight of the cache in training, and where nothing is searched
         node.INIT_ALPHA = 1.17
-        #: search for the pair that is tested, on the images that SELECT_ON names (val or test; the
-        #: published code searches ImageNet's on test)
+        #: search for the pair of sharpness and weight that is tested
         node.SEARCH = True
+        #: images that the pair is searched on: val, or test as the published code does for ImageNet
         node.SELECT_ON = "val"
-        #: upper end and number of the searched values of beta, and of alpha
+        #: upper ends of the searched values, of beta and of alpha
         node.SEARCH_SCALE = (7.0, 3.0)
+        #: numbers of searched values, of beta and of alpha
         node.SEARCH_STEP = (200, 20)
         #: views of a training image that its key is the mean of
         node.AUGMENT_EPOCH = 10
@@ -264,14 +266,14 @@ class CacheTrainer(FeatureTrainer):
 
 @TRAINER_REGISTRY.register()
 class TipAdapter(CacheTrainer):
-    """The cache as it is: one epoch without a step."""
+    """A cache of training features beside the text classifier; nothing is trained."""
 
     has_steps = False
 
 
 @TRAINER_REGISTRY.register()
 class TipAdapterF(CacheTrainer):
-    """The cache with trained keys."""
+    """Tip-Adapter's cache, with keys that are trained."""
 
     def steps_per_epoch(self) -> int:
         return -(-len(self.dm.dataset.train_x) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)

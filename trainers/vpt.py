@@ -1,7 +1,7 @@
 """VPT: deep visual prompt tuning of CLIP's image encoder, with fixed text.
 
-Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119, in the form that the MaPLe code
-gives it: prompts follow the patches, the classifier is the text "a photo of a <class>.".
+Jia et al., "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119. The form is that of the MaPLe
+code: prompts follow the patches, the classifier is the text "a photo of a <class>.".
 
 As in that code: CTX_INIT is not used, the text is the same for every data set. Departures: every
 precision works (there: amp calls backward on the logits); prompts are not rounded to half precision

@@ -40,7 +40,7 @@ def check_can_share(trainer: type, cfg: Any) -> None:
         raise SettingError(
             f"{trainer.__name__} does not say that its loss is a mean over the images of a batch, "
             f"so {n_ranks} processes cannot share one: run it without torchrun, or, if it is, set "
-            "splits_batches = True in its class (docs/performance.md)"
+            "splits_batches = True in its class (docs/clusters.md)"
         )
     if cfg.OPTIM.get("CUDA_GRAPH"):
         raise SettingError(

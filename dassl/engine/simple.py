@@ -329,7 +329,7 @@ class SimpleTrainer(TrainerBase):
         try:
             self.start_epoch = self.resume_model_if_exist(directory)
         except (ValueError, OSError, RuntimeError) as error:  # PyTorch's of weights that do not fit
-            raise SettingError(f"cannot go on with the run in {directory}: {error}") from error
+            raise SettingError(f"cannot resume the run in {directory}: {error}") from error
         self.going_on.enable(self.cfg)
         epoch, steps = self.going_on.position
         start = self.going_on.start

@@ -320,7 +320,7 @@ class Trackers:
                 raise
             self.trackers.pop(name, None)
             text = " ".join(str(error).split()) or type(error).__name__
-            print(f"Note: {name} takes no more of this run, which goes on: {text}")
+            print(f"Note: {name} takes no more of this run, which continues: {text}")
 
 
 def _identity(file: Path, goes_on: bool) -> str | None:

@@ -98,7 +98,7 @@ def unwritable(fpath: str, error: Exception) -> UnwritableError:
     """
     return UnwritableError(
         f"cannot write {fpath} ({' '.join(str(error).split())}; {_free(osp.dirname(fpath))}): make "
-        "room, or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command goes on there"
+        "room, or correct OUTPUT_DIR. Earlier checkpoints are kept; the same command resumes there"
     )
 
 
@@ -224,7 +224,7 @@ def load_newest(fdir: str, most: int | None = None) -> tuple[str, dict[str, Any]
 
 def warn_of_damage(path: str, error: Exception, instead: str) -> None:
     """Warn of a damaged file, and say what is used in its place."""
-    warnings.warn(f"{error}. The run goes on from {instead}, not from {path}", stacklevel=3)
+    warnings.warn(f"{error}. The run continues from {instead}, not from {path}", stacklevel=3)
 
 
 def _numbers(fdir: str) -> list[int]:

@@ -78,7 +78,7 @@ class Logger:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.console.fileno())
             print(
-                f"Note: standard output was closed; the run goes on in {self.file.name}",
+                f"Note: standard output was closed; the log continues in {self.file.name}",
                 file=sys.stderr,
             )
 

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from support.words import counted
+
 from .logger import QUIET, LabelledStream, Logger
 
 __all__ = [
@@ -120,7 +122,7 @@ def join(use_cuda: bool) -> None:
         if n_processes > n_devices:
             raise RankError(
                 f"torchrun started {n_processes} processes here, but this machine shows "
-                f"{n_devices} GPU{'s' * (n_devices > 1)}: use --nproc_per_node {n_devices}, or "
+                f"{counted(n_devices, 'GPU')}: use --nproc_per_node {n_devices}, or "
                 "USE_CUDA False"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from support.words import counted
+
 from ..rows import in_order
 from ..tables import Table, print_records
 from .figures import AVERAGE, PROTOCOLS, Figure, read_published
@@ -106,9 +108,8 @@ def published_tables(figures: list[Figure]) -> Iterable[Table]:
                 continue
             named = f"{title}, {source}, {backbone}"
             for shots in sorted({f.shots for f in mine if f.shots}, reverse=True):
-                plural = "s" if shots > 1 else ""
                 chosen = [figure for figure in mine if figure.shots in (None, shots)]
-                yield from tables_of(f"{named}, {shots} shot{plural}", chosen)
+                yield from tables_of(f"{named}, {counted(shots, 'shot')}", chosen)
             if all(figure.shots is None for figure in mine):
                 yield from tables_of(named, mine)
 

@@ -167,17 +167,23 @@ class Gallery:
         """Return how the curves of methods are drawn."""
         return plots.styles(methods, self.trainers)
 
-    def per_class(self, accuracies: Mapping[Method, Mapping[str, float]], title: str) -> Drawn:
-        """Return the accuracy of each class: a bar for the best method, marks for the others.
+    def per_class(
+        self,
+        accuracies: Mapping[Method, Mapping[str, float]],
+        title: str,
+        bar: Method | None = None,
+    ) -> Drawn:
+        """Return the accuracy of each class: a bar for one method, marks for the others.
 
-        Of more than ``MOST_CLASSES`` those that are hardest for the best method.
+        Of more than ``MOST_CLASSES`` those that are hardest for that method.
 
         Args:
             accuracies: method -> class -> percent, mean over seeds.
             title: data set, and half of its classes.
+            bar: the method; the best on average when not given.
         """
         styles = self.styles(accuracies)
-        best = max(accuracies, key=lambda method: fmean(accuracies[method].values()))
+        best = bar or max(accuracies, key=lambda method: fmean(accuracies[method].values()))
         classes = sorted(accuracies[best], key=accuracies[best].__getitem__)
         some = classes[:MOST_CLASSES]
         size = (_PANEL[0], max(_PANEL[1], 0.19 * len(some) + 0.8))
@@ -195,7 +201,7 @@ class Gallery:
         axes.set_xlim(-2, 102)
         hardest, easiest = classes[0], classes[-1]
         numbers = accuracies[best]
-        caption = f"Bar: {look['label']}, the best on average. " + (
+        caption = f"Bar: {look['label']}{'' if bar else ', the best on average'}. " + (
             f"The {len(some)} hardest of {len(classes)} classes. "
             if len(some) < len(classes)
             else ""
@@ -211,7 +217,14 @@ class Gallery:
         alt = f"Accuracy per class, {title}. {look['label']}: {found}. Means over classes: {means}."
         return self.draw(figure, alt, caption + found.capitalize() + ".")
 
-    def confusion(self, matrix: np.ndarray, classes: Sequence[str], who: str, title: str) -> Drawn:
+    def confusion(
+        self,
+        matrix: np.ndarray,
+        classes: Sequence[str],
+        who: str,
+        title: str,
+        picked: Sequence[int] | None = None,
+    ) -> Drawn:
         """Return a confusion matrix; lines are true classes, their cells the share of them.
 
         Args:
@@ -219,10 +232,16 @@ class Gallery:
             classes: C names.
             who: the method, and how many seeds.
             title: data set, and half of its classes.
+            picked: labels of the classes to draw; all when not given.
         """
+        share = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
+        right = 100 * matrix.trace() / max(1, matrix.sum())
+        worst = confused(matrix, classes, 5)
+        of_all = ""
+        if picked is not None:
+            of_all = f"The {len(picked)} of {len(classes)} classes that are confused most. "
+            share, classes = share[picked][:, picked], [classes[label] for label in picked]
         number = len(classes)
-        total = matrix.sum(axis=1, keepdims=True).clip(1)
-        share = matrix / total
         figure, axes = self.panel("predicted class", "true class", title, (_PANEL[0], 3.9))
         axes.grid(visible=False)
         colours = LinearSegmentedColormap.from_list(
@@ -248,14 +267,13 @@ class Gallery:
                     if value:
                         text = f"{100 * value:.0f}"
                         axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=7)
-        worst = confused(matrix, classes, 5)
         said = "; ".join(f"{t} taken for {p} {n} of {of} times" for t, p, n, of in worst)
-        right = 100 * matrix.trace() / max(1, matrix.sum())
         alt = f"Confusion matrix, {title}, {who}: {right:.2f}% on the diagonal. "
         alt += f"{said or 'No errors'}."
         t, p, n, of = worst[0] if worst else ("", "", 0, 0)
         caption = f"Most often: {t} taken for {p}, {n} of {of}." if worst else "No errors."
-        return self.draw(figure, alt, f"{caption} Shares of the true class, %; {who}.")
+        caption = f"{of_all}{caption} Shares of the true class, %; {who}."
+        return self.draw(figure, of_all + alt, caption)
 
     def reliability(self, curves: Mapping[Method, tuple[Any, float]], title: str) -> Drawn:
         """Return accuracy against confidence; on the diagonal a method is calibrated.

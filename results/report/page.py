@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from support.files import write_text
 
@@ -23,6 +17,7 @@ from ..published.matching import compare
 from ..rows import Row, in_order, listing
 from ..runs import TABLES, TITLES
 from ..tables import cell
+from . import template
 from .data_sets import DataSet, data_sets
 from .figures import Drawn, Gallery
 from .gather import (
@@ -40,10 +35,9 @@ from .gather import (
     find_runs,
 )
 from .provenance import facts_of, settings_of
-from .svg import DARK, page_style, shown
+from .svg import page_style
 from .tables import Published, View, view_of, views
 
-FOLDER = Path(__file__).parent
 #: state of a run -> what a number of such runs is called, and its colour
 WORDS = {COUNTS: "runs count"} | {state: state for state in STATES[1:]}
 KINDS = {COUNTS: "good", LEFT_OUT: "warn", UNTESTED: "", UNFINISHED: "warn"}
@@ -162,7 +156,7 @@ def gather(
     present = {run.protocol for run in runs} | {row.protocol for row in rows}
     return Page(
         output=str(output),
-        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        made=template.now(),
         version=versions(runs),
         interval="95% interval" if ci95 else "standard deviation",
         sections=[
@@ -243,22 +237,9 @@ def best_of(key: str, rows: list[Row]) -> Best:
 
 def render(page: Page) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shown"] = shown
-    script = (FOLDER / "report.js").read_text("utf-8")
-    palette = {f"c{colour[1:].lower()}": (colour, dark) for colour, dark in DARK.items()}
-    return environment.get_template("report.html.j2").render(
+    return template.render(
+        "report.html.j2",
         page=page,
-        palette=palette,
-        style=Markup((FOLDER / "report.css").read_text("utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         tables=TABLES,
         states=WORDS,
         kinds=KINDS,

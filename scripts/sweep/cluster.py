@@ -20,9 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.claims import STALE
 from scripts.run import ROOT
+from support.claims import STALE
 from support.hints import nearest
+from support.words import counted
 
 from .board import Board
 from .gpus import number_of
@@ -439,7 +440,8 @@ def run_jobs(
     while left:
         jobs = submit(kind, cluster, left, logs, env, retries, board)
         names = sorted({job.job_id.partition("_")[0] for job, _ in jobs})
-        board.say(f"submitted {len(jobs)} jobs: {', '.join(names)}; their logs: {logs / 'jobs'}")
+        submitted = counted(len(jobs), "job")
+        board.say(f"submitted {submitted}: {', '.join(names)}; logs of jobs: {logs / 'jobs'}")
         if not wait:
             for _, part in jobs:
                 for task in part:

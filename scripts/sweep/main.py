@@ -198,14 +198,14 @@ def sweep(
         except (KeyboardInterrupt, SystemExit):
             board.close()
             kept = (
-                "the jobs go on (scancel ends them)"
+                "the jobs keep running (scancel ends them)"
                 if executor == "slurm"
                 else "finished runs and the last checkpoints of the others are kept below "
                 f"{logs.parent}"
             )
             print(
-                f"stopped ({result.summary or 'no run had ended'}): {kept}; the same command goes "
-                "on from there",
+                f"stopped ({result.summary or 'no run had ended'}): {kept}; the same command "
+                "continues from there",
                 file=sys.stderr,
             )
             raise

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from scripts.claims import is_alive
 from scripts.run import BUSY, FINISHED, NOTE, ROOT
+from support.claims import is_alive
 from support.command_line import INTERRUPTED, UNFINISHED, WRONG_INPUT
 
 from .board import Board

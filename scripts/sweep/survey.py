@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import Literal
 
 import protocols
-from scripts.claims import holder_of
 from scripts.run import find_weights, state_of
+from support.claims import holder_of
 from support.disk import sweep_shortage
+from support.words import counted
 
 from .plan import Call, Chain, title
 
@@ -179,6 +180,9 @@ def describe(found: Mapping[Call, Found], costs: Costs, at_once: int, where: str
     if not todo:
         time = "nothing to do"
     if left is not None and unknown:
-        time += f", without {unknown} runs that none tells of"
-    lines.append(f"{len(found)} runs, {len(todo)} left, {at_once} at once {where}: {time}")
+        time += f", and {counted(unknown, 'run')} of unknown length"
+    together = "one" if at_once == 1 else at_once
+    lines.append(
+        f"{counted(len(found), 'run')}, {len(todo)} left, {together} at a time {where}: {time}"
+    )
     return "\n".join(lines)

@@ -88,7 +88,7 @@ def test_needed_and_free(trainer, capsys, share, said):
     run = trainer("TEST.NO_TEST", True)
     with address_space(share * Load(run.model, 4).bytes):
         if said == "error":
-            with pytest.raises(SettingError, match=r"MODEL\.MEMORY_CHECK False goes on anyway"):
+            with pytest.raises(SettingError, match=r"MODEL\.MEMORY_CHECK False skips this check"):
                 run.check_memory(training=True)
             trainer("MODEL.MEMORY_CHECK", False).check_memory(training=True)
         else:

@@ -46,7 +46,7 @@ def begun(make_cfg):
 def test_another_run_does_not_take_over_a_folder(make_cfg, begun, pairs, message):
     """Its result would be that of the run before, under the name of its own settings."""
     trainer = build_trainer(make_cfg("MMLoP", *DATA, *pairs))
-    with pytest.raises(SettingError, match=rf"cannot go on .*model\.pth\.tar-1 .*{message}"):
+    with pytest.raises(SettingError, match=rf"cannot resume .*model\.pth\.tar-1 .*{message}"):
         trainer.train()
 
 
@@ -131,7 +131,7 @@ def test_checkpoints_that_cannot_be_used_get_one_line(words, tmp_path, capsys, r
     assert train.main(words) == 0, "the one before takes its place"
     assert load_checkpoint(str(newest))["epoch"] == 2
     (warned,) = {str(w.message) for w in recwarn if "is truncated, damaged" in str(w.message)}
-    assert f"goes on from {before}, not from {newest}" in warned
+    assert f"continues from {before}, not from {newest}" in warned
     kept = before.read_bytes()
     for path in (newest, before):
         path.write_bytes(whole[:2000])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from benchmarks import methods
@@ -51,6 +53,18 @@ def test_few_shot_table(results):
     assert [word.strip() for word in head.split("|")[1:-1]] == ["method", "0 shots", "2 shots"]
     accuracy = f"{results[1]['all']:.2f}"
     assert any("CoOp" in line and line.rstrip(" |").endswith(accuracy) for line in lines)
+
+
+def test_readme_has_the_averages_that_are_kept():
+    kept = (methods.ROOT / "benchmarks/results/methods.jsonl").read_text("utf-8").splitlines()
+    runs = methods.base_to_new_runs()
+    labels = {run.label for run in runs}
+    results = [result for line in kept if (result := json.loads(line))["label"] in labels]
+    of_protocol = [result for result in results if result["protocol"] == "base2new"]
+    table = methods.averages_table(methods.rows_of(of_protocol))
+    assert table in methods.README.read_text("utf-8")
+    shown = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert sorted(shown) == sorted(labels)
 
 
 def test_document_has_a_place_for_every_table():

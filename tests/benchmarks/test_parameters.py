@@ -16,6 +16,9 @@ EXPECTED = {
     ("CLIPAdapter", "vit_b16_ep50"): 131_072,
     # of 10 classes
     **{(method, "vit_b16"): 10 * 512 for method in ("TaskRes", "ZSLP", "CLAP")},
+    ("LPPlusPlus", "vit_b16"): 10 * 512 + 2 * 10,
+    ("TipAdapter", "vit_b16"): 0,
+    ("TipAdapterF", "vit_b16"): 10 * 16 * 512,  # with 16 images of each
     ("CoCoOp", "vit_b16_c4_ep10_batch1_ctxv1"): 35_360,
     ("CoCoOp", "vit_b16_c16_ep10_batch1"): 41_504,
     ("VPT", "vit_b16_c8_ep5_batch4"): 73_728,

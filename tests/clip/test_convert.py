@@ -172,7 +172,7 @@ def test_open_clip_file_needs_no_architecture_afterwards(tmp_path, capsys, dtype
     source, target = tmp_path / "open_clip_pytorch_model.bin", tmp_path / "a.safetensors"
     assert run(source, target, "--dtype", dtype) == 0
     output = capsys.readouterr().out
-    assert "ViT, patches of 8, 1 blocks of width 96, 3 heads, 288 hidden units" in output
+    assert "ViT, patches of 8, 1 block of width 96, 3 heads, 288 hidden units" in output
     assert "activation: GELU\n" in output
     assert "mean [0.5, 0.5, 0.5], standard deviation [0.25, 0.25, 0.25]" in output
     weights = clip.load_state_dict(target)

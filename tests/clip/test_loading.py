@@ -299,7 +299,7 @@ def test_packing_keeps_integers(tmp_path):
 
 def test_packing_refuses(tmp_path):
     path = tmp_path / "a.safetensors"
-    with pytest.raises(ValueError, match="names 1 tokens more than once"):
+    with pytest.raises(ValueError, match="names 1 token more than once"):
         tiny.pack(weights_of("vit"), [3, 4, 3], path)
     with pytest.raises(ValueError, match=r"reach from 0 to 600, but .* rows 0 to 599"):
         tiny.pack(weights_of("vit"), [0, 600], path)

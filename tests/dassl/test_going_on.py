@@ -195,7 +195,7 @@ def test_a_full_disk_loses_nothing(build, freq):
             signal.signal(signal.SIGXFSZ, handler)
 
     trainer.going_on.save = save_on_a_full_disk
-    with pytest.raises(SettingError, match=rf"cannot write .*{NEWEST} .* free.* goes on there"):
+    with pytest.raises(SettingError, match=rf"cannot write .*{NEWEST} .* free.* resumes there"):
         trainer.train()
     assert find_start(trainer.output_dir, ["linear"]).position == Position(1)
     assert not list(Path(trainer.output_dir).rglob("*.tmp*"))

@@ -112,7 +112,7 @@ def test_a_run_outlives_its_console(tmp_path):
     assert process.stdout.readline() == "0\n"
     process.stdout.close()
     assert process.wait(timeout=60) == 0
-    assert process.stderr.read().count("Note: standard output was closed; the run goes on in") == 1
+    assert process.stderr.read().count("output was closed; the log continues in") == 1
     assert (tmp_path / "log.txt").read_text().endswith("\n99999\n")
     process.stderr.close()
 

@@ -168,7 +168,7 @@ def test_no_service(build, monkeypatch, capsys, name, environment):
         monkeypatch.setenv(key, value)
     trainer = build(f"tensorboard,{name}")
     trainer.train()
-    assert f"Note: {name} takes no more of this run, which goes on" in capsys.readouterr().out
+    assert f"Note: {name} takes no more of this run, which continues" in capsys.readouterr().out
     assert list(folder(trainer).glob("tensorboard/events*"))
     assert list(folder(trainer).glob("prompt_learner/model.pth.tar-1"))
 

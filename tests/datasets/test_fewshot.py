@@ -422,3 +422,44 @@ def test_data_root_that_cannot_be_written(stem, readable_root, dataset_cfg, capf
     assert sorted(folder.rglob("*")) == before
     out = capfd.readouterr().out
     assert "Few-shot data not saved" in out and "Permission denied" in out
+
+
+# --- other draws ------------------------------------------------------------------------------
+
+
+class Uneven(FewShotDataset):
+    """Lists with 2, 6 and 9 images of three classes, without files."""
+
+    def __init__(self, val_shots, refill, folder):
+        self.dataset_dir, self.split_fewshot_dir = str(folder), str(folder / "split_fewshot")
+        self.val_shots, self.refill = val_shots, refill
+
+
+@pytest.mark.parametrize("refill", [False, True])
+@pytest.mark.parametrize("val_shots", ["few", "same", "all"])
+def test_validation_images_and_refilled_classes(tmp_path, val_shots, refill):
+    """Read from the file of the draw or drawn, the images and the random stream are the same."""
+    labels = [0] * 2 + [1] * 6 + [2] * 9
+    train, val = (
+        [make_item(str(tmp_path / f"{p}{n}"), y, str(y)) for n, y in enumerate(labels)]
+        for p in ("t", "v")
+    )
+    found = []
+    for _ in range(2):
+        random.seed(3)
+        dataset = Uneven(val_shots, refill, tmp_path)
+        found.append([*map(rows, dataset.sample_shots(train, val, 6, 3)), random.random()])
+    assert found[0] == found[1]
+    drawn, validation, _ = found[0]
+    counts = [sum(label == y for _, label, _ in drawn) for y in range(3)]
+    assert counts == [6 if refill else 2, 6, 6]
+    if refill:
+        assert {label for _, label, _ in drawn[:6]} == {0} and len(set(drawn[:6])) <= 2
+    short = 2 if not refill else {"few": 4, "same": 6, "all": 2}[val_shots]
+    most = {"few": 4, "same": 6, "all": 9}[val_shots]
+    counts = [sum(label == y for _, label, _ in validation) for y in range(3)]
+    assert counts == [short, min(most, 6), most]
+    random.seed(3)
+    plain = rows(Uneven("few", False, tmp_path).sample_shots(train, val, 6, 3)[0])
+    if not refill:  # the training images do not depend on the validation images
+        assert drawn == plain

@@ -284,9 +284,7 @@ def test_what_is_not_read_is_noted(own, tmp_path, capsys):
     own()
     out = capsys.readouterr().out
     assert "only train, val, test are read, not masks" in out
-    assert (
-        f"1 files or folders in class folders are no images and not read (first: {tmp_path}" in out
-    )
+    assert f"since they are no images: 1 file or folder (first: {tmp_path}" in out
     assert "notes.txt" in out and "MACOSX" not in out
 
 
@@ -306,7 +304,7 @@ def test_photos_that_cannot_be_decoded_are_named(own, tmp_path, capsys, no_photo
     out = capsys.readouterr().out
     first = tmp_path / "train" / "猫" / "IMG_1.HEIC"
     assert f"Note: 2 .avif, .heic files are not read (first: {first}): install pillow-heif" in out
-    assert "Note: 1 files or folders in class folders are no images" in out
+    assert "since they are no images: 1 file or folder" in out
     for image in (tmp_path / "train" / "猫").glob("*.png"):
         image.unlink()
     with pytest.raises(ValueError, match=r"has no image.*\.heic files .*install pillow-heif"):
@@ -464,7 +462,7 @@ def test_a_list_written_on_windows(own, tmp_path, form, prefix, capsys):
         text = "path,label\r\n" + "".join(f"{path},{label}\r\n" for path, label in rows)
     (tmp_path / f"own.{form}").write_text(text, encoding="utf-8")
     dataset = own(LIST=f"own.{form}")
-    assert "lists 1 images more than once" in capsys.readouterr().out
+    assert "lists 1 image more than once" in capsys.readouterr().out
     (tmp_path / "own.csv").write_text(CSV, encoding="utf-8")
     assert lists(dataset) == lists(own(LIST="own.csv"))
 
@@ -537,7 +535,7 @@ def test_repeated_rows_count_once(own, tmp_path, capsys):
     write_listed_images(tmp_path)
     (tmp_path / "own.csv").write_text(CSV + ROWS[0][0] + ",cat\n", encoding="utf-8")
     assert sum(map(len, lists(own(LIST="own.csv")))) == 12
-    assert "lists 1 images more than once" in capsys.readouterr().out
+    assert "lists 1 image more than once" in capsys.readouterr().out
 
 
 def test_a_list_that_is_not_there(own, tmp_path):

@@ -284,7 +284,7 @@ def test_no_class_folder(tree, build, tmp_path):
 def test_class_too_small_to_split(tree, build):
     folder = tree("dtd")
     write_image(folder / "images" / "woven" / "woven_0001.jpg")
-    with pytest.raises(ValueError, match="'woven' has 1 images"):
+    with pytest.raises(ValueError, match="'woven' has 1 image,"):
         build("dtd")
 
 

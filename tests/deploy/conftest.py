@@ -35,6 +35,8 @@ def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
         cfg.merge_from_list(list(pairs))
         torch.manual_seed(1)
         model = trainer.build_classifier(cfg, clip, CLASSNAMES)
+        model.learner.set_n_images(10)
+        model.learner.start(model)
         with torch.no_grad():  # a start at zero would not tell whether it is there
             for parameter in model.learner.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape)

@@ -148,7 +148,7 @@ BAD = {
     "too few labels": (LOGITS, LABELS[:2], ABOUT, "for 3 images"),
     "a label too large": (LOGITS, LABELS + 1, ABOUT, "labels from 1 to 2 for 2 classes"),
     "a label below 0": (LOGITS, LABELS - 1, ABOUT, "labels from -1"),
-    "too few names": (LOGITS, LABELS, ABOUT | {"classes": ["a"]}, "1 names for 2 classes"),
+    "too few names": (LOGITS, LABELS, ABOUT | {"classes": ["a"]}, "1 name for 2 classes"),
     "names that are none": (LOGITS, LABELS, ABOUT | {"classes": [1, 2]}, "classes are no list"),
     "too many paths": (LOGITS, LABELS, ABOUT | {"images": ["a"] * 4}, "4 paths for 3 images"),
     "a newer version": (LOGITS, LABELS, ABOUT | {"schema": 2}, "newer version (schema 2"),

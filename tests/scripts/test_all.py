@@ -227,7 +227,7 @@ def test_stopping_it_stops_the_runs(number, clone):
     assert "Traceback" not in err
     assert err.splitlines()[-1] == (
         "stopped (no run had ended): finished runs and the last checkpoints of the others are kept "
-        f"below {clone.folder}/output; the same command goes on from there"
+        f"below {clone.folder}/output; the same command continues from there"
     )
     run = Path("/proc", started.read_text().strip(), "cmdline")
     while run.exists() and b"sleep" in run.read_bytes():

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from scripts import claims
-from scripts.claims import FILE, Claim, holder_of
+from support import claims
+from support.claims import FILE, Claim, holder_of
 from support.command_line import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
 
 
 def python(code: str, *words: object) -> subprocess.Popen:
-    """A process that runs code with scripts.claims, and prints."""
+    """A process that runs code with support.claims, and prints."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys, time\nfrom scripts.claims import *\n{code}"]
+        [sys.executable, "-c", f"import sys, time\nfrom support.claims import *\n{code}"]
         + [str(word) for word in words],
         cwd=ROOT,
         stdout=subprocess.PIPE,

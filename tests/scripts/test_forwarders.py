@@ -95,7 +95,7 @@ def test_help_needs_no_environment(clone):
     for name, words in {
         "run": "scripts/<method>/base2new_train.sh DATASET SEED",
         "all": "PROTOCOL  base2new: base-to-new (default)\n",
-        "quickstart": "JOBS, how many runs at once",
+        "quickstart": "JOBS, how many runs at a time",
         "mmlop/xd_test": "usage: scripts/mmlop/xd_test.sh DATASET SEED [MAX_EPOCH]",
         "mmlop/ablation": "ablation.sh DATASET SEED [TABLE ...]",
         "maple/reproduce_maple": "reproduce*.sh DATASET SEED WEIGHTSPATH",

@@ -51,7 +51,7 @@ def test_quickstart_has_a_run_on_every_core(clone):
     cores = min(8, len(os.sched_getaffinity(0)))
     env = {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1", "BREAK": "ZeroshotCLIP"}
     done = clone.call("scripts/quickstart.sh", **env)
-    assert f"seeds 1 2 3, {cores} runs at once" in done.stdout
+    assert f"seeds 1 2 3, {cores} at a time" in done.stdout
 
 
 @pytest.mark.parametrize("script", ["test.sh", "test_lowest.sh"])

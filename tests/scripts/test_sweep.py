@@ -97,7 +97,7 @@ def test_the_plan_tells_what_is_left_and_how_long_it_takes():
     assert ["coop", "fewshot", "6", "2", "1", "1", "2", "0", "2", "min"] in table
     assert "refused: vpt base2new_test dtd seed 1: no such file" in lines
     assert lines[-1] == (
-        "8 runs, 5 left, 2 at once on GPU 0, 1: about 5 min, without 1 runs that none tells of"
+        "8 runs, 5 left, 2 at a time on GPU 0, 1: about 5 min, and 1 run of unknown length"
     )
     board = Board([call(3), call(4)], 2, costs, 2)
     assert board.time_left() == "about 2 min left"
@@ -157,7 +157,7 @@ def test_times_in_words(seconds, text):
 def test_a_dry_run_prints_the_plan_only(clone):
     done = clone.call("scripts/all.sh", "coop zsclip", "digits", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].startswith("12 runs, 12 left, 1 at once on the CPU: no ")
+    assert "\n12 runs, 12 left, one at a time on the CPU: no " in done.stdout
     assert not (clone.folder / "output").exists()
 
 
@@ -255,7 +255,7 @@ def test_a_sweep_from_python(tmp_path, monkeypatch, capsys):
     ]
     assert {found.state for found in result.found.values()} == {"new"}
     assert (result.counts, result.failures, Path.cwd()) == ({}, [], tmp_path)
-    assert "4 runs, 4 left, 3 at once on the CPU" in capsys.readouterr().out
+    assert "4 runs, 4 left, 3 at a time on the CPU" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no method 'cop'"):
         sweep("cop")
 
@@ -309,4 +309,4 @@ def test_a_sweep_that_will_not_fit_on_the_disk_says_so(tmp_path, monkeypatch):
     assert shortage(found, tmp_path) is None
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert shortage(found, tmp_path).startswith("2 runs take about 6 MB (3 MB each), and 5 MB are")
+    assert shortage(found, tmp_path).startswith("2 runs need about 6 MB (3 MB each), and 5 MB are")

@@ -114,6 +114,7 @@ COMMANDS = {
     "tools.attention": ("run", "run", "x.png"),
     "tools.export": ("export", "run"),
     "tools.factors": ("run", "run"),
+    "tools.inspect_run": ("run", "run"),
     "tools.nearest_words": ("run", "run"),
     "tools.to_upstream": ("convert", "run", "out"),
     "tools.tsne": ("run", "run"),

@@ -34,7 +34,7 @@ def test_sweep(tmp_path):
     finished = [tmp_path / f"seed{seed}" for seed in range(3)]
     assert sweep_shortage(tmp_path / "new", 1650, finished) is None
     line = sweep_shortage(tmp_path / "new", 10**14, finished)
-    assert "take about" in line and "(3 kB each)" in line and str(tmp_path / "new") in line
+    assert "need about" in line and "(3 kB each)" in line and str(tmp_path / "new") in line
     assert "(2 MB each)" in sweep_shortage(tmp_path, 10**12)
     assert folder_bytes(tmp_path / "nothing") == 0
 
