@@ -97,7 +97,14 @@ def stored(reads: Mapping[str, set[str]]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def record(args: argparse.Namespace) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description="Record which config keys each method reads.")
+    add_traceback(parser)
+    return parser
+
+
+def act(args: argparse.Namespace) -> None:
     """Record all methods and write the file."""
     reads = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +120,4 @@ def record(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Record which config keys each method reads.")
-    add_traceback(parser)
-    sys.exit(run_command(parser, record))
+    sys.exit(run_command(build_parser(), act))

@@ -18,7 +18,7 @@ SHOWN = 30
 def licence(backbone: str) -> str:
     """Say what is known about the terms of a backbone's weights."""
     if backbone == EMBEDDED.rpartition(":")[2]:
-        return "The backbone comes with the toolbox that wrote this bundle, under its licence."
+        return "The backbone comes with the toolbox that wrote this, under its licence."
     if backbone in available_models():
         return (
             "OpenAI published the backbone's weights with code under the MIT licence; its model "

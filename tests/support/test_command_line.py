@@ -112,6 +112,8 @@ COMMANDS = {
     "clip.convert": ("convert", "a", "b"),
     "pretrain.__main__": ("train",),
     "tools.attention": ("run", "run", "x.png"),
+    "tools.clean": ("clean", "output"),
+    "tools.config_reference": ("print_reference",),
     "tools.export": ("export", "run"),
     "tools.factors": ("run", "run"),
     "tools.inspect_run": ("run", "run"),
@@ -121,7 +123,15 @@ COMMANDS = {
     **{
         f"benchmarks.{name}": ("act",)
         for name in (
-            *("data_pipeline", "gpu", "kills", "memory_estimate", "methods", "mmlop_stability"),
+            *(
+                "config_reads",
+                "data_pipeline",
+                "gpu",
+                "kills",
+                "memory_estimate",
+                "methods",
+                "mmlop_stability",
+            ),
             *("parameters", "repeat", "several_seeds", "speed", "sweep_kills", "teacher_cache"),
             *("rank_texts", "whole_run"),
         )
