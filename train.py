@@ -234,6 +234,20 @@ def config_files(args: argparse.Namespace) -> dict[str, str]:
     return {option: path for option, path in named.items() if path is not None}
 
 
+def data_set_of(args: argparse.Namespace) -> str:
+    """Return the registry name of the data set that files and pairs name; empty without any.
+
+    Args:
+        args: the parsed command line, its files checked.
+    """
+    from dassl.config import values_of_file
+
+    files = map(resolve_alias, config_files(args).values())
+    named = [values_of_file(path).get("DATASET.NAME", "") for path in files]
+    pairs = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    return pairs.get("DATASET.NAME") or str(next(filter(None, reversed(named)), ""))
+
+
 def given_keys(args: argparse.Namespace) -> dict[str, str]:
     """Return config key -> what set it: a file, an option, or the ``KEY VALUE`` pairs.
 
@@ -242,8 +256,8 @@ def given_keys(args: argparse.Namespace) -> dict[str, str]:
     """
     from dassl.config import keys_of_file
 
-    files = map(resolve_alias, config_files(args).values())
-    given = {key: path for path in files for key in keys_of_file(path)}
+    files, data_set = map(resolve_alias, config_files(args).values()), data_set_of(args)
+    given = {key: path for path in files for key in keys_of_file(path, data_set)}
     for option, key in OPTION_KEYS.items():
         if getattr(args, option) is not None:
             given[key] = f"--{option.replace('_', '-')}"
@@ -347,7 +361,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """
     import datasets
     import trainers
-    from dassl.config import get_cfg_default
+    from dassl.config import data_sets_of_file, get_cfg_default
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.going_on import saved_in
@@ -361,7 +375,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if path != name:
             print(f"{name} is another name of {path} (aliases.yaml)")
         require_file(path, option)
-        cfg.merge_from_file(path)
+        for data_set in data_sets_of_file(path):
+            DATASET_REGISTRY.check(data_set, f"{path}: _DATASETS_")
+    data_set = data_set_of(args)
+    for name in config_files(args).values():
+        cfg.merge_from_file(resolve_alias(name), data_set)
     for option, key in OPTION_KEYS.items():
         value = getattr(args, option)
         if value is not None:

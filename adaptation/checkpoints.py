@@ -350,7 +350,7 @@ def checked_weights(
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
-        weights = learner.from_upstream(_trained_upstream(weights))
+        weights = learner.from_upstream(_trained_upstream(weights, learner))
     learner.make_room(weights, trained_on)
     if rows is not None:
         weights = learner.select_classes(weights, rows, len(trained_on))
@@ -391,7 +391,34 @@ def _rows_of(classnames: Sequence[str], trained_on: Sequence[str]) -> list[int] 
         return None
 
 
-def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def trained_classes(
+    checkpoint: Mapping[str, Any], cfg: CfgNode, classnames: Sequence[str], path: str
+) -> list[str]:
+    """Return the classes that a checkpoint's learner was trained with, for ``PromptedCLIP``.
+
+    Args:
+        checkpoint: as ``load_checkpoint`` reads it, checked; also one of the published code.
+        cfg: config of the run that loads it.
+        classnames: the classes of that run.
+        path: file of the checkpoint, named in errors.
+
+    Returns:
+        the names; none if it was trained on another data set. The published code's checkpoints do
+        not say: those that a run on base classes loads were trained with these.
+    """
+    meta = checkpoint.get("meta")
+    if not meta:
+        return list(classnames) if cfg.DATASET.get("SUBSAMPLE_CLASSES") == "base" else []
+    data_set = stored_settings(meta, path)["DATASET"].get("NAME")
+    return list(meta["classnames"]) if data_set == cfg.DATASET.NAME else []
+
+
+#: names that the published code's checkpoints give to embedded class names and to frozen weights
+NOT_LEARNED = ("token_prefix", "token_suffix", "prompt_embeddings", "logit_scale")
+FROZEN_COPIES = ("prompt_learner.ZS_image_enc", "model_distill.")
+
+
+def _trained_upstream(weights: Mapping[str, Tensor], learner: PromptLearner) -> dict[str, Tensor]:
     """Select the trained tensors in a checkpoint of the published code.
 
     It also holds weights of the frozen CLIP, and embedded class names, which belong to the classes
@@ -399,9 +426,10 @@ def _trained_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
 
     def frozen(key: str) -> bool:
-        inside = key.startswith(("image_encoder.", "text_encoder.", "prompt_learner.ZS_image_enc"))
-        names = key.removeprefix("prompt_learner.") in CLASS_NAMES
-        return names or key == "logit_scale" or (inside and "VPT" not in key)
+        if key.removeprefix("prompt_learner.") in NOT_LEARNED or key.startswith(FROZEN_COPIES):
+            return True
+        inside = key.startswith(("image_encoder.", "text_encoder."))
+        return inside and not any(part in key for part in learner.upstream_in_encoders)
 
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return {key: value.float() for key, value in weights.items() if not frozen(key)}

@@ -16,6 +16,7 @@ from clip.changes import Changes, LayerChanges
 from clip.encoders import Encoders
 from clip.model import CLIP, with_text_projection
 from clip.packing import PackedText
+from clip.tokens import tokenize
 from clip.weights import convert_weights
 
 from .learner import Prediction, PromptLearner
@@ -31,6 +32,11 @@ PRECISIONS = {"fp32": None, "amp": torch.float16, "bf16": torch.bfloat16, "fp16"
 
 #: copies of the text features that a training step holds: raw, normalised, corrected, gradients
 FEATURE_COPIES = 8
+
+
+def pair_of_views(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the views of a batch for the learner and for the frozen CLIP; one may be both."""
+    return (image, image) if image.dim() == 4 else (image[:, 0], image[:, 1])
 
 
 class PromptedCLIP(nn.Module):
@@ -81,6 +87,8 @@ class PromptedCLIP(nn.Module):
             convert_weights(clip, self.autocast_dtype, convolutions=False)
         self.encoders = Encoders(clip, fast)
         self.teacher_cache = TeacherCache(clip, precision, cache_mb if fast else 0)
+        #: classes that the learner was trained with; none where that was another data set
+        self.trained_classes = list(classnames)
         self.set_classes(classnames)
 
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -89,7 +97,7 @@ class PromptedCLIP(nn.Module):
         Raises:
             ValueError: the list is empty or a name is too long.
         """
-        at_the_input = Changes.of(self.learner.text_changes())[0].prompts
+        at_the_input = Changes.of(self.learner.text_changes()).at_input
         n_inserted = sum(prompt.growth for prompt in at_the_input)
         self.text = class_prompts(
             self.clip,
@@ -154,11 +162,13 @@ class PromptedCLIP(nn.Module):
         """Classify a batch with the learner.
 
         Args:
-            image: ``(B, 3, side, side)``.
+            image: ``(B, 3, side, side)``, or ``(B, 2, 3, side, side)``, two views of every image:
+                the learner's, and the frozen CLIP's.
             views: a loader's names of the ``B`` views, to look up frozen features by.
         """
-        prediction = self.learner(self, image)
-        return self.with_teacher(prediction, lambda: self.frozen_image_features(image, views))
+        seen, taught = pair_of_views(image)
+        prediction = self.learner(self, seen)
+        return self.with_teacher(prediction, lambda: self.frozen_image_features(taught, views))
 
     def with_teacher(
         self, prediction: Prediction, frozen_image_features: Callable[[], Tensor]
@@ -187,6 +197,11 @@ class PromptedCLIP(nn.Module):
         own = self.learner.logit_scale
         return self.clip.logit_scale.exp() if own is None else own
 
+    @property
+    def seen_classes(self) -> bool:
+        """Whether the present classes are those of the training, in their order."""
+        return self.trained_classes == self.classnames
+
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Compute scaled cosine similarities ``(B, C)`` of unit-norm features."""
         scaled = self.logit_scale * image_features
@@ -204,6 +219,11 @@ class PromptedCLIP(nn.Module):
             self.memory.how_many_fit(needed, f"a training step of {len(image)} images", share=0.5)
         with self._autocast(image.device):
             return self.encoders.encode_image(image, changes, n_rows).float()
+
+    def project_image(self, rows: Tensor) -> Tensor:
+        """Project rows of a ViT's last block ``(..., width)`` to ``(..., embed_dim)``."""
+        projection: Tensor = self.clip.visual.proj  # type: ignore[assignment]  # a ViT's
+        return rows.float() @ projection.float()
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
         """Encode the class list to ``(C, embed_dim)`` or ``(B, C, embed_dim)``, not normalised.
@@ -225,18 +245,22 @@ class PromptedCLIP(nn.Module):
 
         return encode_text_on_ranks(encode, self.text, changes)
 
-    def texts_at_once(self, changes: Changes, share: float = 0.5) -> int:
+    def texts_at_once(
+        self, changes: Changes, share: float = 0.5, text: PackedText | None = None
+    ) -> int:
         """Return how many texts to encode at a time; 0 for all of them.
 
         Args:
             changes: of the text encoder.
             share: part of the memory bound that they may take.
+            text: the texts, where they are not those of the classes.
         """
         training = torch.is_grad_enabled()
         limit = 0 if training else MAX_SEQUENCES
         if not self.memory:
             return limit
-        bytes_each = text_bytes(self.clip, self.text, changes, for_backward=training)
+        text = self.text if text is None else text
+        bytes_each = text_bytes(self.clip, text, changes, for_backward=training)
         in_use = (changes.batch_size or 1) * self.features_bytes()
         n_texts = self.memory.how_many_fit(bytes_each, "the text", share=share, in_use=in_use)
         return min(n_texts, limit or n_texts)
@@ -327,6 +351,32 @@ class PromptedCLIP(nn.Module):
             return average_templates(
                 encoders, self.classnames, self.teacher_templates, unit, size, keep
             )
+
+    @torch.no_grad()
+    def frozen_sentence_features(self, sentences: Sequence[Sequence[str]]) -> Tensor:
+        """Return the frozen CLIP's features of sentences about the classes, each of unit norm.
+
+        Args:
+            sentences: ``S`` of every class, of at most the context's tokens.
+
+        Returns:
+            ``(S, C, embed_dim)``; computed once per class list, or read from the teacher's cache.
+        """
+        texts = [text for of_class in sentences for text in of_class]
+
+        def encode() -> Tensor:
+            ids = tokenize(texts, self.clip.context_length).to(self.text.device)
+            packed, nothing = PackedText(ids), Changes.of(None)
+            size = self.texts_at_once(nothing, share=0.25, text=packed)
+            with self._autocast(self.text.device):
+                features = encode_text_in_chunks(self.encoders, packed, nothing, size)
+            return F.normalize(features.float(), dim=-1)
+
+        if "sentences" not in self._fixed_text:
+            found = self.teacher_cache.text_features(texts, ("the whole text",), encode)
+            by_class = found.unflatten(0, (len(sentences), -1))  # (C, S, embed_dim)
+            self._fixed_text["sentences"] = by_class.transpose(0, 1).contiguous()
+        return self._fixed_text["sentences"]
 
     @torch.no_grad()
     def frozen_image_features(self, image: Tensor, views: Sequence[str] | None = None) -> Tensor:

@@ -46,6 +46,10 @@ class Steps(Protocol):
     def classnames(self) -> Sequence[str]:
         """Names of the present classes."""
 
+    @property
+    def seen_classes(self) -> bool:
+        """Whether the present classes, and their data set, are those of the training."""
+
     def encode_image(
         self, image: Tensor, changes: LayerChanges | None = None, n_rows: int | None = None
     ) -> Tensor:
@@ -60,6 +64,13 @@ class Steps(Protocol):
         Returns:
             ``(B, embed_dim)`` float32, not normalised, or ``(B, n_rows, width)``: what the last
             layer norm gives for these rows, not projected.
+        """
+
+    def project_image(self, rows: Tensor) -> Tensor:
+        """Project rows ``(..., width)`` of a ViT's last block, as its features are projected.
+
+        Returns:
+            ``(..., embed_dim)`` float32, not normalised.
         """
 
     def encode_text(self, changes: LayerChanges | None = None) -> Tensor:
@@ -117,6 +128,8 @@ class PromptLearner(nn.Module):
     image_conditioned: bool = False
     #: whether the learned tensors belong to the training run's classes and fit no others
     class_specific: bool = False
+    #: parts of names that tell what is learned among the published code's names of the encoders
+    upstream_in_encoders: tuple[str, ...] = ("VPT",)
     #: of a class-specific learner, the entries of its state dict that have a row for each class;
     #: where these are all that depends on the classes, it fits any selection of them
     class_rows: tuple[str, ...] = ()

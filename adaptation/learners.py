@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from .starts import (
     check_depth,
     clip_widths,
     context_init,
+    copies,
     normal_parameter,
     require_vit,
     start_context,
@@ -301,3 +303,43 @@ class CoupledPromptLearner(PromptLearner):
 
     def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"prompt_learner.{key}": value for key, value in weights.items()}
+
+
+class MappedPromptLearner(CoupledPromptLearner):
+    """Deep text prompts, and one linear map per prompted block to the image prompts.
+
+    The maps of the deeper blocks start as copies of one another.
+
+    Args:
+        ctx, depth, vision_width, template: as for :class:`CoupledPromptLearner`.
+    """
+
+    def __init__(self, ctx: Tensor, depth: int, vision_width: int, template: str) -> None:
+        super().__init__(ctx, depth, vision_width, template)
+        self.compound_prompt_projections = copies(nn.Linear(ctx.shape[-1], vision_width), depth - 1)
+
+    def image_changes(self) -> LayerChanges:
+        deeper = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        later = (projection(text) for projection, text in deeper)
+        return deep_prompts([self.proj(self.ctx), *later])
+
+
+def start_of_coupled_prompts(clip: CLIP, node: CfgNode, name: str, method: str) -> dict[str, Any]:
+    """Return the arguments of a :class:`CoupledPromptLearner`.
+
+    Args:
+        clip: the frozen model.
+        node: config node of the method; reads N_CTX, CTX_INIT and PROMPT_DEPTH.
+        name: of the node.
+        method: name of the method, for errors.
+
+    Raises:
+        ValueError: a number of tokens or depth out of range, or a backbone without a ViT.
+    """
+    widths = clip_widths(clip)
+    require_vit(widths, method)
+    n_blocks = min(widths.text_layers, widths.vision_layers)
+    check_depth(node.PROMPT_DEPTH, n_blocks, f"TRAINER.{name}.PROMPT_DEPTH")
+    ctx, template = start_context(clip, node.CTX_INIT, node.N_CTX, f"TRAINER.{name}.N_CTX")
+    sizes = {"depth": node.PROMPT_DEPTH, "vision_width": widths.vision}
+    return {"ctx": ctx, "template": template, **sizes}

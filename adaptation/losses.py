@@ -17,10 +17,11 @@ def feature_consistency(features: Tensor, frozen: Tensor) -> Tensor:
 
 
 def cosine_distance(features: Tensor, frozen: Tensor) -> Tensor:
-    """Compute one minus the mean cosine of class text features and frozen ones, both ``(C, e)``.
+    """Compute one minus the mean cosine of features and frozen ones, both ``(N, e)``.
 
-    KgCoOp's and TCP's code. KgCoOp's paper (arXiv 2303.13283) has the squared Euclidean distance,
-    which is twice that for features of unit norm.
+    KgCoOp's and TCP's code, of class text features; MMRL's and CoPrompt's, of image features too.
+    KgCoOp's paper (arXiv 2303.13283) has the squared Euclidean distance, which is twice that for
+    features of unit norm.
     """
     return 1 - F.cosine_similarity(features, frozen, dim=-1, eps=1e-7).mean()
 

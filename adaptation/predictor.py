@@ -17,7 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import choose_device, load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
-from .checkpoints import checked_weights, find_checkpoint, stored_cfg
+from .checkpoints import checked_weights, find_checkpoint, stored_cfg, trained_classes
 from .config import extend_cfg
 from .trainer import PromptTrainer, check_backbone, load_clip
 
@@ -98,6 +98,7 @@ class Predictor:
         model = trainer.build_classifier(cfg, clip, names, templates)
         weights = checked_weights(checkpoint, model.learner, names, path, any_images=True)
         model.learner.load_state_dict(weights)
+        model.trained_classes = trained_classes(checkpoint, cfg, names, path)
         return cls(model, cfg, names, chosen)
 
     @classmethod

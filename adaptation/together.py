@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip.changes import Changes, LayerChanges, join_changes
 
-from .classifier import PromptedCLIP
+from .classifier import PromptedCLIP, pair_of_views
 from .learner import Prediction
 
 #: one call of an encoder: ``(image, changes, n_rows)``, or ``(None, changes, None)`` for the text
@@ -34,6 +34,7 @@ class _AnsweredSteps:
         self.model, self.answers = model, iter(answers)
         self.logits, self.frozen_text_features = model.logits, model.frozen_text_features
         self.classnames = model.classnames
+        self.project_image, self.seen_classes = model.project_image, model.seen_classes
         self.raw_text_features = model.raw_text_features
 
     def encode_image(
@@ -69,7 +70,7 @@ def predict_together(
 
     Args:
         models: models whose learners differ only in their values.
-        images: ``(B_i, 3, side, side)``, normalised, for every model.
+        images: for every model, as its ``predict`` takes them.
         views: a loader's names of the images' views, or ``None``, for every model.
 
     Returns:
@@ -79,12 +80,14 @@ def predict_together(
         ValueError: the calls of the learners cannot be joined.
     """
     first, sizes = models[0], [len(image) for image in images]
+    pairs = [pair_of_views(image) for image in images]
+    images, taught = [seen for seen, _ in pairs], [other for _, other in pairs]
 
     @functools.cache
     def frozen_features() -> Sequence[Tensor]:
         known = [batch for batch in views if batch is not None]
         names = [name for batch in known for name in batch] if len(known) == len(views) else None
-        return first.frozen_image_features(torch.cat(list(images)), names).split(sizes)
+        return first.frozen_image_features(torch.cat(taught), names).split(sizes)
 
     def frozen_of(number: int) -> Tensor:
         return frozen_features()[number]

@@ -29,6 +29,7 @@ from .checkpoints import (
     check_origin,
     checked_weights,
     checkpoint_path,
+    trained_classes,
 )
 from .classifier import PRECISIONS, PromptedCLIP
 from .config import check_shared_keys
@@ -153,6 +154,9 @@ class PromptTrainer(TrainerX):
     memory_is_checked = False
     # whether the run becomes longer than it was when it began
     _is_extended = False
+    #: views of a training image that a step can use (DATALOADER.K_TRANSFORMS): with two, the
+    #: learner sees the first and the frozen CLIP the second
+    most_views = 1
     #: name of a term of ``loss`` that is not part of the loss: ``edit_gradient`` gets its gradients
     guide: str | None = None
 
@@ -185,6 +189,12 @@ class PromptTrainer(TrainerX):
                 f"TRAINER.{self.node}.PREC is {precision!r}: use one of {', '.join(PRECISIONS)}"
             )
         check_shared_keys(cfg)
+        n_views = cfg.DATALOADER.K_TRANSFORMS
+        if n_views > self.most_views:
+            raise ValueError(
+                f"DATALOADER.K_TRANSFORMS is {n_views}: {cfg.TRAINER.NAME} uses at most "
+                f"{self.most_views} of a training image's views (most_views of its class)"
+            )
         if cfg.MODEL.OPENAI_DRAWS and not self.draws_as_published:
             raise ValueError(
                 "MODEL.OPENAI_DRAWS is for CoOp, CoCoOp and trainer files of your own on an "
@@ -448,11 +458,15 @@ class PromptTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Move images and labels of a batch to the device.
 
-        A method that changes the images here must remove ``view`` from the batch: the frozen
-        features kept under that name belong to the unchanged images.
+        Several views of an image become ``(B, views, 3, side, side)``. A method that changes the
+        images here must remove ``view`` from the batch: the frozen features kept under that name
+        belong to the unchanged images.
         """
-        image, label = batch["img"], batch["label"]
-        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
+        image, label = batch["img"], batch["label"].to(self.device, non_blocking=True)
+        if isinstance(image, Tensor):
+            return image.to(self.device, non_blocking=True), label
+        views = [view.to(self.device, non_blocking=True) for view in image]
+        return torch.stack(views, dim=1), label
 
     def checkpoint_state(
         self, name: str, epoch: int, val_result: float | None = None
@@ -534,6 +548,8 @@ class PromptTrainer(TrainerX):
             checkpoint = self.read_published(load_checkpoint(path), path)
             weights = self._checked_weights(checkpoint, name, path, any_images=True)
             self._models[name].load_state_dict(weights)
+            classes = self.model.classnames
+            self.model.trained_classes = trained_classes(checkpoint, self.cfg, classes, path)
             print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]})')
             self.run_notes.note_loaded(checkpoint)
 

@@ -35,6 +35,8 @@ class Prompt:
             ``at`` is ``None``.
         keep: share of the removed tokens in the inserted ones, which become
             ``(1 - keep) tokens + keep removed``. As many must be removed as inserted.
+        embedded: for block 0 only: the tokens enter behind what the input layer does to all others,
+            positional embedding and, for images, ``ln_pre``. Prompts of later blocks always do.
 
     Raises:
         ValueError: ``tokens`` have the wrong number of dimensions, ``drop`` is negative, or
@@ -45,6 +47,7 @@ class Prompt:
     at: int | tuple[int, ...] | None = None
     drop: int = 0
     keep: float = 0.0
+    embedded: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens.dim() not in (2, 3, 4):
@@ -204,10 +207,21 @@ class Changes:
             if number and self.blocks[number].entry is not None:
                 raise ValueError(f"entry is for block 0 only, not for block {number}")
 
+    @property
+    def at_input(self) -> tuple[Prompt, ...]:
+        """Prompts that enter in front of the input layer's positional embedding."""
+        return tuple(prompt for prompt in self[0].prompts if not prompt.embedded)
+
+    def in_front_of(self, number: int) -> tuple[Prompt, ...]:
+        """Return the prompts that enter in front of a block, behind the input layer."""
+        prompts = self[number].prompts
+        return prompts if number else tuple(prompt for prompt in prompts if prompt.embedded)
+
     def prompts(self) -> Iterator[Prompt]:
         """Yield all prompts in the order in which they are applied."""
+        yield from self.at_input
         for number in sorted(self.blocks):
-            yield from self.blocks[number].prompts
+            yield from self.in_front_of(number)
 
     @property
     def inside(self) -> int:
@@ -314,7 +328,8 @@ def join_changes(changes: Sequence[Changes], sizes: Sequence[int], dims: int) ->
     outlines = [
         {
             number: [
-                (prompt.length, prompt.at, prompt.drop, prompt.keep) for prompt in block.prompts
+                (prompt.length, prompt.at, prompt.drop, prompt.keep, prompt.embedded)
+                for prompt in block.prompts
             ]
             for number, block in change.blocks.items()
         }

@@ -117,7 +117,8 @@ class VisionTransformer(nn.Module):
             x: ``(N, 3, input_resolution, input_resolution)``, normalised.
             changes: changes of the blocks. Prompt tokens are ``(n, width)``, or ``(N, n, width)``
                 with one set per image. Those of block 0 get no positional embedding but pass
-                through ``ln_pre`` with all others; those of later blocks enter as they are.
+                through ``ln_pre`` with all others, unless they are ``embedded``; those of later
+                blocks enter as they are.
             n_rows: return the first ``n_rows`` positions of the last block after ``ln_post``
                 instead of the features; the class token comes first.
             plain: compute as ``clip.plain`` does, even if nobody changed a module.
@@ -173,11 +174,12 @@ class VisionTransformer(nn.Module):
         x = self.conv1(x.to(dtype)).to(dtype).flatten(2).transpose(1, 2)  # (N, patches, width)
         cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)  # (N, 1, width)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)  # (N, tokens, width)
+        for prompt in changes.at_input:
+            x = splice(x, prompt)  # (N, tokens + growth, width)
+        x = changes[0].entered(self.ln_pre(x))
         for i, block in enumerate(blocks):
-            for prompt in changes[i].prompts:
+            for prompt in changes.in_front_of(i):
                 x = splice(x, prompt)  # (N, tokens + growth, width)
-            if i == 0:
-                x = changes[0].entered(self.ln_pre(x))
             if i < len(blocks) - 1:
                 x = block.forward_batch_first(x, changes[i])  # (N, tokens, width)
             else:
@@ -322,8 +324,8 @@ class CLIP(nn.Module):
             text: ``(C, context_length)`` token ids, or the same packed once with ``PackedText``.
             changes: changes of the blocks. Positions of prompts count from the start token, which
                 is at 0. Prompts of block 0 get the positional embedding of the place where they
-                end up, later ones enter as they are. Where a block has several prompts, positions
-                refer to the sequence after the prompts before.
+                end up unless they are ``embedded``, later ones enter as they are. Where a block
+                has several prompts, positions refer to the sequence after the prompts before.
             plain: compute as ``clip.plain`` does, even if nobody changed a module.
 
         Returns:
@@ -347,11 +349,12 @@ class CLIP(nn.Module):
         x = self.token_embedding(self._packed_ids(text, n_prefix, layout)).to(self.dtype)
         # rows: the common prefix, then the suffixes of all classes
         x = x.expand(1 if batch is None else batch, -1, -1)  # (B or 1, rows, width)
+        for prompt in changes.at_input:
+            x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
+        x = self._add_positions(changes[0].entered(x), n_prefix, layout)
         for i, block in enumerate(blocks):
-            for prompt in changes[i].prompts:
+            for prompt in changes.in_front_of(i):
                 x, n_prefix, layout = self._splice_text(x, prompt, n_prefix, layout, plan, text)
-            if i == 0:
-                x = self._add_positions(changes[0].entered(x), n_prefix, layout)
             normed = block.attention_input(x, changes[i])  # (B or 1, rows, width)
             qkv = block.attn.project(normed, changes[i])  # (B or 1, rows, 3 width)
             attended = layout.attention(n_prefix).attend(block.attn, qkv)  # (B or 1, rows, width)

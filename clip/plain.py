@@ -55,7 +55,7 @@ def encode_text(clip: CLIP, text: PackedText, changes: Changes) -> Tensor:
         # the blocks' masks have this length; positions after the end of text are not seen
         return F.pad(x, (0, 0, 0, clip.context_length - x.shape[1]))
 
-    x = changes[0].entered(insert_prompts(x, changes[0].prompts))
+    x = changes[0].entered(insert_prompts(x, changes.at_input))
     x = x + clip.positional_embedding.to(clip.dtype)
     x = _run_blocks(clip.transformer, x, changes, insert_prompts)  # (C, context_length, width)
     x = clip.ln_final(x).to(clip.dtype)
@@ -82,7 +82,7 @@ def encode_image(tower: VisionTransformer, image: Tensor, changes: Changes, n_ro
     x = tower.conv1(image.to(dtype)).to(dtype).flatten(2).transpose(1, 2)  # (N, patches, width)
     cls = tower.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (N, 1, width)
     x = torch.cat([cls, x], dim=1)  # (N, 1 + patches, width)
-    x = tower.ln_pre(insert_prompts(x + tower.positional_embedding.to(x.dtype), changes[0].prompts))
+    x = tower.ln_pre(insert_prompts(x + tower.positional_embedding.to(x.dtype), changes.at_input))
     x = changes[0].entered(x)
     return _run_blocks(tower.transformer, x, changes, insert_prompts)[:, :n_rows]
 
@@ -103,7 +103,7 @@ def _run_blocks(
 
     Args:
         transformer: a tower's, called length first.
-        x: ``(N, length, d)``.
+        x: ``(N, length, d)``, with the prompts of the input layer.
         changes: of the blocks.
         insert_prompts: inserts the prompts of one block into ``x``.
 
@@ -115,6 +115,7 @@ def _run_blocks(
             wrapped or replaced module.
     """
     if changes.deepest <= 0 and not changes.inside:
+        x = insert_prompts(x, changes.in_front_of(0))
         return transformer(x.transpose(0, 1)).transpose(0, 1)
     if changed_stack(transformer):
         raise ValueError(
@@ -124,8 +125,7 @@ def _run_blocks(
             "lower the prompt depth to 1"
         )
     for i, block in enumerate(transformer.resblocks):
-        if i:
-            x = insert_prompts(x, changes[i].prompts)
+        x = insert_prompts(x, changes.in_front_of(i))
         if changes[i].inside:
             x = _changed_block(block, x, changes[i])
         else:

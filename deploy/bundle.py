@@ -209,7 +209,7 @@ def _write_text_encoder(predictor: Predictor, place: Path) -> dict[str, Any]:
     program = graphs.export_program(encoder, inputs)
     graphs.write_onnx(program, "features", place / TEXT)
     write_merges(place / MERGES)
-    at_the_input = Changes.of(model.learner.text_changes())[0].prompts
+    at_the_input = Changes.of(model.learner.text_changes()).at_input
     return {
         "file": TEXT,
         "merges": MERGES,

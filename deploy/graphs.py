@@ -92,13 +92,14 @@ class TextEncoder(nn.Module):
         """Encode texts with changes of the blocks; every text at full length."""
         changes, end = Changes.of(changes), tokens.argmax(dim=-1)  # (N,)
         x = self.token_embedding(tokens)  # (N, context_length, width)
+        for prompt in changes.at_input:
+            x, end = splice(x, prompt), end + prompt.growth
+        x = x[:, : len(self.positions)]  # what is cut off stands behind the end of text
+        x = x + self.positions[: x.shape[1]]
         for number, block in enumerate(self.blocks):
             change = changes[number]
-            for prompt in change.prompts:
+            for prompt in changes.in_front_of(number):
                 x, end = splice(x, prompt), end + prompt.growth
-            if number == 0:
-                x = x[:, : len(self.positions)]  # what is cut off stands behind the end of text
-                x = x + self.positions[: x.shape[1]]
             normed = block.attention_input(x, change)
             q, k, v = block.attn.project(normed, change).chunk(3, dim=-1)
             x = block.finish(x, normed, block.attn.attend(q, k, v, causal=True), change)

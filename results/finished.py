@@ -35,9 +35,11 @@ class Settings:
     def values(self) -> dict[str, Any]:
         """Return key -> value of files and pairs; the last value of a key wins."""
         values: dict[str, Any] = {}
+        pairs = _mapping(self.pairs)
         for path in self.files:
-            values |= values_of_file(path)
-        return values | _mapping(self.pairs)
+            data_set = pairs.get("DATASET.NAME") or values.get("DATASET.NAME", "")
+            values |= values_of_file(path, str(data_set))
+        return values | pairs
 
 
 def _mapping(pairs: Sequence[str]) -> dict[str, str]:

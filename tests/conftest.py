@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -123,6 +124,12 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(count):
                 base = np.full((40, 36, 3), 40 * label) + rng.integers(0, 60, (40, 36, 3))
                 Image.fromarray(base.astype(np.uint8)).save(folder / f"{i}.png")
+    about = {
+        name.replace("_", " "): [f"the {name} is {kind}" for kind in ("small", "green", "odd")]
+        for name in CLASSNAMES
+    }
+    (root / "gpt_file").mkdir()
+    (root / "gpt_file" / "testimages_prompt.json").write_text(json.dumps(about), encoding="utf-8")
     return root
 
 

@@ -13,7 +13,8 @@ import yaml
 
 import datasets
 import trainers
-from dassl.config import CfgNode, get_cfg_default
+from dassl.config import CfgNode, data_sets_of_file, get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import config_node
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -106,6 +107,27 @@ def prototypes(backbone: str, **own: object):
     return {**common, "OPTIM.WEIGHT_DECAY": 0.0}, own
 
 
+def mmrl(batch: int, epochs: int, lr: float = 0.001, **own: object):
+    common, own = row("ViT-B/16", batch, epochs, lr, **{"REG_WEIGHT": 1.0} | own)
+    common |= {"OPTIM.NAME": "adamw", "INPUT.RRCROP_SCALE": (0.5, 1.0)}
+    sizes = {"ALPHA": 0.7, "REP_LAYERS": [6, 7, 8, 9, 10, 11, 12], "N_REP_TOKENS": 5}
+    own |= {"PREC": "amp", "REP_DIM": 512, **sizes}
+    return {**common, "DATALOADER.TEST.BATCH_SIZE": 250}, own
+
+
+def mmrl_transferred(**own: object):
+    common, own = mmrl(32, 1, **own)
+    return {**common, "OPTIM.WARMUP_EPOCH": -1}, own
+
+
+def coprompt(n_ctx: int, depth: int, weight: float):
+    common, own = vit(8, 0.0035, N_CTX=n_ctx, PROMPT_DEPTH=depth, CTX_INIT=WORDS, W=weight)
+    views = {"DATALOADER.K_TRANSFORMS": 2, "INPUT.TRANSFORMS": ("randaugment", "normalize")}
+    return {**common, **views}, {**own, "DISTILL": "cosine"}
+
+
+RANKS = {"BETA": 0.9, "PROJ_LORA_DIM": 64, "RES_LORA_DIM": 4}
+
 UPSTREAM = {
     # arguments of a script, without files
     "CLIPLoRA": {
@@ -127,6 +149,25 @@ UPSTREAM = {
         "vit_b16_ep5": mma(16, 5, 5),
         "vit_b16_ep5_imnet": mma(128, 5, 5),
         "vit_b16_ep1_start9": mma(128, 1, 9),
+    },
+    "MMRL": {
+        "vit_b16": mmrl(4, 10),
+        "vit_b16_imagenet": mmrl(32, 5),
+        "vit_b16_few_shot": mmrl(32, 50, REG_WEIGHT=0.5, FEATURES="both"),
+        "vit_b16_cross_datasets": mmrl_transferred(REG_WEIGHT=0.2),
+    },
+    "MMRLPlusPlus": {
+        "vit_b16": mmrl(4, 10, **RANKS),
+        "vit_b16_imagenet": mmrl(32, 5, **RANKS),
+        "vit_b16_few_shot": mmrl(32, 100, 0.002, FEATURES="both", **RANKS),
+        # the weight is that of the table in its train.py, which wins over the file's 0.2
+        "vit_b16_cross_datasets": mmrl_transferred(REG_WEIGHT=0.1, **RANKS),
+        "vit_b16_cross_datasets_own_beta": mmrl_transferred(REG_WEIGHT=0.1, **RANKS),
+    },
+    "CoPrompt": {
+        "coprompt": coprompt(2, 9, 1.0),
+        # nothing is published: ImageNet's of the table
+        "vit_b16_cross_datasets": coprompt(4, 12, 8.0),
     },
     "ZSLP": {"rn50": prototypes("RN50"), "vit_b16": prototypes("ViT-B/16")},
     "CLAP": {
@@ -238,13 +279,13 @@ TRAINING = {
 }
 
 
-def read(trainer: str, name: str) -> CfgNode:
+def read(trainer: str, name: str, data_set: str = "") -> CfgNode:
     """Defaults and a shipped file, by its name here or upstream."""
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
     name = ALIASES.get(trainer, {}).get(name, name)
-    cfg.merge_from_file(str(CONFIGS / "trainers" / trainer / f"{name}.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "trainers" / trainer / f"{name}.yaml"), data_set)
     return cfg
 
 
@@ -261,6 +302,49 @@ def test_values_are_upstreams(trainer, name):
     wanted = {**SHARED, **TRAINING, **common}
     wanted |= {f"TRAINER.{config_node(trainer)}.{key}": item for key, item in own.items()}
     assert {key: value(cfg, key) for key in wanted} == wanted
+
+
+ELEVEN = (
+    *("ImageNet", "Caltech101", "OxfordPets", "StanfordCars", "OxfordFlowers", "Food101"),
+    *("FGVCAircraft", "SUN397", "DescribableTextures", "EuroSAT", "UCF101"),
+)
+VARIANTS = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+WEIGHTS = (0.5, 0.5, 0.2, 7.0, 4.0, 5.0, 6.0, 6.0, 6.0, 0.01, 3.0)
+WEIGHTS_PLUS = (0.2, 3.0, 0.01, 6.0, 7.0, 1.0, 2.0, 3.0, 7.0, 0.01, 3.0)
+BETAS = (0.9, 0.6, 0.7, 0.7, 0.4, 0.1, 0.9, 0.5, 0.9, 0.2, 0.9)
+BETAS_OF_TARGETS = (0.9, 0.6, 0.6, 0.3, 0.4, 0.3, 0.9, 0.7, 0.5, 0.3, 0.9, 0.9, 0.7, 0.8, 0.9)
+#: (trainer, file, key) -> values of the tables in the published train.py, in the order of ELEVEN
+TABLES = {
+    ("MMRL", "vit_b16", "REG_WEIGHT"): WEIGHTS,
+    ("MMRL", "vit_b16_imagenet", "REG_WEIGHT"): WEIGHTS,
+    ("MMRL", "vit_b16_few_shot", "REG_WEIGHT"): WEIGHTS,
+    ("MMRL", "vit_b16", "REP_DIM"): (*9 * (512,), 2048, 512),
+    ("MMRL", "vit_b16_cross_datasets", "REP_DIM"): 11 * (512,),
+    ("MMRLPlusPlus", "vit_b16", "REG_WEIGHT"): WEIGHTS_PLUS,
+    ("MMRLPlusPlus", "vit_b16_few_shot", "BETA"): BETAS,
+    ("MMRLPlusPlus", "vit_b16_cross_datasets", "BETA"): 15 * (0.9,),
+    ("MMRLPlusPlus", "vit_b16_cross_datasets_own_beta", "BETA"): BETAS_OF_TARGETS,
+    ("CoPrompt", "coprompt", "PROMPT_DEPTH"): (12, 12, 12, 12, 9, 9, 9, 12, 12, 12, 12),
+    ("CoPrompt", "coprompt", "N_CTX"): (4, 4, 2, 4, 4, 4, 4, 4, 2, 2, 4),
+    ("CoPrompt", "coprompt", "W"): (8.0, 4.0, 0.1, 4.0, 8.0, 0.5, 2.0, 8.0, 8.0, 0.1, 2.0),
+}
+
+
+@pytest.mark.parametrize(("trainer", "name", "key"), TABLES, ids=str)
+def test_values_for_single_data_sets(trainer, name, key):
+    values = TABLES[trainer, name, key]
+    for data_set, wanted in zip((*ELEVEN, *VARIANTS), values, strict=False):
+        assert read(trainer, name, data_set).TRAINER[trainer.upper()][key] == wanted, data_set
+    if trainer == "CoPrompt":
+        epochs = {data_set: read(trainer, name, data_set).OPTIM.MAX_EPOCH for data_set in ELEVEN}
+        assert epochs == dict.fromkeys(ELEVEN, 8) | {"Food101": 5}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("trainers/*/*.yaml")), ids=lambda f: f.stem)
+def test_data_sets_with_settings_of_their_own_are_known(file):
+    for data_set in data_sets_of_file(str(file)):
+        assert data_set in DATASET_REGISTRY
+        read(file.parent.name, file.stem, data_set)
 
 
 def test_file_for_features():

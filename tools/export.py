@@ -13,7 +13,9 @@ The metadata entry ``run`` is a JSON object: ``method``, ``backbone``, ``classna
 (YAML), ``logit_scale`` (factor of the cosine similarities), ``library`` (version of the toolbox),
 ``template`` (words around the class name), ``image_conditioned``, and ``places``, which says for
 every prompt where it goes (``at``: index of its first token, null for the end; one per class where
-it depends on the name) and how many tokens it removes there (``drop``).
+it depends on the name) and how many tokens it removes there (``drop``); where they are not the
+rule, also the share of the removed tokens that it takes up (``keep``), and that it enters block 0
+behind the positional embedding (``embedded``).
 
 ``--classifier FILE`` writes the class embeddings alone, as a classifier for image features: a
 ``.npy`` with class names and scale in a ``.json`` beside it, or ``.safetensors`` (tensor
@@ -116,12 +118,15 @@ def prompt_tensors(changes: LayerChanges | None, name: str) -> tuple[dict[str, T
     """
     from clip.changes import Changes
 
-    tensors, places = {}, {}
+    tensors: dict[str, Tensor] = {}
+    places: dict[str, dict[str, Any]] = {}
     for block, change in sorted(Changes.of(changes).blocks.items()):
         for i, prompt in enumerate(change.prompts):
             key = f"{name}.{block}.{i}"
             tensors[key] = prompt.tokens
             places[key] = {"at": prompt.at, "drop": prompt.drop}
+            places[key] |= {"keep": prompt.keep} if prompt.keep else {}
+            places[key] |= {"embedded": True} if prompt.embedded else {}
     return tensors, places
 
 

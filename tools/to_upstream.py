@@ -20,7 +20,9 @@ file ``checkpoint`` beside it. The file holds ``state_dict``, ``epoch``, ``optim
 * VPT, IVLP, MaPLe, PromptSRC and MPL save the whole model: prompts, embedded class names, both
   frozen encoders and the logit scale; PromptSRC a second frozen image encoder. Optimiser and
   schedule are None: upstream numbers the parameters of the whole model there, in the order of its
-  modules, so such a run can be tested and not resumed.
+  modules, so such a run can be tested and not resumed. So do MMRL and MMRL++ (without the logit
+  scale, and with the embedded texts, ``prompt_embeddings``), and CoPrompt, which has the whole
+  frozen CLIP once more.
 
 Frozen weights have the types that upstream gives them in the run's precision; what was learned
 stays float32, and is rounded where upstream loads it into a half-precision parameter.
@@ -60,6 +62,10 @@ class Layout(NamedTuple):
     names: bool = True
     #: name of a file with a content of its own (the trainer's ``write_published``)
     file: str = ""
+    #: embedded texts as they are, in place of parts around a context; and no logit scale
+    embedded_texts: bool = False
+    #: the whole frozen CLIP once more
+    second_clip: bool = False
     #: CLIP's logit scale beside a learner that is saved alone
     scale: bool = False
 
@@ -81,6 +87,9 @@ LAYOUTS = {
     "MaPLe": Layout(whole=True),
     "PromptSRC": Layout(whole=True, teacher=True),
     "MPL": Layout(whole=True),
+    "MMRL": Layout(whole=True, embedded_texts=True),
+    "MMRLPlusPlus": Layout(whole=True, embedded_texts=True),
+    "CoPrompt": Layout(whole=True, second_clip=True),
 }
 
 
@@ -150,24 +159,35 @@ def state_dict(
         learner: with its trained weights.
         names: the classes of the run.
     """
+    import torch.nn.functional as F
+
+    from adaptation.texts import class_prompts
+
     half = frozen = frozen_weights(clip, half=True)
     if layout.float32 or precision != "fp16":
         frozen = frozen_weights(clip, half=False)
     dtype = frozen["text_projection"].dtype
     learned = learner.to_upstream(learner.state_dict())
-    buffers = class_names(clip, learner, names, dtype) if layout.names else {}
+    named = layout.names and not layout.embedded_texts
+    buffers = class_names(clip, learner, names, dtype) if named else {}
     if not layout.whole:
         scale = {"logit_scale": frozen["logit_scale"]} if layout.scale else {}
         return {**learned, **buffers, **scale}
     state = {f"prompt_learner.{key}": value for key, value in buffers.items()}
     if layout.teacher:
         state |= _renamed(half, "visual.", "prompt_learner.ZS_image_encoder.")
+    if layout.second_clip:
+        state |= {f"model_distill.{key}": value for key, value in frozen.items()}
     state |= learned
     state |= _renamed(frozen, "visual.", "image_encoder.")
     state |= _renamed(frozen, "transformer.", "text_encoder.transformer.")
     state |= _renamed(frozen, "ln_final.", "text_encoder.ln_final.")
     for key in ("positional_embedding", "text_projection"):
         state[f"text_encoder.{key}"] = frozen[key]
+    if layout.embedded_texts:
+        texts = class_prompts(clip, names, learner.template).ids
+        texts = F.pad(texts, (0, clip.context_length - texts.shape[1]))
+        return state | {"prompt_embeddings": clip.token_embedding(texts).detach().to(dtype)}
     return state | {"logit_scale": frozen["logit_scale"]}
 
 

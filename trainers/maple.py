@@ -13,35 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
-from adaptation.learners import CoupledPromptLearner
-from adaptation.starts import check_depth, clip_widths, copies, require_vit, start_context
+from adaptation.learners import MappedPromptLearner, start_of_coupled_prompts
 from adaptation.trainer import PromptTrainer
-from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
-
-
-class MaPLeLearner(CoupledPromptLearner):
-    """Text prompts, and one linear map per prompted block to the image prompts.
-
-    Args:
-        ctx: ``(n, d_text)`` start of the input prompt.
-        depth: prompted blocks, input layer included.
-        vision_width: width of the image encoder.
-        template: frozen words around the class name.
-    """
-
-    def __init__(self, ctx, depth: int, vision_width: int, template: str) -> None:
-        super().__init__(ctx, depth, vision_width, template)
-        self.compound_prompt_projections = copies(nn.Linear(ctx.shape[-1], vision_width), depth - 1)
-
-    def image_changes(self) -> LayerChanges:
-        deeper = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
-        later = (projection(text) for projection, text in deeper)
-        return deep_prompts([self.proj(self.ctx), *later])
 
 
 @TRAINER_REGISTRY.register()
@@ -63,12 +39,8 @@ class MaPLe(PromptTrainer):
         node.PROMPT_DEPTH = 9
 
     @classmethod
-    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MaPLeLearner:
-        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
-        require_vit(widths, "MaPLe")
-        n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MAPLE.PROMPT_DEPTH")
-        ctx, template = start_context(clip, node.CTX_INIT, node.N_CTX, "TRAINER.MAPLE.N_CTX")
-        return MaPLeLearner(
-            ctx, depth=node.PROMPT_DEPTH, vision_width=widths.vision, template=template
-        )
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> MappedPromptLearner:
+        node = cfg.TRAINER[cls.node]
+        return MappedPromptLearner(**start_of_coupled_prompts(clip, node, cls.node, "MaPLe"))

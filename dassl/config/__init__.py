@@ -6,13 +6,22 @@ from operator import attrgetter
 from typing import Any
 
 from .defaults import get_cfg_default
-from .node import CfgNode, declare_from_file, decoded, keys_of_file, leaves, values_of_file
+from .node import (
+    CfgNode,
+    data_sets_of_file,
+    declare_from_file,
+    decoded,
+    keys_of_file,
+    leaves,
+    values_of_file,
+)
 from .runtime import RUNTIME_KEYS, is_runtime_key
 
 __all__ = [
     "RUNTIME_KEYS",
     "CfgNode",
     "clean_cfg",
+    "data_sets_of_file",
     "declare_from_file",
     "decoded",
     "get_cfg_default",

@@ -16,6 +16,8 @@ from support.hints import nearest
 
 #: key of a YAML file that names the file it builds on
 BASE_KEY = "_BASE_"
+#: key of a YAML file whose entries, by registry name, are settings for single data sets
+DATA_SETS_KEY = "_DATASETS_"
 
 
 class ConfigKeyError(KeyError):
@@ -44,21 +46,24 @@ class CfgNode(YacsNode):
         if known != (new_name, message):
             super().register_renamed_key(old_name, new_name, message)
 
-    def merge_from_file(self, cfg_filename: str) -> None:
+    def merge_from_file(self, cfg_filename: str, data_set: str = "") -> None:
         """Merge a YAML file.
 
         Its key ``_BASE_`` may name another file, relative to its own folder, that is read first;
-        what the file itself says wins.
+        what the file itself says wins. Its key ``_DATASETS_`` may hold settings for single data
+        sets, by their registry names, which win over what else the file says.
 
         Args:
             cfg_filename: path of the file.
+            data_set: registry name of the data set; by default this tree's DATASET.NAME.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is not a YAML mapping, or a value has the wrong type.
             KeyError: for an unknown key.
         """
-        self._merge_tree(_read_yaml(cfg_filename), where=f" (in {cfg_filename})")
+        data_set = data_set or self.get("DATASET", {}).get("NAME", "")
+        self._merge_tree(_read_for(cfg_filename, data_set), where=f" (in {cfg_filename})")
 
     def merge_from_other_cfg(self, cfg_other: YacsNode) -> None:
         """Merge another node; errors as in :meth:`merge_from_file`."""
@@ -134,30 +139,41 @@ class CfgNode(YacsNode):
         raise _unknown_key(self, full_key, where)
 
 
-def keys_of_file(path: str) -> list[str]:
+def keys_of_file(path: str, data_set: str = "") -> list[str]:
     """Return the dotted keys that a YAML file and the files it builds on set.
 
     Args:
         path: path of the file.
+        data_set: registry name of the data set whose settings are read with the others.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a YAML mapping.
     """
-    return list(values_of_file(path))
+    return list(values_of_file(path, data_set))
 
 
-def values_of_file(path: str) -> dict[str, Any]:
+def values_of_file(path: str, data_set: str = "") -> dict[str, Any]:
     """Return dotted key -> value, as a YAML file and the files it builds on set them.
 
     Args:
         path: path of the file.
+        data_set: registry name of the data set whose settings are read with the others.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a YAML mapping.
     """
-    return dict(leaves(_read_yaml(path)))
+    return dict(leaves(_read_for(path, data_set)))
+
+
+def data_sets_of_file(path: str) -> list[str]:
+    """Return the registry names of the data sets that a YAML file has settings for.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`values_of_file`.
+    """
+    return list(_data_sets(_read_yaml(path), path))
 
 
 def decoded(value: Any) -> Any:
@@ -180,7 +196,7 @@ def declare_from_file(cfg: CfgNode, path: str) -> None:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a YAML mapping, or a known key has another type.
     """
-    _declare(cfg, _read_yaml(path), "", f" (in {path})")
+    _declare(cfg, _read_for(path, ""), "", f" (in {path})")
 
 
 def _declare(node: YacsNode, tree: dict, prefix: str, where: str) -> None:
@@ -223,6 +239,24 @@ def _read_yaml(path: str, readers: tuple[str, ...] = ()) -> dict:
         raise ValueError(f"{path}: {BASE_KEY} must name the file it builds on, and is {base!r}")
     base_path = os.path.join(os.path.dirname(path), base)
     return _overlay(_read_yaml(base_path, (*readers, os.path.realpath(path))), tree)
+
+
+def _read_for(path: str, data_set: str) -> dict:
+    """Read a YAML file as it is for a data set."""
+    tree = _read_yaml(path)
+    own = _data_sets(tree, path).get(data_set, {})
+    tree.pop(DATA_SETS_KEY, None)
+    return _overlay(tree, own)
+
+
+def _data_sets(tree: dict, path: str) -> dict[str, dict]:
+    found = tree.get(DATA_SETS_KEY, {})
+    if not isinstance(found, dict) or not all(isinstance(own, dict) for own in found.values()):
+        raise ValueError(
+            f"{path}: {DATA_SETS_KEY} must hold settings by data set, as in "
+            f"{DATA_SETS_KEY}: {{Food101: {{OPTIM: {{MAX_EPOCH: 5}}}}}}"
+        )
+    return found
 
 
 def _check_keys(tree: dict, path: str) -> None:

@@ -70,7 +70,9 @@ def test_settings(make_cfg, method, pairs, message):
         build_trainer(make_cfg(method, *pairs))
 
 
-@pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "MMLoP"])
+@pytest.mark.parametrize(
+    "method", ["VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "MMLoP", "CoPrompt"]
+)
 def test_image_prompts_need_a_vit(make_cfg, rn_file, method):
     cfg = make_cfg(method, "MODEL.BACKBONE.NAME", rn_file, "INPUT.SIZE", (64, 64))
     with pytest.raises(ValueError, match="needs a vision transformer"):

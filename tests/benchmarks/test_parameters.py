@@ -33,6 +33,10 @@ EXPECTED = {
     ("MaPLe", "vit_b16_c2_ep2_batch4_2ctx_cross_datasets"): 1_185_024,
     ("PromptSRC", "vit_b16_c4_ep20_batch4_4+4ctx"): 46_080,
     ("PromptSRC", "vit_b16_c4_ep20_batch4_4+4ctx_cross_datasets"): 15_360,
+    ("MMRL", "vit_b16"): 4_992_256,
+    ("MMRLPlusPlus", "vit_b16"): 813_312,
+    ("CoPrompt", "vit_b16_cross_datasets"): 5_014_528,  # 4 tokens in 12 blocks
+    ("CoPrompt", "coprompt"): 3_817_216,  # 2 in 9
     ("MPL", "vit_b16_c1_add2_rm1"): 6_702_336,
     ("MPL", "vit_b16_c1_add2_rm1_cross_datasets"): 512 + MAP + 2 * 512 + 2 * 2 * MAP,
     ("LoRVP", "vit_b16_r4_ep20_batch32"): 5_376,

@@ -56,15 +56,20 @@ def encode_text(model: CLIP, ids: Tensor, changes: LayerChanges | None = None) -
     features, changes = [], Changes.of(changes)
     for c, row in enumerate(ids):
         x, end = model.token_embedding.weight[row], int(row.argmax())
-        for i, layer in enumerate(model.transformer.resblocks):
+        stages = [(0, False), *((i, True) for i in range(len(model.transformer.resblocks)))]
+        for i, behind in stages:
             for p in changes[i].prompts:
+                if i == 0 and p.embedded != behind:
+                    continue
                 tokens = p.tokens[c] if p.tokens.dim() == 3 else p.tokens
                 at = p.at[c] if isinstance(p.at, tuple) else p.at
                 tokens = (1 - p.keep) * tokens + p.keep * x[at : at + p.drop] if p.keep else tokens
                 x = torch.cat([x[:at], tokens, x[at + p.drop :]])
                 end += len(tokens) - p.drop
-            if i == 0:
+            if not behind:
                 x = x[: model.context_length] + model.positional_embedding[: len(x)]
+                continue
+            layer = model.transformer.resblocks[i]
             x = block(layer, x, causal=True, change=changes[i])
         features.append(norm(model.ln_final, x)[end] @ model.text_projection)
     return torch.stack(features)
@@ -81,14 +86,19 @@ def encode_image(
         patches = patches.permute(1, 2, 0, 3, 4).reshape(-1, 3 * patch * patch)
         x = patches @ tower.conv1.weight.reshape(tower.conv1.out_channels, -1).T
         x = torch.cat([tower.class_embedding[None], x]) + tower.positional_embedding
-        for i, layer in enumerate(tower.transformer.resblocks):
+        stages = [(0, False), *((i, True) for i in range(len(tower.transformer.resblocks)))]
+        for i, behind in stages:
             for p in changes[i].prompts:
+                if i == 0 and p.embedded != behind:
+                    continue
                 tokens = p.tokens[n] if p.tokens.dim() == 3 else p.tokens
                 at = len(x) - p.drop if p.at is None else p.at
                 tokens = (1 - p.keep) * tokens + p.keep * x[at : at + p.drop] if p.keep else tokens
                 x = torch.cat([x[:at], tokens, x[at + p.drop :]])
-            if i == 0:
+            if not behind:
                 x = norm(tower.ln_pre, x)
+                continue
+            layer = tower.transformer.resblocks[i]
             x = block(layer, x, causal=False, change=changes[i])
         rows = norm(tower.ln_post, x)
         features.append(rows[0] @ tower.proj if n_rows is None else rows[:n_rows])

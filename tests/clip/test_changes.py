@@ -83,15 +83,16 @@ def images(n: int, seed: int = 0) -> Tensor:
     n=st.integers(1, 3),
     per_class=st.booleans(),
     keep=shares,
+    embedded=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_text(model, rows, parts, place, first, n, per_class, keep, seed):
+def test_text(model, rows, parts, place, first, n, per_class, keep, embedded, seed):
     """Any parts of any blocks, with prompts that later ones replace in part."""
     drawn, ids, prompts = Drawn(seed), token_ids(rows), {}
     at = 1 if place == "prefix" else tuple(len(row) + 1 for row in rows)
     if place != "none":
         lead = (len(rows),) if per_class else ()
-        prompts[first] = [Prompt(drawn.tensor(*lead, n, WIDTH), at=at)]
+        prompts[first] = [Prompt(drawn.tensor(*lead, n, WIDTH), at=at, embedded=embedded)]
         prompts[first + 1] = [Prompt(drawn.tensor(n, WIDTH), at=at, drop=n, keep=keep)]
     changes = drawn.inside(WIDTH, parts, prompts)
     slow = plain.encode_text(model, ids, changes)
@@ -134,15 +135,16 @@ def test_text_with_prompts_of_every_sample(model, rows, parts, per_class, keep, 
     n=st.integers(0, 3),
     per_image=st.booleans(),
     keep=shares,
+    embedded=st.booleans(),
     n_rows=st.sampled_from([None, 1, 4]),
     seed=st.integers(0, 99),
 )
-def test_image(model, parts, at, first, n, per_image, keep, n_rows, seed):
+def test_image(model, parts, at, first, n, per_image, keep, embedded, n_rows, seed):
     """As for text; and the first rows of the last block in place of the features."""
     drawn, prompts, x = Drawn(seed), {}, images(2, seed)
     if n:
         lead = (2,) if per_image else ()
-        prompts[first] = [Prompt(drawn.tensor(n, VISION_WIDTH), at=at)]
+        prompts[first] = [Prompt(drawn.tensor(n, VISION_WIDTH), at=at, embedded=embedded)]
         later = drawn.tensor(*lead, n, VISION_WIDTH)
         prompts[first + 1] = [Prompt(later, at=at, drop=n, keep=keep)]
     changes = drawn.inside(VISION_WIDTH, parts, prompts)
@@ -152,6 +154,18 @@ def test_image(model, parts, at, first, n, per_image, keep, n_rows, seed):
         assert_same(fast, slow, drawn.learned)
     with torch.no_grad():
         torch.testing.assert_close(model.visual(x, changes, n_rows=n_rows), slow)
+
+
+def test_prompts_of_the_input_layer_come_first(model):
+    """Those behind its embedding follow, in whatever order they are given."""
+    drawn, ids = Drawn(0), token_ids([[1, 2], [3]])
+    first, behind = drawn.tensor(2, WIDTH), drawn.tensor(3, WIDTH)
+    pair = [Prompt(behind, at=2, drop=1, embedded=True), Prompt(first, at=1)]
+    expected = plain.encode_text(model, ids, {0: pair})
+    for plain_too in (False, True):
+        for prompts in (pair, pair[::-1]):
+            found = model.encode_text(ids, {0: prompts}, plain=plain_too)
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("part", PARTS)

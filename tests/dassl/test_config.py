@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yacs.config import CfgNode as YacsNode
 
-from dassl.config import clean_cfg, get_cfg_default
+from dassl.config import clean_cfg, data_sets_of_file, get_cfg_default, values_of_file
 
 EXPECTED = """
 VERSION: 1
@@ -247,6 +247,31 @@ def test_a_file_builds_on_its_base(tmp_path):
     cfg = get_cfg_default()
     cfg.merge_from_file(str(tmp_path / "sub" / "top.yaml"))
     assert (cfg.OPTIM.LR, cfg.OPTIM.NAME, cfg.SEED) == (0.5, "sgd", 4)
+
+
+def test_settings_of_single_data_sets(tmp_path):
+    """They win over the rest of their file and of its bases, for their data set only."""
+    (tmp_path / "base.yaml").write_text(
+        "OPTIM: {LR: 1}\n_DATASETS_: {Here: {OPTIM: {LR: 2, NAME: sgd}}, There: {SEED: 5}}\n"
+    )
+    path = tmp_path / "top.yaml"
+    path.write_text("_BASE_: base.yaml\nSEED: 3\n_DATASETS_: {Here: {OPTIM: {LR: 4}}}\n")
+    for name, values in {
+        "Here": (4.0, "sgd", 3),
+        "There": (1.0, "adam", 5),
+        "Elsewhere": (1.0, "adam", 3),
+    }.items():
+        named, set_before = get_cfg_default(), get_cfg_default()
+        named.merge_from_file(str(path), name)
+        set_before.DATASET.NAME = name
+        set_before.merge_from_file(str(path))
+        for cfg in (named, set_before):
+            assert (cfg.OPTIM.LR, cfg.OPTIM.NAME, cfg.SEED) == values
+        assert values_of_file(str(path), name).get("OPTIM.LR") == values[0]
+    assert data_sets_of_file(str(path)) == ["Here", "There"]
+    path.write_text("_DATASETS_: {Here: 3}\n")
+    with pytest.raises(ValueError, match=r"top\.yaml: _DATASETS_ must hold settings by data set"):
+        get_cfg_default().merge_from_file(str(path))
 
 
 def test_a_file_that_builds_on_itself(tmp_path):

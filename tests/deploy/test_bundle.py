@@ -38,6 +38,12 @@ VARIANTS = {
     "other pixels": (
         *("LoRVP", "INPUT.TRANSFORMS", ["random_flip"], "INPUT.INTERPOLATION", "bilinear"),
     ),
+    # layers that a small CLIP has
+    "MMRL": ("MMRL", "TRAINER.MMRL.REP_LAYERS", [1, 2]),
+    "MMRLPlusPlus": ("MMRLPlusPlus", "TRAINER.MMRLPLUSPLUS.REP_LAYERS", [1, 2]),
+    "MMRL, class token": (
+        *("MMRL", "TRAINER.MMRL.REP_LAYERS", [1, 2], "TRAINER.MMRL.FEATURES", "class"),
+    ),
 }
 #: methods whose text prompts fit other names, one of each kind
 OTHER_NAMES = ("CoOp", "MaPLe", "MMLoP", "TCP", "VPT", "CLIPLoRA", "MMA")
@@ -61,7 +67,7 @@ def pictures() -> list[Image.Image]:
     return [turned, deep, *(make(*shape) for shape in shapes), make(45, 61).convert("P")]
 
 
-@pytest.mark.parametrize("kind", [*METHODS, *VARIANTS])
+@pytest.mark.parametrize("kind", dict.fromkeys([*METHODS, *VARIANTS]))
 def test_every_kind_of_method_predicts_as_its_run(fresh, kind, tmp_path):
     predictor = fresh(*VARIANTS.get(kind, (kind,)))
     other = kind in OTHER_NAMES

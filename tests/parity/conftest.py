@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from adaptation.sentences import KEYS
 from adaptation.trainer import PromptTrainer
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import build_trainer
@@ -74,6 +76,11 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
         # settings that name files, which the recorded file holds
         files = {word: saved(recorded, word) for word in recorded.arrays if "/weight" in word}
         pairs = tuple(files.get(word, word) if isinstance(word, str) else word for word in pairs)
+        if "sentences" in recorded.arrays:
+            about = dict(zip(names, recorded.arrays["sentences"].tolist(), strict=True))
+            (root / "gpt_file").mkdir(exist_ok=True)
+            file = root / "gpt_file" / f"{KEYS.get(data_set, data_set.lower())}_prompt.json"
+            file.write_text(json.dumps(about), encoding="utf-8")
         side = recorded["images"].shape[-1]
         cfg = make_cfg(
             trainer,

@@ -155,14 +155,18 @@ def representations(
         tokens.append(F.linear(space, weight, bias))
     keep = 1 - config.get("BETA", 1)
     blocks = {
-        layer - 1: Prompt(each, at=1, drop=len(each), keep=keep) if j else Prompt(each, at=1)
+        layer - 1: Prompt(each, at=1, drop=len(each), keep=keep)
+        if j
+        else Prompt(each, at=1, embedded=True)
         for j, (layer, each) in enumerate(zip(layers, tokens, strict=True))
     }
     return Changes.of(blocks), torch.stack(tokens)
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
-@pytest.mark.parametrize("name", ["mmrl_layers_2_5_6_9", "mmrlplusplus_layers_2_5_6_9"])
+@pytest.mark.parametrize(
+    "name", ["mmrl_layers_1_2_12", "mmrl_layers_2_5_6_9", "mmrlplusplus_layers_2_5_6_9"]
+)
 def test_rows_beside_the_class_token(clip, name, plain):
     recorded = read(name)
     config, params = recorded.config, learned(recorded)

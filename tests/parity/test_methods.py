@@ -6,6 +6,8 @@ methods have tests of their own.
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,18 +56,22 @@ def upstream_state(method: str, params: dict[str, Tensor], n_classes: int) -> di
         "prompt_learner.token_prefix": torch.zeros(n_classes, 1, width),
         "prompt_learner.token_suffix": torch.zeros(n_classes, 72, width),
     }
+    if LAYOUTS[method].embedded_texts:
+        names = {"prompt_embeddings": torch.zeros(n_classes, 77, width)}
     state = names | params
     if not LAYOUTS[method].whole:
         return {alone(key): value for key, value in state.items()}
     clip = recorded_clip()
     for key, value in clip.items():
+        if LAYOUTS[method].second_clip:
+            state[f"model_distill.{key}"] = value
         if key.startswith("visual."):
             state["image_encoder." + key.removeprefix("visual.")] = value
             if LAYOUTS[method].teacher:
                 frozen = "prompt_learner.ZS_image_encoder."
                 state[frozen + key.removeprefix("visual.")] = value
         elif key == "logit_scale":
-            state[key] = value
+            state |= {} if LAYOUTS[method].embedded_texts else {key: value}
         elif not key.startswith("token_embedding"):
             state["text_encoder." + key] = value
     return state
@@ -103,6 +109,8 @@ def settings(recorded: Recorded) -> list[object]:
         for key, value in recorded_settings.items()
         if key in cfg.TRAINER[trainer.node]
     }
+    if "FEATURES" in cfg.TRAINER[trainer.node]:  # the file does not tell what it was trained on
+        pairs[f"TRAINER.{trainer.node}.FEATURES"] = "both"
     optimiser = dict(recorded.config.get("OPTIM", {}))
     betas = optimiser.pop("BETAS", ())
     optimiser |= {f"ADAM_BETA{number}": beta for number, beta in enumerate(betas, 1)}
@@ -161,6 +169,9 @@ def test_step(build, name, tmp_path):
     trainer.batch_idx, trainer.num_batches = 0, 2
     give_pool(trainer, recorded)
     seen = recorded["image_features_raw"] if isinstance(trainer, FeatureTrainer) else images
+    if "images2" in recorded.arrays:
+        seen = [images, recorded["images2"]]
+    random.seed(recorded.config.get("python_seed_before_step", 0))
     summary = trainer.forward_backward({"img": seen, "label": labels})
     assert relative_error(summary["loss"], recorded["loss"]) < LOSS
     plain_names = not LAYOUTS[method].whole

@@ -96,6 +96,21 @@ METHODS = {
         xd="vit_b16_ep1_start9",
         epochs=(5, 1, 20),
     ),
+    "mmrl": Method(
+        "MMRL",
+        {"imagenet": "vit_b16_imagenet", "eurosat": "vit_b16"},
+        {"imagenet": "vit_b16_imagenet", "eurosat": "vit_b16_few_shot"},
+        "vit_b16_cross_datasets",
+        epochs=(5, 1, 20),
+    ),
+    "mmrlplusplus": Method(
+        "MMRLPlusPlus",
+        {"imagenet": "vit_b16_imagenet", "eurosat": "vit_b16"},
+        {"imagenet": "vit_b16_imagenet", "eurosat": "vit_b16_few_shot"},
+        "vit_b16_cross_datasets",
+        epochs=(5, 1, 20),
+    ),
+    "coprompt": Method("CoPrompt", "coprompt", xd="vit_b16_cross_datasets", epochs=(8, 8, 20)),
     "lorvp": Method("LoRVP", "vit_b16_r4_ep20_batch32", epochs=(20, 20, 20)),
     "mmlop": Method(
         "MMLoP",

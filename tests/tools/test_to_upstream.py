@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 
@@ -33,6 +35,12 @@ def coupled(*others: str) -> set[str]:
 
 
 ENDS = ("down.0", "up")
+
+
+def represented(others: Iterable[str] = ()) -> set[str]:
+    start = "representation_learner.compound_rep_tokens"
+    return {start, *(f"{start}{other}" for other in others)}
+
 
 #: method -> its folder, config pairs, tokens of its context, trained keys as the published code
 #: names them
@@ -93,6 +101,36 @@ METHODS = {
             *(f"compound_prompt_projections.{k}.{x}" for k in (0, 1) for x in ("weight", "bias"))
         ),
     ),
+    "MMRL": (
+        *("MultiModalRepresentationLearner", ["TRAINER.MMRL.REP_LAYERS", [11, 12]], 0),
+        {"image_encoder.proj_rep"}
+        | represented(
+            f"_r2{side}proj.{layer}.{x}"
+            for side in "tv"
+            for layer in (0, 1)
+            for x in ("weight", "bias")
+        ),
+    ),
+    "MMRLPlusPlus": (
+        *("MultiModalRepresentationLearner", ["TRAINER.MMRLPLUSPLUS.REP_LAYERS", [1, 12]], 0),
+        {"image_encoder.A", "image_encoder.B"}
+        | represented()
+        | {
+            f"representation_learner.srra_r2{side}proj.{x}"
+            for side in "tv"
+            for x in (
+                "weight",
+                *(f"srra.{k}.{name}" for k in (0, 1) for name in ("A", "B", "bias")),
+            )
+        },
+    ),
+    "CoPrompt": (
+        *("MultiModalPromptLearner", ["TRAINER.COPROMPT.PROMPT_DEPTH", 3], 2),
+        coupled(
+            *(f"compound_prompt_projections.{k}.{x}" for k in (0, 1) for x in ("weight", "bias"))
+        )
+        | {f"adapter_{tower}.fc.{k}.weight" for tower in ("image", "text") for k in (0, 2)},
+    ),
     "MPL": (
         *("MultiModalPromptLearner", ["TRAINER.MPL.PROMPT_DEPTH", 3], 2),
         coupled(
@@ -111,15 +149,20 @@ def frozen(method: str) -> dict[str, torch.Tensor]:
     """Weights of CLIP by their names in the whole model of the published code."""
     found = {}
     for key, value in recorded_clip().items():
+        if to_upstream.LAYOUTS[method].second_clip:
+            found[f"model_distill.{key}"] = value
         name = key.removeprefix("visual.")
         if name != key:
             found[f"image_encoder.{name}"] = value
             if method == "PromptSRC":
                 found[f"prompt_learner.ZS_image_encoder.{name}"] = value
         elif key == "logit_scale":
-            found[key] = value
+            found |= {} if to_upstream.LAYOUTS[method].embedded_texts else {key: value}
         elif key != "token_embedding.weight":
             found[f"text_encoder.{key}"] = value
+    if to_upstream.LAYOUTS[method].embedded_texts:
+        ids = tokenize([f"a photo of a {name.replace('_', ' ')}." for name in CLASSNAMES])
+        found["prompt_embeddings"] = recorded_clip()["token_embedding.weight"][ids]
     return found
 
 
@@ -165,7 +208,8 @@ def test_keys_and_way_back(trained, tmp_path, method):
     for key, value in kept.items():
         assert torch.equal(state[key].float(), value), key
     if n_ctx:
-        template = {"IVLP": "of a {}.", "MaPLe": "of a {}.", "MPL": "a photo of a {}."}
+        template = dict.fromkeys(("IVLP", "MaPLe", "CoPrompt"), "of a {}.")
+        template["MPL"] = "a photo of a {}."
         tails = [template.get(method, "{}.").format(n.replace("_", " ")) for n in CLASSNAMES]
         words = tokenize([" ".join(["X"] * n_ctx + [tail]) for tail in tails])
         embedded = recorded_clip()["token_embedding.weight"][words]
@@ -173,6 +217,8 @@ def test_keys_and_way_back(trained, tmp_path, method):
         assert torch.equal(state[f"{start}token_suffix"], embedded[:, 1 + n_ctx :])
 
     trainer.model.learner.requires_grad_(False)
+    if method.startswith("MMRL"):  # what it was trained on is not in the published file
+        trainer.model.learner.features = "both"
     images = torch.randn(2, 3, 32, 32)
     expected = trainer.model_inference(images)
     for parameter in trainer.model.learner.parameters():

@@ -34,7 +34,10 @@ TOGETHER = [
     if name not in ON_FEATURES and not TRAINER_REGISTRY.get(name).changes_blocks
 ]
 #: settings with which a few steps train everything
-EARLY = {"LPPlusPlus": ("TRAINER.LPPP.ALPHA_EVERY", 1)}
+EARLY = {
+    "LPPlusPlus": ("TRAINER.LPPP.ALPHA_EVERY", 1),
+    "MMRLPlusPlus": ("OPTIM.WARMUP_EPOCH", -1),  # factors whose partner starts at zero
+}
 #: methods that refuse OPTIM.CUDA_GRAPH
 NOT_CAPTURED = ("LPPlusPlus",)
 PRECISIONS = ("fp32", "amp", "bf16", "fp16")
@@ -291,7 +294,7 @@ def test_chunks_of_text_train_as_the_whole(make_cfg, monkeypatch, method, precis
             return encode(text, prompts)
 
         batch = batch_of(trainer)
-        trainer.model.frozen_text_features()
+        trainer.loss(trainer.predict(batch["img"]), batch["label"])  # computes what is kept
         trainer.model.clip.encode_text = counted
         prediction = trainer.predict(batch["img"])
         loss, _ = trainer.loss(prediction, batch["label"])

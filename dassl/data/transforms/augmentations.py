@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import nn
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
@@ -12,6 +14,7 @@ __all__ = [
     "Cutout",
     "GaussianNoise",
     "InstanceNormalization",
+    "RandAugment",
     "Random2DTranslation",
     "RandomMagnitudeAugment",
 ]
@@ -115,6 +118,78 @@ class GaussianNoise(nn.Module):
         # on the CPU, whose generator the seeds are for
         noise = torch.randn_like(img, device="cpu").to(img.device)
         return img + noise * self.std + self.mean
+
+
+def _signed(value: float) -> float:
+    return value if torch.rand(1).item() < 0.5 else -value
+
+
+def _moved(img: Image.Image, *matrix: float) -> Image.Image:
+    return img.transform(img.size, Image.Transform.AFFINE, matrix)
+
+
+def _solarize_add(img: Image.Image, added: float) -> Image.Image:
+    return img.point([min(255, level + int(added)) if level < 128 else level for level in LEVELS])
+
+
+def _cut_out(img: Image.Image, side: float) -> Image.Image:
+    width, height = img.size
+    x, y = torch.rand(1).item() * width, torch.rand(1).item() * height
+    left, top = int(max(0.0, x - side / 2)), int(max(0.0, y - side / 2))
+    img = img.copy()
+    corner = min(width, left + side), min(height, top + side)
+    ImageDraw.Draw(img).rectangle((left, top, *corner), fill=(125, 123, 114))
+    return img
+
+
+#: grey levels of an RGB image's three channels
+LEVELS = 3 * tuple(range(256))
+
+#: operations of RandAugment: lowest and highest strength, and what they do
+OPERATIONS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.Image]]] = {
+    "autocontrast": (0, 1, lambda img, _: ImageOps.autocontrast(img)),
+    "equalize": (0, 1, lambda img, _: ImageOps.equalize(img)),
+    "invert": (0, 1, lambda img, _: ImageOps.invert(img)),
+    "rotate": (0, 30, lambda img, degrees: img.rotate(_signed(degrees))),
+    "posterize": (4, 8, lambda img, bits: ImageOps.posterize(img, int(bits))),
+    "solarize": (0, 256, lambda img, level: ImageOps.solarize(img, int(level))),
+    "solarize_add": (0, 110, _solarize_add),
+    "color": (0.1, 1.9, lambda img, share: ImageEnhance.Color(img).enhance(share)),
+    "contrast": (0.1, 1.9, lambda img, share: ImageEnhance.Contrast(img).enhance(share)),
+    "brightness": (0.1, 1.9, lambda img, share: ImageEnhance.Brightness(img).enhance(share)),
+    "sharpness": (0.1, 1.9, lambda img, share: ImageEnhance.Sharpness(img).enhance(share)),
+    "shear_x": (0, 0.3, lambda img, slope: _moved(img, 1, _signed(slope), 0, 0, 1, 0)),
+    "shear_y": (0, 0.3, lambda img, slope: _moved(img, 1, 0, 0, _signed(slope), 1, 0)),
+    "cutout": (0, 40, _cut_out),
+    "translate_x": (0, 100, lambda img, pixels: _moved(img, 1, 0, _signed(pixels), 0, 1, 0)),
+    "translate_y": (0, 100, lambda img, pixels: _moved(img, 1, 0, 0, 0, 1, _signed(pixels))),
+}
+
+
+class RandAugment(nn.Module):
+    """Apply ``n`` random operations of one strength, as Dassl's RandAugment (arXiv 1909.13719).
+
+    What moves out of the image leaves black, and pixels are taken as they are (nearest). Shifts and
+    holes are in pixels, made for images of 224 x 224.
+
+    Args:
+        n: number of operations, drawn with replacement.
+        m: strength, 0 to 30: the share m / 30 of the way from an operation's lowest to its highest.
+    """
+
+    def __init__(self, n: int = 2, m: float = 10) -> None:
+        super().__init__()
+        self.n = n
+        self.m = m
+
+    def forward(self, img: Image.Image) -> Image.Image:
+        for place in torch.randint(len(OPERATIONS), (self.n,)).tolist():
+            lowest, highest, operation = list(OPERATIONS.values())[place]
+            img = operation(img, lowest + (self.m / 30) * (highest - lowest))
+        return img
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}, m={self.m}"
 
 
 class RandomMagnitudeAugment(nn.Module):

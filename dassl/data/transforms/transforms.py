@@ -16,6 +16,7 @@ from .augmentations import (
     Cutout,
     GaussianNoise,
     InstanceNormalization,
+    RandAugment,
     Random2DTranslation,
     RandomMagnitudeAugment,
 )
@@ -81,10 +82,11 @@ def build_transform(
 
     The order of steps is fixed and does not depend on the order of the list. Automatic policies
     are torchvision's: ``imagenet_policy``, ``cifar10_policy`` and ``svhn_policy`` are its
-    ``AutoAugment`` and ``randaugment`` its ``RandAugment`` (``RANDAUGMENT_M`` of 0 to 30); they
-    differ from upstream's own versions in details of the operations and draw from PyTorch's
-    generator instead of Python's. ``randaugment_fixmatch`` and ``randaugment2`` are
-    :class:`~dassl.data.transforms.augmentations.RandomMagnitudeAugment`.
+    ``AutoAugment``; they differ from upstream's own versions in details of the operations.
+    ``randaugment`` has upstream's operations and strengths (``RANDAUGMENT_M`` of 0 to 30).
+    ``randaugment_fixmatch`` and ``randaugment2`` are
+    :class:`~dassl.data.transforms.augmentations.RandomMagnitudeAugment`. All draw from PyTorch's
+    generator instead of Python's and NumPy's.
 
     Args:
         cfg: configuration; reads ``INPUT``, and ``DATALOADER.CACHE`` for the training transform.
@@ -183,7 +185,11 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
 
     def randaugment() -> Step:
         n, m = cfg.RANDAUGMENT_N, cfg.RANDAUGMENT_M
-        return f"randaugment (n={n}, m={m})", T.RandAugment(n, m)
+        if not 0 <= m <= 30 or n < 0:
+            raise ValueError(
+                f"INPUT.RANDAUGMENT_N is {n} and RANDAUGMENT_M {m}: use 0 or more, and 0 to 30"
+            )
+        return f"randaugment (n={n}, m={m})", RandAugment(n, m)
 
     def random_magnitudes(name: str, **how: Any) -> Step:
         n = cfg.RANDAUGMENT_N
