@@ -68,14 +68,24 @@ def build_learner(method: str, config: Path, clip: CLIP, n_classes: int = 10) ->
     return learner
 
 
+def backbone_of(config: Path) -> str:
+    """Return the backbone that a config file names."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    cfg.merge_from_file(str(config))
+    return cfg.MODEL.BACKBONE.NAME
+
+
 def counts() -> dict[tuple[str, str], int]:
     """Count trainable parameters by (method, config) of all shipped ViT-B/16 files."""
     clip, found = vit_b16(), {}
     for method in TRAINER_REGISTRY.registered_names():
         if issubclass(TRAINER_REGISTRY.get(method), PromptTrainer):
-            for config in sorted((CONFIGS / method).glob("vit_b16*.yaml")):
-                learner = build_learner(method, config, clip)
-                found[method, config.stem] = sum(p.numel() for p in learner.parameters())
+            for config in sorted((CONFIGS / method).glob("*.yaml")):
+                if backbone_of(config) == "ViT-B/16":
+                    learner = build_learner(method, config, clip)
+                    found[method, config.stem] = sum(p.numel() for p in learner.parameters())
     return found
 
 

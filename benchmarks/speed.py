@@ -113,6 +113,7 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     cfg.merge_from_file(str(min((ROOT / "configs/trainers" / method).glob("vit_b16*.yaml"))))
     cfg.merge_from_list(
         ["TRAINER.NAME", method, f"TRAINER.{registered.node}.PREC", "fp32", "USE_CUDA", False]
+        + ["DATASET.NUM_SHOTS", 16]
         + ["MODEL.BACKBONE.NAME", str(backbone), "VERBOSE", False]
         + ["MODEL.MEMORY_GB", float(variant[len(WITHIN) :]) if variant.startswith(WITHIN) else 0]
         # one text per class for the teacher: encoded once, outside of what is measured
@@ -121,8 +122,12 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
 
     class WithoutImages(registered):
         def build_data_loader(self) -> None:
-            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=names, dataset_dir=""))
+            dataset = SimpleNamespace(classnames=names, dataset_dir="", train_x=())
+            self.dm = SimpleNamespace(dataset=dataset)
             self.lab2cname = dict(enumerate(names))
+
+        def steps_per_epoch(self) -> int:
+            return 2
 
     torch.manual_seed(1)
     trainer = WithoutImages(cfg)

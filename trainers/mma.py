@@ -132,8 +132,9 @@ class MMA(PromptTrainer):
         cfg.TRAINER.MMADAPTER = node = CfgNode()
         #: words in front of the class name
         node.TEXT_CTX_INIT = "a photo of a"
-        #: first and last adapter: 0 stands before the first block, i beside block i - 1
+        #: first adapter: 0 stands before the first block, i beside block i - 1
         node.ADAPTER_START = 5
+        #: last adapter, counted so, included
         node.ADAPTER_END = 12
         #: width of the adapters
         node.ADAPTER_DIM = 32

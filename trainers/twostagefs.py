@@ -146,8 +146,9 @@ class TwoStageFS(PromptTrainer):
         node.N_ITERS_FRAC = 0.6
         #: encoders whose layer norms learn: text, vision or both
         node.LN_MODALITY = "both"
-        #: first block whose layer norms learn, of either encoder, from 0
+        #: first block of the image encoder whose layer norms learn, from 0
         node.LN_VISION_START = 0
+        #: first block of the text encoder whose layer norms learn, from 0
         node.LN_TEXT_START = 0
         node.PREC = "amp"
 

@@ -67,7 +67,7 @@ def wait_for():
     """Function that waits until another one returns something, and returns that."""
 
     def wait_for(happens: Callable[[], Any]) -> Any:
-        deadline = time.time() + 60
+        deadline = time.time() + 180
         while not (found := happens()):
             assert time.time() < deadline
             time.sleep(0.01)

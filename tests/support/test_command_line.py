@@ -126,6 +126,7 @@ COMMANDS = {
             *(
                 "config_reads",
                 "data_pipeline",
+                "feature_pools",
                 "gpu",
                 "kills",
                 "memory_estimate",
