@@ -84,6 +84,8 @@ class PoolLoader:
 class FeatureLearner(PromptLearner):
     """Base class of a learner that sees an image only as the frozen CLIP's feature of it."""
 
+    on_features = True
+
     def classify(self, clip: Steps, raw: Tensor) -> Prediction:
         """Classify images by their features.
 

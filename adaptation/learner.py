@@ -137,6 +137,8 @@ class PromptLearner(nn.Module):
     keep_underscores: bool = False
     #: whether pixels are learned, so that gradients go through the whole image encoder
     changes_pixels: bool = False
+    #: whether it sees an image only as the frozen CLIP's feature of it, and is trained on features
+    on_features: bool = False
     #: names of the tensors of the state dict that have a row for each training image
     per_image: tuple[str, ...] = ()
 

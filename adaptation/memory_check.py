@@ -57,6 +57,8 @@ def free_memory(device: torch.device) -> Free | None:
 class Load:
     """Estimate of what a training step or a test batch holds beside the weights.
 
+    Where a learner is trained on features, it is what encoding a batch of images holds.
+
     Args:
         model: the classifier.
         n_images: images of the batch, or of all runs that share the step.
@@ -74,11 +76,15 @@ class Load:
         with torch.no_grad():
             text, image = Changes.of(learner.text_changes()), Changes.of(learner.image_changes())
         set_random_state(state)
-        self.conditioned = learner.image_conditioned
+        self.conditioned, self.on_features = learner.image_conditioned, learner.on_features
+        #: whether images are encoded without gradients, in parts if necessary
+        self.in_parts = not training or learner.on_features
         self.features = model.features_bytes()
         self.n_classes = len(model.text)
         # per text and per image: what its computation holds, and with what is kept for backward
         self.text_at_once = text_bytes(clip, model.text, text, plain=plain)
+        if learner.class_rows:  # the learner has vectors in the place of text features
+            self.text_at_once = 0.0
         self.image_at_once = image_bytes(clip, image, plain=plain)
         self.text, self.image = self.text_at_once, self.image_at_once
         if training and text:
@@ -88,9 +94,10 @@ class Load:
         self.most_images, tower = n_images, clip.visual
         vit = isinstance(tower, VisionTransformer)
         on_cpu = model.text.device.type == "cpu"
-        if isinstance(tower, VisionTransformer) and on_cpu and not training and not plain:
+        if isinstance(tower, VisionTransformer) and on_cpu and self.in_parts and not plain:
             self.most_images = min(n_images, tower.images_at_once())
-        self.share = HELD_WITH_GRADIENTS if training else HELD
+        self.backward = training and bool(text or image or learner.changes_pixels)
+        self.share = HELD_WITH_GRADIENTS if self.backward else HELD
         self.image_share = self.share
         if not vit:
             self.image_share = HELD_BY_RESNET
@@ -110,7 +117,7 @@ class Load:
     def bytes(self) -> float:
         """Bytes that are held at a time."""
         n_texts = self.n_classes * self.sets(self.n_images)
-        at_once = n_texts if self.training else min(n_texts, MAX_SEQUENCES)
+        at_once = n_texts if self.backward else min(n_texts, MAX_SEQUENCES)
         texts = self.share * at_once * self.text_at_once
         images = self.image_share * self.most_images * self.image_at_once
         kept = self.share * n_texts * (self.text - self.text_at_once)
@@ -123,7 +130,7 @@ class Load:
     def keeps_to(self, bound: float, n_images: int) -> bool:
         """Return whether a batch can be computed with this MODEL.MEMORY_GB, in bytes."""
         half = bound / 2
-        if not self.training:
+        if self.in_parts:
             per_image = self.image + self.conditioned * self.features
             return max(per_image, 2 * (self.text + self.features)) <= bound
         text = self.text + self.sets(n_images) * self.features
@@ -191,9 +198,10 @@ def check_runs(trainers: Sequence[PromptTrainer], training: bool) -> None:
     if free is None:
         return
     if training:
-        sizes = [_batch(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, t.train_loader_x) for t in trainers]
+        part = "TEST" if trainer.model.learner.on_features else "TRAIN_X"
+        sizes = [_batch(cfg.DATALOADER[part].BATCH_SIZE, t.train_loader_x) for t in trainers]
         load = Load(trainer.model, sum(sizes), runs=len(trainers))
-        _check(load, free, cfg, trainer.node, "TRAIN_X", len(trainers))
+        _check(load, free, cfg, trainer.node, part, len(trainers))
     loader = trainer.loader_of(cfg.TEST.SPLIT)
     if loader is not None and not (training and cfg.TEST.NO_TEST):
         size = _batch(cfg.DATALOADER.TEST.BATCH_SIZE, loader)
@@ -209,6 +217,8 @@ def _batch(size: int, loader: object) -> int:
 def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int = 1) -> None:
     needed = load.bytes
     what = "a training step" if load.training else "a test batch"
+    if load.training and load.on_features:  # they are encoded in batches as large as in a test
+        what = "encoding a batch"
     classes = counted(load.n_classes, "class", "classes")
     what += f" of {counted(load.n_images, 'image')} and {classes}"
     if runs > 1:

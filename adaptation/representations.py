@@ -61,6 +61,7 @@ class RepresentationLearner(PromptLearner):
         template: text around the class name.
     """
 
+    logit_scale = SCALE
     #: starts of published names, and of ours for the same
     renamed: tuple[tuple[str, str], ...] = ()
 
@@ -106,7 +107,7 @@ class RepresentationLearner(PromptLearner):
         features = F.normalize(clip.project_image(rows[:, 0]), dim=-1)
         of_rows = F.normalize(self.project_rows(clip, rows[:, 1:].mean(dim=1)), dim=-1)
         text = clip.text_features()
-        class_logits, row_logits = SCALE * features @ text.t(), SCALE * of_rows @ text.t()
+        class_logits, row_logits = clip.logits(features, text), clip.logits(of_rows, text)
         both = self.features == "both" or (self.features == "auto" and clip.seen_classes)
         mixed = self.alpha * class_logits + (1 - self.alpha) * row_logits
         return TwoFoldPrediction(

@@ -125,7 +125,7 @@ class CacheLearner(FeatureLearner):
         """
         counts = torch.zeros(len(betas), len(alphas), dtype=torch.long, device=raw.device)
         size = max(1, AT_ONCE // (len(self.keys) + len(self.text_weights) * len(alphas)))
-        weights = torch.tensor(alphas, device=raw.device)[:, None, None]
+        weights = torch.tensor(alphas).to(raw.device)[:, None, None]
         for part, label in zip(raw.split(size), labels.split(size), strict=True):
             features = F.normalize(part, dim=-1)
             text = self.scale * features @ self.text_weights.t()

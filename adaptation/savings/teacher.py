@@ -161,7 +161,8 @@ def _read(key: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         try:
             with safe_open(path, framework="pt") as file:
                 stored = parse_json(file.metadata()[METADATA])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # copies: on memory that is not aligned, as within a file, a CPU rounds otherwise
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         except (SafetensorError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from error
         if stored == {"key": key, "sha256": _digest(tensors)}:

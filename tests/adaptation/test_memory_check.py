@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import trainers  # noqa: F401  # registers the methods
+from adaptation.features import FeatureLearner
 from adaptation.memory_check import MARGIN, Load, check_file
 from adaptation.seeds import SeveralSeeds
 from adaptation.trainer import PromptTrainer
@@ -32,13 +33,23 @@ METHODS = [
 
 @pytest.mark.parametrize(("method", "fast"), [*((m, True) for m in METHODS), ("IVLP", False)])
 def test_estimate(make_cfg, method, fast):
-    """An estimate is not above what a step holds by more than the margin, nor far below."""
+    """An estimate is not above what a step holds by more than the margin, nor far below.
+
+    Of a method that is trained on features, it is what their encoding and a step on them hold.
+    """
     torch.manual_seed(1)
     cfg = make_cfg(method, "MODEL.FAST_ENCODERS", fast)
     clip = CLIP(64, 32, 12, 64, 8, 77, 49408, 64, 1, 12)
     model = TRAINER_REGISTRY.get(method).build_classifier(cfg, clip, NAMES[:60])
+    model.learner.start(model)
+    trains_on_features = isinstance(model.learner, FeatureLearner)
     with allocated() as peak:
-        model.predict(images(4)).logits.square().sum().backward()
+        if trains_on_features:
+            logits = model.classify(model.raw_image_features(images(4))).logits
+        else:
+            logits = model.predict(images(4)).logits
+        if TRAINER_REGISTRY.get(method).has_steps:
+            logits.square().sum().backward()
     assert 0.5 < Load(model, 4).bytes / peak.value < MARGIN
     with allocated() as peak, torch.no_grad():
         model(images(40))
@@ -117,6 +128,17 @@ def test_test_batch(trainer):
     room = Load(run.model, 30, training=False).bytes / 2
     with address_space(room), pytest.raises(SettingError, match="a test batch of 30 images"):
         run.test()
+
+
+@pytest.mark.parametrize("method", ["ZSLP", "TipAdapter"])
+def test_on_features(trainer, method):
+    """Training images are encoded in batches as large as those of a test."""
+    run = trainer("DATALOADER.TEST.BATCH_SIZE", 10, method=method)
+    n_images = min(10, len(run.dm.dataset.train_x))
+    said = rf"encoding a batch of {n_images} images .* set MODEL\.MEMORY_GB"
+    room = Load(run.model, n_images).bytes / 2
+    with address_space(room), pytest.raises(SettingError, match=said):
+        run.check_memory(training=True)
 
 
 def test_seeds_together(trainer):

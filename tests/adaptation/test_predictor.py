@@ -11,7 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
 from tests.conftest import CLASSNAMES
 from tests.parity_files import recorded_clip
-from tests.trainers.test_contract import METHODS
+from tests.trainers.test_contract import METHODS, batch_of
 from trainers import Predictor
 
 TEMPLATED = ["ZeroshotCLIP", "ZeroshotCLIP2"]
@@ -23,7 +23,7 @@ def trained(cfg, folder):
     trainer = build_trainer(cfg)
     trainer.num_batches, trainer.batch_idx = 100, 0
     trainer.set_model_mode("train")
-    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    trainer.forward_backward(batch_of(trainer))
     trainer.save_model(0, str(folder))
     trainer.set_model_mode("eval")
     return trainer
@@ -47,6 +47,14 @@ def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeyp
     assert predictor.classnames == list(CLASSNAMES[:3])
     assert_same(predictor, trainer)
     others = ["cat", "forget-me-not", "a_much_longer_name", "axolotl"]
+    if trainer.model.learner.class_specific:
+        with pytest.raises(ValueError, match="class-specific: it fits only the 3 classes"):
+            Predictor.load(tmp_path, others)
+        some = Predictor.load(tmp_path, [CLASSNAMES[2], CLASSNAMES[0]])
+        image = next(iter(trainer.test_loader))["img"]
+        with torch.no_grad():
+            assert torch.allclose(some.model(image), predictor.model(image)[:, [2, 0]], atol=1e-4)
+        return
     trainer.model.set_classes(others)
     assert_same(Predictor.load(tmp_path, others), trainer)
 
