@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from support.download import cache_folder, fetch
 from support.files import sha256_of
 from support.hints import nearest
-from support.weight_files import check_container, state_dict_in, why_unreadable
+from support.weight_files import check_container, require_intact, state_dict_in, why_unreadable
 
 from . import openclip, tiny, torchscript
 from .model import EXTRA_ENTRIES
@@ -217,6 +217,7 @@ def _read(path: Path) -> object:
                 warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
                 return torch.jit.load(path, map_location="cpu").state_dict()
         return torchscript.load_weights(path)
+    require_intact(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

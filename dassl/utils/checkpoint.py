@@ -18,7 +18,7 @@ from torch import nn
 
 from support.command_line import Unfinished
 from support.files import as_text, read_bytes, replacing, write_text
-from support.weight_files import check_container, state_dict_in, why_unreadable
+from support.weight_files import check_container, require_intact, state_dict_in, why_unreadable
 
 from .logger import print_detail
 from .tools import SettingError
@@ -131,6 +131,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
 def _read(fpath: str) -> Any:
     try:
         check_container(fpath)
+        require_intact(fpath)
     except OSError as error:  # a pipe is not even looked into
         raise ValueError(f'cannot read "{fpath}": {error.strerror}') from error
     except ValueError as error:

@@ -346,6 +346,16 @@ def test_missing_path(tmp_path):
         clip.load_state_dict(tmp_path)
 
 
+def test_other_values_than_were_written(tmp_path):
+    path, weights = tmp_path / "vit.pt", weights_of("vit")
+    torch.save(weights, path)
+    content, values = path.read_bytes(), weights["visual.proj"].numpy().tobytes()
+    assert content.count(values) == 1
+    path.write_bytes(content.replace(values, bytes(len(values))))
+    with pytest.raises(RuntimeError, match=r"vit\.pt: it is truncated, damaged.*copy it again"):
+        clip.load_state_dict(path)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("left", [0.0, 0.001, 0.5, 0.999])
 def test_truncated_file(tmp_path, form, left):

@@ -161,12 +161,16 @@ def test_bad_paths():
         load_checkpoint("nowhere/model.pth.tar-1")
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "other values"])
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "model.pth.tar-2"
     save_checkpoint(state_of(*trained()), str(tmp_path))
     data = path.read_bytes()
-    path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "text": b"hello\n"}[damage])
+    values = trained()[0].weight.detach().numpy().tobytes()
+    assert data.count(values) == 1
+    contents = {"empty": b"", "half": data[: len(data) // 2], "text": b"hello\n"}
+    contents["other values"] = data.replace(values, bytes(255 - byte for byte in values))
+    path.write_bytes(contents[damage])
     with pytest.raises(ValueError, match=r"model\.pth\.tar-2.*copy it again") as caught:
         load_checkpoint(str(path))
     assert "remove" not in str(caught.value)
