@@ -190,7 +190,10 @@ class Predictor:
 
         Raises:
             FileNotFoundError, ValueError: see :meth:`read`.
+            ValueError: ``images`` is one path.
         """
+        if isinstance(images, str | Path):
+            raise ValueError(f"predict takes a list of pictures: [{str(images)!r}]")
         images, labels = list(images), []
         for start in range(0, len(images), batch_size):
             batch = torch.stack([self.read(image) for image in images[start : start + batch_size]])

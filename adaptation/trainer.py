@@ -393,7 +393,13 @@ class PromptTrainer(TrainerX):
     def losses(self, prediction: Prediction, label: Tensor) -> Losses:
         """Compute the loss of a batch, the guide if there is one, and values for the log."""
         # left on the device: the engine reads them, and checks the loss, when it prints a line
-        loss, terms = self.loss(prediction, label)
+        found = self.loss(prediction, label)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
+            raise TypeError(
+                f"{type(self).__name__}.loss must return the loss and a dictionary of values for "
+                'the log: (loss, {"ce": ce})'
+            )
+        loss, terms = found
         summary = {"loss": loss, "acc": compute_accuracy(prediction.logits, label)[0], **terms}
         guide = None if self.guide is None else self.scaled(terms[self.guide])
         logged = {name: value.detach() for name, value in summary.items()}

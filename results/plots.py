@@ -469,7 +469,7 @@ def with_parameters(
         largest = max((row.method.shots for row in mine), default=0)
         mine = [row for row in mine if row.method.shots in (0, largest)]
     for line in sorted({row.line for row in mine if row.parameters is None}):
-        note(f"{_UNCOUNTED}{line}: no single number of them in its logs")
+        note(f"{_UNCOUNTED}{line}: its logs have none, or one for each data set")
     averaged = {d for row in mine for d in row.covered}
     return [r for r in mine if r.parameters is not None and r.dataset not in averaged], metric
 
@@ -517,12 +517,12 @@ def parameters(
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
     averaged = {d for row in chosen for d in row.covered}
-    drawn = {row.line for row in chosen}
+    named = {row.line for row in (*chosen, *(r for r in rows if r.parameters is None))}
     alone = {
         row.line.trainer: row.dataset
         for row in rows
         if row.protocol == protocol and row.dataset in averaged and row.parameters is not None
-        if metric in row.mean and row.line not in drawn
+        if metric in row.mean and row.line not in named
     }
     uncounted += [f"{trainer}: {dataset} only" for trainer, dataset in sorted(alone.items())]
     return panels.finish(uncounted)

@@ -282,10 +282,10 @@ def find_zero_shot(
                 f"--zero-shot: {args.zero_shot} and {args.run} were tested on different images "
                 "or classes"
             )
-        return found, f"zero-shot CLIP: {args.zero_shot}"
+        return found, f"zero-shot CLIP's predictions are those of the run {args.zero_shot}"
     if beside := zero_shot_beside(args.run, record, kept):
         folder, found = beside
-        return found, f"zero-shot CLIP: {folder}"
+        return found, f"zero-shot CLIP's predictions are those of the run {folder}"
     if not paths:
         return None, "zero-shot CLIP is left out: the predictions do not name their images"
     absent = sum(not Path(path).is_file() for path in paths)

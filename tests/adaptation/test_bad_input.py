@@ -120,6 +120,13 @@ def test_loss_that_is_not_finite_stops_the_run(make_cfg):
     assert not list(Path(cfg.OUTPUT_DIR).rglob("model*")), "nothing is saved of such a run"
 
 
+def test_a_loss_without_values_for_the_log_is_named(make_cfg, monkeypatch):
+    trainer = build_trainer(make_cfg("CoOp"))
+    monkeypatch.setattr(trainer, "loss", lambda prediction, label: prediction.logits.sum())
+    with pytest.raises(TypeError, match=r"CoOp\.loss must return the loss and a dictionary"):
+        trainer.train()
+
+
 def test_class_name_too_long_is_named(clip):
     with pytest.raises(ValueError, match=r"'long long.*has 8[0-9] tokens"):
         class_prompts(clip, ["cat", "long " * 80], "{}.")

@@ -220,6 +220,8 @@ def test_unusable_arguments(vit_file):
         Predictor.zero_shot(vit_file, CLASSNAMES, device="gpu")
     with pytest.raises(ValueError, match="is empty"):
         Predictor.zero_shot(vit_file, [])
+    with pytest.raises(ValueError, match=r"a list of pictures: \['one.jpg'\]"):
+        Predictor.zero_shot(vit_file, CLASSNAMES).predict("one.jpg")
 
 
 def test_labels_in_any_batch_size(tiny_run, data_root, tmp_path):

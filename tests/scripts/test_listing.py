@@ -34,7 +34,9 @@ def test_one_kind_alone(capsys, kind):
     text = shown(capsys, kind)
     assert text.startswith(kind) and not any(f"\n{other} (" in text for other in KINDS)
     for entry in KINDS[kind][1]():
-        of_a_test = kind == "methods" and TRAINER_REGISTRY.get(entry.name).__module__[:6] == "tests."
+        of_a_test = (
+            kind == "methods" and TRAINER_REGISTRY.get(entry.name).__module__[:6] == "tests."
+        )
         assert entry.line or of_a_test
 
 
