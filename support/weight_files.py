@@ -126,8 +126,8 @@ def require_intact(path: str | Path) -> None:
         part = archive.testzip()
     if part is not None:
         raise ValueError(
-            f"{path} is damaged: its part {part!r} is not what was written (wrong checksum): copy it "
-            "again from where it came from"
+            f"{path} is damaged: its part {part!r} is not what was written (wrong checksum): copy "
+            "it again from where it came from"
         )
 
 
