@@ -71,6 +71,13 @@ CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in ME
     "told to end": ("MMLoP", ["OPTIM.MAX_EPOCH", "2", *WITHOUT_L1]),
     "mapped anew": ("LoRVP", ["TRAINER.LORVP.HEAD", "ilm", "OPTIM.MAX_EPOCH", "2"]),
     "trainer of one's own": ("OwnCoOp", []),
+    # the sentences of these images, not of the toolbox's own
+    "CoPrompt": ("CoPrompt", ["TRAINER.COPROMPT.SENTENCES", "gpt_file"]),
+    # AdamW divides a gradient by its size, however near rounding that is: noise of 1e-7 in the
+    # frozen weights moves the maps of one process by up to 4e-2 with it, and 2 processes differ by
+    # 4e-6 without it
+    "MMRL": ("MMRL", ["OPTIM.NAME", "sgd"]),
+    "MMRLPlusPlus": ("MMRLPlusPlus", ["OPTIM.NAME", "sgd"]),
     # dropout is refused
     "CLIPLoRA": ("CLIPLoRA", ["TRAINER.CLIPLORA.DROPOUT", "0.0"]),
     # two stages, and a short batch at the end of an epoch
