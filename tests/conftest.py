@@ -181,7 +181,8 @@ def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
                 node.PREC = "fp32"
                 if "DROPOUT" in node:  # steps that are compared draw nothing
                     node.DROPOUT = 0.0
-                for key in {"PASSES", "AUGMENT_EPOCH"} & {*node}:  # views of each image, to save time
+                # views of each image, to save time
+                for key in {"PASSES", "AUGMENT_EPOCH"} & {*node}:
                     node[key] = 2
                 if "N_ITERS_FRAC" in node:  # a second stage has tests of its own
                     node.N_ITERS_FRAC = 1.0
