@@ -127,7 +127,6 @@ def load_run(args: argparse.Namespace, names: list[str] | None) -> Model:
     import torch
 
     from adaptation.starts import clip_widths
-    from dassl.engine import TRAINER_REGISTRY
     from deploy.service import Model
     from tools.attention import patch_map, token_weights
 
@@ -147,7 +146,7 @@ def load_run(args: argparse.Namespace, names: list[str] | None) -> Model:
         "served": "run",
         "method": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "precision": cfg.TRAINER[TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node].PREC,
+        "precision": predictor.model.precision,
         "device": predictor.device.type,
         "side": list(cfg.INPUT.SIZE),
     }
