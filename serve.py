@@ -199,7 +199,7 @@ def serve(args: argparse.Namespace) -> None:
         max_waiting=args.max_waiting,
     )
     local = args.host in LOOPBACK
-    app = build_app(model, limits, [*LOOPBACK, "[::1]"] if local else None)
+    app = build_app(model, limits, LOOPBACK if local else None)
     level = "info" if args.verbose else "warning"
     config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=10)
     with listen(args.host, args.port) as listening:

@@ -93,9 +93,9 @@ class Predictor:
                 that this machine lacks.
         """
         if found := untrained_run(str(run)):
-            cfg, names = found
+            cfg, of_run = found
             return cls._untrained(
-                run, cfg, classnames or names, epoch, device, backbone, precision
+                run, cfg, classnames or of_run, epoch, device, backbone, precision
             )
         path, chosen = find_checkpoint(str(run), epoch), choose_device(device)
         checkpoint = load_checkpoint(path)

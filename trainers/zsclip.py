@@ -97,9 +97,7 @@ class ZeroshotCLIP(TrainerX):
         dataset = self.dm.dataset
         self.given_templates = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
         print(f"Templates: {self.templates(self.cfg, self.given_templates)}")
-        self.model = self.build_classifier(
-            self.cfg, clip, dataset.classnames, self.given_templates
-        )
+        self.model = self.build_classifier(self.cfg, clip, dataset.classnames, self.given_templates)
 
     def train(self) -> None:  # type: ignore[override]  # as SimpleTrainer's
         """Test at once, since there is nothing to train."""

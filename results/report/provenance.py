@@ -15,8 +15,8 @@ from .svg import shown
 #: else a record holds is shown as it is
 ELSEWHERE = frozenset(
     "schema method eval_only seed seeds_together shots templates images_per_class data model "
-    "result not_tested parameters device started ended seconds memory versions git environment config "
-    "given arguments".split()
+    "result not_tested parameters device started ended seconds memory versions git environment "
+    "config given arguments".split()
 )
 
 
