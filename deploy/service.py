@@ -170,11 +170,9 @@ def build_app(model: Model, limits: Limits, hosts: Sequence[str] | None = None) 
     @app.post("/predict")
     async def predict(request: Request, top_k: int = 5, attention: bool = False) -> JSONResponse:
         if unknown := [name for name in request.query_params if name not in OPTIONS]:
-            raise HTTPException(
-                422,
-                f"no option {unknown[0]!r}{nearest(unknown[0], OPTIONS)}; there are: "
-                f"{', '.join(OPTIONS)}",
-            )
+            known = f"there are {' and '.join(OPTIONS)}"
+            meant = nearest(unknown[0], OPTIONS)
+            raise HTTPException(422, f"no option {unknown[0]!r}: {known}{meant}")
         if top_k < 1:
             raise HTTPException(422, f"top_k is {top_k}: use 1 or more")
         if attention and model.attention is None:
