@@ -4,42 +4,26 @@ import argparse
 import csv
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # not there with python -I
 
-from bundle import Bundle, Image  # noqa: E402
+from bundle import Bundle  # noqa: E402
 
-SUFFIXES = set(".jpg .jpeg .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif .avif".split())
+SUFFIXES = ".jpg .jpeg .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif".split()
 COLUMNS = ["image", "rank", "label", "probability", "rejected", "best_label", "best_probability"]
-
-
-def number(kind, least, most, words, text):
-    """Read a number within bounds, as the type of an argument."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is no {words}")
-    return value
 
 
 def find(path):
     """Return a file, or the pictures below a folder, sorted; hidden ones are left out."""
-    if not path.exists():
-        raise FileNotFoundError("no such image or folder")
-    if not path.is_dir():
-        return [path]
-    files = [file for file in path.rglob("*") if file.is_file()]
-    shown = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
-    read = SUFFIXES & {*Image.registered_extensions()}
-    pictures = sorted((f for f in shown if f.suffix.lower() in read), key=str)
-    if not pictures:
-        raise FileNotFoundError(f"the folder has no images ({', '.join(sorted(read))})")
-    return pictures
+    found = [path] if path.exists() else []
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        found = sorted(f for f in files if "/." not in f"/{f.relative_to(path).as_posix()}")
+    if not found:
+        raise FileNotFoundError("no such image or folder, or no images in it")
+    return found
 
 
 def read_names(text):
@@ -49,19 +33,17 @@ def read_names(text):
     return [name.strip() for name in names if name.strip()]
 
 
-def show(path, bundle, found, args):
+def show(path, labels, args):
     """Print the labels of a picture that are probable enough; without any it is rejected."""
-    order = (-found).argsort(kind="stable")[: args.top_k]
-    best, *_ = labels = [(bundle.labels[index], float(found[index])) for index in order]
-    labels = [label for label in labels if label[1] >= args.min_probability]
+    best, enough = labels[0], [label for label in labels if label[1] >= args.min_probability]
+    rows = [(path, rank, *label, "no", *best) for rank, label in enumerate(enough, start=1)]
     if args.csv:
-        rows = [(path, rank, *label, "no", *best) for rank, label in enumerate(labels, start=1)]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         return writer.writerows(rows or [(path, None, None, None, "yes", *best)])
     print(path)
-    for name, share in labels:
+    for name, share in enough:
         print(f"{100 * share:9.2f} %  {name.replace('_', ' ')}")
-    if not labels:
+    if not enough:
         shown = f"{best[0].replace('_', ' ')} has {100 * best[1]:.2f} %"
         print(f"   rejected: no class reaches {100 * args.min_probability:g} %; {shown}")
 
@@ -69,13 +51,11 @@ def show(path, bundle, found, args):
 def main():
     """Print the most probable classes of every picture; exit with status 2 at a bad one."""
     parser = argparse.ArgumentParser(description="Print the most probable classes of pictures.")
-    add, at, bad = parser.add_argument, HERE, 0
+    add, at, bad, paths = parser.add_argument, HERE, 0, []
     add("images", nargs="+", type=Path, metavar="IMAGE", help="image files, and folders of them")
-    whole = partial(number, int, 1, sys.maxsize, "whole number from 1 on")
-    add("--top-k", type=whole, default=5, metavar="K", help="classes per image (5)")
-    share = partial(number, float, 0, 1, "number from 0 to 1")
+    add("--top-k", type=int, default=5, metavar="K", help="classes per image (5)")
     helped = "show the classes that reach P, 0 to 1; an image without any is rejected"
-    add("--min-probability", type=share, default=0.0, metavar="P", help=helped)
+    add("--min-probability", type=float, default=0.0, metavar="P", help=helped)
     add("--csv", action="store_true", help=f"a table: {', '.join(COLUMNS)}")
     add("--skip-bad", action="store_true", help="name files that are no images and leave them out")
     if json.loads((HERE / "bundle.json").read_text("utf-8"))["text_encoder"]:
@@ -83,14 +63,16 @@ def main():
         add("--classes", metavar="FILE|NAME,NAME", help=helped)
     parser.set_defaults(classes=None)
     args = parser.parse_args()
+    if args.top_k < 1 or not 0 <= args.min_probability <= 1:
+        parser.error("--top-k is a whole number from 1 on, --min-probability one from 0 to 1")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        bundle, paths = Bundle(HERE), []
+        bundle = Bundle(HERE)
+        for at in args.images:
+            paths += find(at)
         if args.classes:
             at = args.classes
             bundle.set_classes(read_names(at))
-        for at in args.images:
-            paths += find(at)
         if args.csv:
             print(",".join(COLUMNS))
         for at in paths:
@@ -102,8 +84,9 @@ def main():
                 print(f"skipped: {at}: {error}", file=sys.stderr)
                 bad += 1
                 continue
-            show(at, bundle, found, args)
-    except Exception as error:  # one line, whatever it is
+            order = (-found).argsort(kind="stable")[: args.top_k]
+            show(at, [(bundle.labels[index], float(found[index])) for index in order], args)
+    except Exception as error:
         print(f"error: {at}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     if bad:

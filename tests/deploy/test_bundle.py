@@ -273,10 +273,10 @@ def test_the_command_of_a_bundle_leaves_out_or_stops_at_what_is_no_picture(
     assert "skipped 1 of 3 files" in err
     (tmp_path / "empty").mkdir()
     for words, part in (
-        ([tmp_path / "empty"], "empty: the folder has no images"),
+        ([tmp_path / "empty"], "empty: no such image or folder, or no images in it"),
         ([tmp_path / "absent.png"], "absent.png: no such image or folder"),
-        ([photos, "--top-k", 0], "'0' is no whole number from 1 on"),
-        ([photos, "--min-probability", 2], "'2' is no number from 0 to 1"),
+        ([photos, "--top-k", 0], "--top-k is a whole number from 1 on"),
+        ([photos, "--min-probability", "nan"], "--min-probability one from 0 to 1"),
         ([photos, "--classes", "a,b"], "unrecognized arguments: --classes"),
     ):
         status, out, err = bundled(*words)
