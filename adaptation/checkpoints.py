@@ -96,6 +96,8 @@ def _instead_of_a_run(folder: str) -> str:
             names = sorted(map(str, runs))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             return f"{folder} holds runs and is none: name one of {', '.join(names[:3])}{more}"
+    if osp.isfile(osp.join(folder, record.FILE)):
+        return f"{folder} holds no model: its run only tested, or its method trains nothing"
     if osp.isfile(osp.join(folder, CONFIG_FILE)):
         return (
             f"{folder} holds no model: its run has not ended, and saved none so far. Start the "

@@ -311,6 +311,16 @@ def test_a_picture_that_is_dropped_or_chosen_shows_its_labels(browser, service, 
     page.uncheck("#attention")
     page.get_by_text("where the class token looks").wait_for(state="detached")
     page.get_by_text("what the model sees").wait_for()
+
+    def ask_for_three(route) -> None:
+        route.continue_(url=route.request.url.replace("top_k=5", "top_k=3"))
+
+    page.route("**/predict?*", ask_for_three)
+    page.set_input_files("#files", paths[1])
+    page.get_by_text("2 other classes").wait_for()
+    shares = page.locator(".picture li span:last-child").all_text_contents()
+    total = sum(float(share.removesuffix(" %")) for share in shares)
+    assert len(shares) == 4 and total == pytest.approx(100, abs=0.3)
     page.set_input_files("#files", [paths[0]] * 4)
     page.get_by_text("at most 3").wait_for()
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
