@@ -79,6 +79,7 @@ def test_run_that_trained_nothing(make_cfg, method, tmp_path, monkeypatch, capsy
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         Predictor.load(tmp_path)
     trainer.train()
+    trainer.run_notes.on_end()
     (tmp_path / "texts.txt").unlink()
     monkeypatch.delitem(DATASET_REGISTRY._obj_map, "TestImages")
     capsys.readouterr()

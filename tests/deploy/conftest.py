@@ -48,7 +48,8 @@ def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
             for parameter in model.learner.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape)
             if rows:
-                model.learner.begin_rows(torch.randn(len(CLASSNAMES), 64), CLASSNAMES)
+                rows_of = torch.randn(len(CLASSNAMES), model.learner.embed_dim)
+                model.learner.begin_rows(rows_of, CLASSNAMES)
         return Predictor(model, cfg, CLASSNAMES, torch.device("cpu"))
 
     return build
