@@ -184,13 +184,14 @@ def untrained_run(run: str) -> tuple[CfgNode, list[str]] | None:
             + (only_tested if trained else "its run saved none, or it was removed. Train again")
         )
     names = content["data"]["classes"] and content["data"]["classes"]["names"]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} is damaged: it names no classes")
+    templates = content.get("templates", [])
+    if not names or not all(isinstance(text, str) for text in (*names, *templates)):
+        raise ValueError(f"{path} is damaged: it has no names of classes, or no texts as templates")
     for number, name in enumerate(names):
         check_name(name, f"{path}, class {number}")
     _check_nodes(content["config"], ("TRAINER",), path)
     cfg = _over_the_defaults(content["config"], method, path)
-    cfg.DATASET.TEMPLATES = tuple(content.get("templates") or cfg.DATASET.TEMPLATES)
+    cfg.DATASET.TEMPLATES = tuple(templates or cfg.DATASET.TEMPLATES)
     return cfg, names
 
 

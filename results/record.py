@@ -41,7 +41,7 @@ FIELDS: dict[str, Any] = {
     "seeds_together": (list, None),
     "shots": (int, None),
     "images_per_class": ({"least": int, "most": int}, None),
-    "templates": [str],
+    "templates": list,
     "data": {
         "name": str,
         "classes": ({"number": int, "sha256": str, "names": list}, None),
