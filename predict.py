@@ -11,14 +11,17 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from support.command_line import positive, run_command
 from tools.command import (
     add_classes,
     add_common,
+    add_skip_bad,
     find_images,
     quietly,
+    read_images,
     read_names,
 )
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 #: columns of ``--csv``
-COLUMNS = ("image", "rank", "label", "probability")
+COLUMNS = ("image", "rank", "label", "probability", "rejected", "best_label", "best_probability")
 
 
 def share(text: str) -> float:
@@ -61,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help=helped)
     helped = f"a table: {', '.join(COLUMNS)}"
     form.add_argument("--csv", action="store_true", help=helped)
-    add("--skip-bad", action="store_true", help="name files that are no images and leave them out")
+    add_skip_bad(parser)
     add_common(parser)
     return parser
 
@@ -92,26 +95,43 @@ def load(args: argparse.Namespace) -> Predictor:
     return Predictor.load(args.model_dir, classnames, args.load_epoch, args.device, args.backbone)
 
 
-def show(path: str, labels: Sequence[Label], args: argparse.Namespace) -> None:
-    """Print the labels of one image; without any it is rejected."""
+def show(path: str, found: Sequence[Label], args: argparse.Namespace) -> None:
+    """Print the labels of one image that are probable enough; without any it is rejected.
+
+    Args:
+        path: of the image.
+        found: the most probable classes, the most probable one first.
+        args: of the command line.
+    """
+    best, labels = found[0], [label for label in found if label[1] >= args.min_probability]
     if args.json:
-        found = [{"label": name, "probability": probability} for name, probability in labels]
-        content = {"image": path, "predictions": found}
+        content: dict[str, Any] = {
+            "image": path,
+            "predictions": [as_json(label) for label in labels],
+        }
+        if not labels:
+            content["rejected"] = as_json(best)
         line = json.dumps(content, ensure_ascii=False)
         # what the console cannot show would be escaped in another way than JSON's
         print(line if _can_be_printed(line) else json.dumps(content))
         return
     if args.csv:
-        rows = [(path, rank, *label) for rank, label in enumerate(labels, start=1)]
+        rows = [(path, rank, *label, "no", *best) for rank, label in enumerate(labels, start=1)]
         # no image is missing from the table
-        write_rows(rows or [(path, None, None, None)])
+        write_rows(rows or [(path, None, None, None, "yes", *best)])
         return
     print(path)
     for name, probability in labels:
         # as the text encoder reads it
         print(f"{100 * probability:9.2f} %  {name.replace('_', ' ')}")
     if not labels:
-        print(f"   rejected: no class reaches {100 * args.min_probability:g} %")
+        shown = f"{best.name.replace('_', ' ')} has {100 * best.probability:.2f} %"
+        print(f"   rejected: no class reaches {100 * args.min_probability:g} %; {shown}")
+
+
+def as_json(label: Label) -> dict[str, str | float]:
+    """Return a label as ``--json`` has it."""
+    return {"label": label.name, "probability": label.probability}
 
 
 def write_rows(rows: Sequence[Sequence]) -> None:
@@ -138,25 +158,12 @@ def predict(args: argparse.Namespace) -> None:
 
     if args.csv:
         write_rows([COLUMNS])
-    bad = 0
-    for start in range(0, len(paths), args.batch_size):
-        read, batch = [], []
-        for path in paths[start : start + args.batch_size]:
-            try:
-                batch.append(predictor.read(path))
-                read.append(path)
-            except (OSError, ValueError) as error:
-                if not args.skip_bad:
-                    raise
-                print(f"skipped: {error}", file=sys.stderr)
-                bad += 1
-        if batch:
-            with quietly(args):
-                labels = predictor.label(torch.stack(batch), args.top_k)
-            for path, found in zip(read, labels, strict=True):
-                show(path, [label for label in found if label[1] >= args.min_probability], args)
-    if bad:
-        print(f"skipped {bad} of {len(paths)} files", file=sys.stderr)
+    images = read_images(paths, predictor.read, args.skip_bad)
+    while part := list(islice(images, args.batch_size)):
+        with quietly(args):
+            labels = predictor.label(torch.stack([image for _, image in part]), args.top_k)
+        for (path, _), found in zip(part, labels, strict=True):
+            show(path, found, args)
 
 
 def main(argv: list[str] | None = None) -> int:

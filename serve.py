@@ -127,7 +127,6 @@ def load_run(args: argparse.Namespace, names: list[str] | None) -> Model:
     import torch
 
     from adaptation.starts import clip_widths
-    from dassl.engine import TRAINER_REGISTRY
     from deploy.service import Model
     from tools.attention import patch_map, token_weights
 
@@ -147,7 +146,7 @@ def load_run(args: argparse.Namespace, names: list[str] | None) -> Model:
         "served": "run",
         "method": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "precision": cfg.TRAINER[TRAINER_REGISTRY.get(cfg.TRAINER.NAME).node].PREC,
+        "precision": predictor.model.precision,
         "device": predictor.device.type,
         "side": list(cfg.INPUT.SIZE),
     }
@@ -200,7 +199,7 @@ def serve(args: argparse.Namespace) -> None:
         max_waiting=args.max_waiting,
     )
     local = args.host in LOOPBACK
-    app = build_app(model, limits, [*LOOPBACK, "[::1]"] if local else None)
+    app = build_app(model, limits, LOOPBACK if local else None)
     level = "info" if args.verbose else "warning"
     config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=10)
     with listen(args.host, args.port) as listening:

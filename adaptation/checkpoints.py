@@ -15,11 +15,13 @@ from dassl.config import CfgNode, get_cfg_default, is_runtime_key, leaves
 from dassl.engine import TRAINER_REGISTRY, config_node
 from dassl.utils.checkpoint import BEST, NUMBERED, model_to_test
 from datasets.annotations import check_name
+from results import record
 from support.documents import parse_yaml
 from support.weight_files import check_weights
 
 from .config import extend_cfg
 from .learner import PromptLearner
+from .recording import CONFIG_FILE
 
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
@@ -94,6 +96,13 @@ def _instead_of_a_run(folder: str) -> str:
             names = sorted(map(str, runs))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             return f"{folder} holds runs and is none: name one of {', '.join(names[:3])}{more}"
+    if osp.isfile(osp.join(folder, record.FILE)):
+        return f"{folder} holds no model: its run only tested, or its method trains nothing"
+    if osp.isfile(osp.join(folder, CONFIG_FILE)):
+        return (
+            f"{folder} holds no model: its run has not ended, and saved none so far. Start the "
+            "same command again, or correct --model-dir"
+        )
     return (
         f"{folder} is no run folder of a trained method: no folder in it holds a {NUMBERED}*. "
         "Train first, or correct --model-dir"
@@ -131,13 +140,65 @@ def stored_cfg(checkpoint: Mapping[str, Any], path: str) -> CfgNode:
         )
     _check_layout(checkpoint["meta"], path)
     method = checkpoint["meta"]["method"]
+    check_method(method, path)
+    return _over_the_defaults(stored_settings(checkpoint["meta"], path), method, path)
+
+
+def check_method(method: str, path: str) -> None:
+    """Check that the method that a file names is registered.
+
+    Raises:
+        ValueError: it is not; names ``path``.
+    """
     try:
         TRAINER_REGISTRY.check(method)
     except ValueError as error:
         raise ValueError(f"{path} belongs to a method that is not here: {error}") from error
+
+
+def untrained_run(run: str) -> tuple[CfgNode, list[str]] | None:
+    """Return config and class names of the run of a method that trains nothing.
+
+    Such a run has no checkpoint, and its record says all that is needed.
+
+    Args:
+        run: run folder.
+
+    Returns:
+        None where the folder holds a model, or no record.
+
+    Raises:
+        FileNotFoundError: its method has to be trained.
+        ValueError: the record is damaged, its method is not registered, or its config has an
+            unknown key.
+    """
+    if _model_folders(run) or (content := record.read(run)) is None:
+        return None
+    path, method = osp.join(run, record.FILE), content["method"]
+    check_method(method, path)
+    if hasattr(TRAINER_REGISTRY.get(method), "node"):
+        trained = content["model"]["model_dir"]
+        only_tested = f"it only tested that of {trained}: name that folder"
+        raise FileNotFoundError(
+            f"{run} holds no model of {method}: "
+            + (only_tested if trained else "its run saved none, or it was removed. Train again")
+        )
+    names = content["data"]["classes"] and content["data"]["classes"]["names"]
+    templates = content.get("templates", [])
+    if not names or not all(isinstance(text, str) for text in (*names, *templates)):
+        raise ValueError(f"{path} is damaged: it has no names of classes, or no texts as templates")
+    for number, name in enumerate(names):
+        check_name(name, f"{path}, class {number}")
+    _check_nodes(content["config"], ("TRAINER",), path)
+    cfg = _over_the_defaults(content["config"], method, path)
+    cfg.DATASET.TEMPLATES = tuple(templates or cfg.DATASET.TEMPLATES)
+    return cfg, names
+
+
+def _over_the_defaults(stored: dict[str, Any], method: str, path: str) -> CfgNode:
+    """Return the settings of a run over the defaults of this version."""
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    stored = stored_settings(checkpoint["meta"], path)
     # keys that a data set declares; prediction does not need the data set
     for key, value in _node(stored["DATASET"], path).items():
         cfg.DATASET.setdefault(key, value)
@@ -165,14 +226,19 @@ def stored_settings(meta: Mapping[str, Any], path: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: its config is not valid YAML: {error}") from error
     trainer = TRAINER_REGISTRY.get(meta["method"])
-    for place in (("TRAINER", trainer.node), ("MODEL",), ("OPTIM",), ("DATASET",)):
+    _check_nodes(stored, ("TRAINER", trainer.node), path)
+    trainer.update_settings(stored["TRAINER"][trainer.node])
+    return stored
+
+
+def _check_nodes(stored: Any, of_method: Sequence[str], path: str) -> None:
+    """Check that a stored config has the nodes that are read from it."""
+    for place in (of_method, ("MODEL",), ("OPTIM",), ("DATASET",)):
         node: Any = stored
         for key in place:
             node = node.get(key) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise ValueError(f"{path} is damaged: its config has no keys {'.'.join(place)}.*")
-    trainer.update_settings(stored["TRAINER"][trainer.node])
-    return stored
 
 
 def _node(tree: dict[str, Any], path: str) -> CfgNode:

@@ -342,15 +342,21 @@ class PromptedCLIP(nn.Module):
     @torch.no_grad()
     def raw_text_features(self, projection: Tensor | None = None, unit: bool = False) -> Tensor:
         """Compute raw text features over the teacher templates: see ``Steps``."""
+        kept = f"raw, unit {unit}"
+        if projection is None and kept in self._fixed_text:
+            return self._fixed_text[kept]
         encoders = self.encoders
         if projection is not None:
             encoders = Encoders(with_text_projection(self.clip, projection), encoders.fast)
         size = self.texts_at_once(Changes.of(None))
         keep = self.learner.keep_underscores
         with self._autocast(self.text.device):
-            return average_templates(
+            found = average_templates(
                 encoders, self.classnames, self.teacher_templates, unit, size, keep
             )
+        if projection is None:
+            self._fixed_text[kept] = found
+        return found
 
     @torch.no_grad()
     def frozen_sentence_features(self, sentences: Sequence[Sequence[str]]) -> Tensor:

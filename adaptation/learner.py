@@ -192,6 +192,14 @@ class PromptLearner(nn.Module):
         """Return the classifier's text features ``(C, embed_dim)``, unit norm."""
         return F.normalize(clip.encode_text(self.text_changes()), dim=-1)
 
+    def class_features(self) -> Mapping[str, Tensor]:
+        """Return what stands for the text features of some classes, whatever the others are.
+
+        Returns:
+            class name -> ``(embed_dim,)``, unit norm; empty where every class is a text.
+        """
+        return {}
+
     def image_features(self, clip: Steps, image: Tensor) -> Tensor:
         """Return features ``(B, embed_dim)``, unit norm, of images ``(B, 3, side, side)``."""
         return F.normalize(clip.encode_image(image, self.image_changes()), dim=-1)

@@ -17,8 +17,15 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import choose_device, load_checkpoint, read_image
 from dassl.utils.tools import to_rgb, turned_upright
 
-from .checkpoints import checked_weights, find_checkpoint, stored_cfg, trained_classes
+from .checkpoints import (
+    checked_weights,
+    find_checkpoint,
+    stored_cfg,
+    trained_classes,
+    untrained_run,
+)
 from .config import extend_cfg
+from .templates import given_templates
 from .trainer import PromptTrainer, check_backbone, load_clip
 
 #: settings of a zero-shot prediction, which are those of all runs; they hold the image statistics
@@ -57,7 +64,7 @@ class Predictor:
 
         self.model, self.cfg, self.device = model.eval(), cfg, device
         self.classnames = list(classnames)
-        self.transform: Any = build_transform(cfg, is_train=False)
+        self.transform: Any = build_transform(cfg, is_train=False, verbose=False)
 
     @classmethod
     def load(
@@ -69,10 +76,10 @@ class Predictor:
         backbone: str | None = None,
         precision: str | None = None,
     ) -> Predictor:
-        """Load a trained run; neither its data set nor its config files are needed.
+        """Load a run; neither its data set nor its config files are needed.
 
         Args:
-            run: output folder of a training run.
+            run: output folder of a run that trained, or of a method that trains nothing.
             classnames: classes to choose from; by default those of the run.
             epoch: number of the epoch; by default the model that the run was tested with.
             device: e.g. ``cpu`` or ``cuda:1``; by default CUDA when available, else the CPU.
@@ -82,8 +89,14 @@ class Predictor:
         Raises:
             FileNotFoundError: no such run, model or backbone file.
             ValueError: a checkpoint that is damaged or of other code, classes that a class-specific
-                learner was not trained with, or a device that this machine lacks.
+                learner was not trained with, an epoch of a method that trains nothing, or a device
+                that this machine lacks.
         """
+        if found := untrained_run(str(run)):
+            cfg, of_run = found
+            return cls._untrained(
+                run, cfg, classnames or of_run, epoch, device, backbone, precision
+            )
         path, chosen = find_checkpoint(str(run), epoch), choose_device(device)
         checkpoint = load_checkpoint(path)
         cfg = stored_cfg(checkpoint, path)
@@ -100,6 +113,33 @@ class Predictor:
         model.learner.load_state_dict(weights)
         model.trained_classes = trained_classes(checkpoint, cfg, names, path)
         return cls(model, cfg, names, chosen)
+
+    @classmethod
+    def _untrained(
+        cls,
+        run: str | Path,
+        cfg: CfgNode,
+        classnames: Sequence[str],
+        epoch: int | None,
+        device: str | None,
+        backbone: str | None,
+        precision: str | None,
+    ) -> Predictor:
+        """Build the classifier of a run that trained nothing."""
+        method = cfg.TRAINER.NAME
+        if epoch is not None:
+            raise ValueError(f"{run}: {method} trains nothing: leave --load-epoch {epoch} out")
+        if precision not in (None, "fp32"):
+            raise ValueError(f"{method} has no PREC: use fp32, not {precision}")
+        if backbone is not None:
+            cfg.MODEL.BACKBONE.NAME = backbone
+        check_backbone(cfg)
+        templates = given_templates(cfg.DATASET.TEMPLATES, cfg.DATASET.ROOT)
+        chosen = choose_device(device)
+        clip = load_clip(cfg)
+        clip = (clip.float() if precision else clip).to(chosen)
+        model = TRAINER_REGISTRY.get(method).build_classifier(cfg, clip, classnames, templates)
+        return cls(model, cfg, classnames, chosen)
 
     @classmethod
     def zero_shot(

@@ -70,6 +70,8 @@ def keep_record(
             "seed": cfg.SEED if cfg.SEED >= 0 else None,
             "seeds_together": arguments["seeds"],
             **facts,
+            # the texts, where the config names files
+            "templates": list(getattr(trainer, "given_templates", ())),
             "model": model,
             "started": started,
             "ended": _now(),

@@ -34,6 +34,7 @@ AT_ONCE = 50
 #: files of a bundle
 ENCODER, PROGRAM, CLASSIFIER = "image_encoder.onnx", "image_encoder.pt2", "classifier.npy"
 TEXT, FROZEN_TEXT, MERGES = "text_encoder.onnx", "frozen_text_encoder.onnx", "merges.txt.gz"
+KNOWN = "known_classes.npy"
 
 
 def check_target(folder: str | Path) -> None:
@@ -144,6 +145,11 @@ def write_bundle(
         if classes is not None:
             np.save(place / CLASSIFIER, classes.numpy())
         if text_encoder:
+            if classes is None:
+                raise ValueError(
+                    f"--text-encoder: {notes['method']}: it does not classify by text features "
+                    "alone, which other names have"
+                )
             notes["text_encoder"] = _write_text_encoder(predictor, place)
         _write_image_encoder(predictor, place, notes["image_encoder"])
         for name in ("bundle.py", "predict.py", *(["class_names.py"] * text_encoder)):
@@ -193,15 +199,16 @@ def _write_text_encoder(predictor: Predictor, place: Path) -> dict[str, Any]:
         ValueError: the method's text prompts allow no other names.
     """
     model = predictor.model
-    try:
-        encoder = graphs.TextEncoder(model)
-    except ValueError as error:
-        raise ValueError(f"--text-encoder: {predictor.cfg.TRAINER.NAME}: {error}") from error
     length = model.clip.context_length
     tokens = torch.zeros(2, length, dtype=torch.long)
     tokens[:, 0], tokens[:, 1] = 1, 2
+    try:
+        encoder = graphs.TextEncoder(model)
+        reads_frozen = graphs.reads_frozen_text(encoder, tokens)
+    except ValueError as error:
+        raise ValueError(f"--text-encoder: {predictor.cfg.TRAINER.NAME}: {error}") from error
     inputs, frozen = {"tokens": tokens}, None
-    if graphs.reads_frozen_text(encoder, tokens):
+    if reads_frozen:
         frozen = FROZEN_TEXT
         program = graphs.export_program(graphs.TextEncoder(model, learned=False), inputs)
         graphs.write_onnx(program, "features", place / frozen)
@@ -209,6 +216,9 @@ def _write_text_encoder(predictor: Predictor, place: Path) -> dict[str, Any]:
     program = graphs.export_program(encoder, inputs)
     graphs.write_onnx(program, "features", place / TEXT)
     write_merges(place / MERGES)
+    known = model.learner.class_features()
+    if known:
+        np.save(place / KNOWN, torch.stack(list(known.values())).detach().numpy())
     at_the_input = Changes.of(model.learner.text_changes()).at_input
     return {
         "file": TEXT,
@@ -218,6 +228,8 @@ def _write_text_encoder(predictor: Predictor, place: Path) -> dict[str, Any]:
         "n_learned": sum(prompt.growth for prompt in at_the_input),
         "frozen": frozen,
         "templates": list(model.teacher_templates) if frozen else [],
+        # classes whose features are no texts', and the file of these
+        "known": {"file": KNOWN, "names": list(known)} if known else None,
     }
 
 

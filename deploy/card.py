@@ -7,8 +7,10 @@ from typing import Any
 
 from clip.clip import available_models
 from clip.tiny import URL as EMBEDDED
+from dassl.config import CfgNode
 from dassl.utils import count_num_param
 from results import record
+from results.labels import dataset_title
 from trainers import Predictor
 
 #: longest list of labels that is printed whole
@@ -30,15 +32,30 @@ def licence(backbone: str) -> str:
     return f"The backbone is the file `{backbone}`; its licence is that of whoever published it."
 
 
+def _title(cfg: CfgNode, found: dict[str, Any] | None) -> str:
+    return dataset_title(cfg, found and found["arguments"])
+
+
+def _images(cfg: CfgNode, found: dict[str, Any] | None) -> str:
+    """Say how many images of a class were asked for, and how many there were."""
+    shots, counts = cfg.DATASET.NUM_SHOTS, found and found["images_per_class"]
+    asked = "all images per class" if shots < 1 else f"{shots} shots per class"
+    if not counts or counts["least"] == counts["most"] == shots:
+        return asked
+    least, most = counts["least"], counts["most"]
+    each = f"{most}" if least == most else f"{least} to {most}"
+    return f"{asked} ({'' if shots < 1 else 'there were '}{each})"
+
+
 def _training(predictor: Predictor, found: dict[str, Any] | None) -> list[str]:
     cfg = predictor.cfg
-    shots = "all images" if cfg.DATASET.NUM_SHOTS < 1 else f"{cfg.DATASET.NUM_SHOTS} shots"
+    n_trained = count_num_param(predictor.model.learner)
+    images = f"{_images(cfg, found)}, " if n_trained else ""
     lines = [
-        f"* method: {cfg.TRAINER.NAME}, {count_num_param(predictor.model.learner):,} trained "
-        "parameters",
+        f"* method: {cfg.TRAINER.NAME}, {n_trained:,} trained parameters",
         f"* backbone: {cfg.MODEL.BACKBONE.NAME}, frozen",
-        f"* data: {cfg.DATASET.NAME}, {shots} per class, classes "
-        f"`{cfg.DATASET.SUBSAMPLE_CLASSES}`, seed {cfg.SEED}",
+        f"* data: {_title(cfg, found)}, {images}classes `{cfg.DATASET.SUBSAMPLE_CLASSES}`, "
+        f"seed {cfg.SEED}",
     ]
     if found is None or found["result"] is None:
         return [*lines, "* accuracy: not known, the run's folder has no result.json with a test"]
@@ -79,7 +96,7 @@ def text(notes: dict[str, Any], predictor: Predictor, run: str | Path) -> str:
     Raises:
         BadRecord: the run's record is damaged.
     """
-    labels = notes["labels"]
+    labels, found = notes["labels"], record.read(run)
     shown = ", ".join(label.replace("_", " ") for label in labels[:SHOWN])
     more = f", and {len(labels) - SHOWN} more (`bundle.json`)" if len(labels) > SHOWN else ""
     files = [
@@ -93,10 +110,12 @@ def text(notes: dict[str, Any], predictor: Predictor, run: str | Path) -> str:
         files.append(f"* `{notes['classifier']}`: text features of the classes, one row each")
     if notes["text_encoder"]:
         files.append("* `text_encoder.onnx`, `merges.txt.gz`, `class_names.py`: other class names")
+        if notes["text_encoder"]["known"]:
+            files.append("* `known_classes.npy`: what was learned for each class of the training")
     if notes["image_encoder"]["batch_size"]:
         files.append("* text depends on the image, which is why pictures go through one by one")
     parts = [
-        f"# {notes['method']} on {predictor.cfg.DATASET.NAME}",
+        f"# {notes['method']} on {_title(predictor.cfg, found)}",
         f"A classifier of pictures among {len(labels)} classes: {shown}{more}.",
         "## Use",
         "```bash\npip install onnxruntime numpy Pillow\npython predict.py picture.jpg\n```",
@@ -104,7 +123,7 @@ def text(notes: dict[str, Any], predictor: Predictor, run: str | Path) -> str:
         'print(bundle.labels, bundle.probabilities(bundle.read("picture.jpg")[None]))\n```',
         "Probabilities are shares among these classes, whatever a picture shows.",
         "## Training",
-        "\n".join(_training(predictor, record.read(run))),
+        "\n".join(_training(predictor, found)),
         "## Precision",
         " ".join(_differences(notes)),
         "## Files",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -111,6 +111,9 @@ class TextEncoder(nn.Module):
 class _TextSteps:
     """The steps of a learner's ``text_features``, on texts that are the input of a graph."""
 
+    #: none is known while the graph is made
+    classnames: Sequence[str] = ()
+
     def __init__(self, encoder: TextEncoder, tokens: Tensor, frozen: Tensor | None) -> None:
         self.encoder, self.tokens, self.frozen = encoder, tokens, frozen
 
@@ -121,6 +124,9 @@ class _TextSteps:
         if self.frozen is None:
             raise NeedsFrozenText
         return self.frozen
+
+    def raw_text_features(self, projection: Tensor | None = None, unit: bool = False) -> Tensor:
+        raise ValueError("its text features are averages over several templates")
 
 
 class NeedsFrozenText(Exception):

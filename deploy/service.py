@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from PIL import Image, UnidentifiedImageError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dassl.utils.tools import image_decoders
+from support.hints import nearest
 
 from .batching import Batcher, Overloaded
 
@@ -31,6 +32,10 @@ PAGE = Path(__file__).with_name("page.html")
 OVERHEAD = 64 * 1024
 #: longest side of a picture, in lengths of its shortest
 MAX_RATIO = 100
+#: options of a request for labels, in its address
+OPTIONS = ("top_k", "attention")
+#: the header ``Host``: an address of IPv6 in brackets or a name, and perhaps a port
+HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::\d*)?")
 #: kinds of files that are decoded, those of cameras and the web
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 
@@ -75,11 +80,32 @@ class Limits:
     max_waiting: int = 256
 
 
+class KnownHosts:
+    """Middleware that answers requests to some hosts only.
+
+    Args:
+        app: what answers them.
+        hosts: values of the header ``Host``, without ports and brackets.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope).get("host", "") if scope["type"] == "http" else None
+        found = HOST.fullmatch(given or "")
+        if given is None or (found and (found[1] or found[2]).lower() in self.hosts):
+            await self.app(scope, receive, send)
+            return
+        error = f"wrong header Host {given!r}: this service answers as {', '.join(self.hosts)}"
+        await JSONResponse({"error": error}, 400)(scope, receive, send)
+
+
 class BadPicture(ValueError):
     """A picture that cannot be used; the text says why."""
 
 
-def build_app(model: Model, limits: Limits, hosts: list[str] | None = None) -> FastAPI:
+def build_app(model: Model, limits: Limits, hosts: Sequence[str] | None = None) -> FastAPI:
     """Build the service.
 
     Args:
@@ -102,7 +128,7 @@ def build_app(model: Model, limits: Limits, hosts: list[str] | None = None) -> F
 
     app = FastAPI(title="Labels of pictures", lifespan=lifespan, docs_url=None, redoc_url=None)
     if hosts is not None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+        app.add_middleware(KnownHosts, hosts=hosts)
 
     @app.exception_handler(HTTPException)
     async def explain(_request: Request, error: HTTPException) -> JSONResponse:
@@ -143,6 +169,10 @@ def build_app(model: Model, limits: Limits, hosts: list[str] | None = None) -> F
 
     @app.post("/predict")
     async def predict(request: Request, top_k: int = 5, attention: bool = False) -> JSONResponse:
+        if unknown := [name for name in request.query_params if name not in OPTIONS]:
+            known = f"there are {' and '.join(OPTIONS)}"
+            meant = nearest(unknown[0], OPTIONS)
+            raise HTTPException(422, f"no option {unknown[0]!r}: {known}{meant}")
         if top_k < 1:
             raise HTTPException(422, f"top_k is {top_k}: use 1 or more")
         if attention and model.attention is None:
@@ -190,6 +220,7 @@ async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     try:
         async with _bounded(request, limits).form(max_files=limits.pictures) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            texts = [name for name, value in form.multi_items() if isinstance(value, str)]
             found = [(file.filename or "", await file.read()) for file in files]
     except HTTPException as error:
         if error.status_code != 400:
@@ -198,6 +229,12 @@ async def _files(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
         if "files" in error.detail:
             raise too_many from None
         raise HTTPException(422, f"the form cannot be read: {error.detail}") from None
+    if texts:
+        raise HTTPException(
+            422,
+            f"{texts[0]!r} in the form is no file: {how}. Options stand in the address, as in "
+            "/predict?top_k=2",
+        )
     if not found:
         raise HTTPException(422, f"no file in the form: {how}")
     for name, content in found:

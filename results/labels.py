@@ -1,13 +1,22 @@
-"""Names beside the points of a figure, placed so that none covers a point or another name."""
+"""Names in figures: what a data set is called, and names beside points.
+
+The names are placed so that none covers a point or another name.
+"""
 
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
+
+#: registry name that the data sets of all users' own images share
+_OWN_IMAGES = "ImageFolder"
 
 #: distances of a name from its point and angles to try, in typographic points and degrees
 _DISTANCES = (6.0, 11.0, 18.0, 27.0, 38.0)
@@ -29,6 +38,29 @@ class Point:
     bold: bool = False
     x_error: float = 0.0
     y_error: float = 0.0
+
+
+def dataset_title(config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> str:
+    """Return what the reader calls the data set of a run.
+
+    It is the registry name, but for images of the user's own, which are named after the copy of
+    ``configs/datasets/imagefolder.yaml`` that describes them, else after their folder.
+
+    Args:
+        config: of the run, as a tree: ``cfg``, or ``config`` of a record.
+        arguments: of its command line, as ``arguments`` of a record; None if they are not known.
+    """
+    data = config["DATASET"]
+    if data["NAME"] != _OWN_IMAGES:
+        return data["NAME"]
+    file = PurePath((arguments or {}).get("dataset_config_file") or "").stem
+    if file and file.lower() != _OWN_IMAGES.lower():
+        return file
+    node = data.get("IMAGEFOLDER")
+    below = node.get("FOLDER", "") if isinstance(node, Mapping) else ""
+    folder = posixpath.normpath(PurePath(data.get("ROOT") or "", below).as_posix())
+    name = posixpath.basename(folder)
+    return name if name not in ("", ".", "..") else data["NAME"]
 
 
 def _box(x: float, y: float, half_width: float, half_height: float) -> Bbox:

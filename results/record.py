@@ -41,6 +41,7 @@ FIELDS: dict[str, Any] = {
     "seeds_together": (list, None),
     "shots": (int, None),
     "images_per_class": ({"least": int, "most": int}, None),
+    "templates": list,
     "data": {
         "name": str,
         "classes": ({"number": int, "sha256": str, "names": list}, None),
@@ -104,7 +105,7 @@ FIELDS: dict[str, Any] = {
     "arguments": dict,
 }
 #: fields that older records lack
-LATER = ("host", "starts", "model.selection")
+LATER = ("host", "starts", "model.selection", "templates")
 
 
 def unit(metric: str) -> str:

@@ -111,11 +111,17 @@ def test_images_without_a_probable_class_are_rejected(tiny_run, pictures, capsys
     below, above = first.probability - 0.001, first.probability + 0.001
     (found,) = json.loads(run(capsys, *words, below, "--json"))["predictions"]
     assert found["label"] == first.name
-    assert json.loads(run(capsys, *words, above, "--json"))["predictions"] == []
-    assert run(capsys, *words, above, "--csv").splitlines()[1:] == [f"{path},,,"]
+    rejected = json.loads(run(capsys, *words, above, "--json"))
+    assert rejected["predictions"] == []
+    assert rejected["rejected"]["label"] == first.name
+    for given, expected in ((above, ("", "yes")), (below, (first.name, "no"))):
+        (row,) = csv.DictReader(io.StringIO(run(capsys, *words, given, "--csv", "--top-k", 1)))
+        assert (row["image"], row["label"], row["rejected"]) == (path, *expected)
+        assert row["best_label"] == first.name
+        assert float(row["best_probability"]) == pytest.approx(first.probability, abs=1e-6)
     shown, line = run(capsys, *words, above).splitlines()
     assert shown == path
-    assert "rejected" in line
+    assert "rejected" in line and first.name.replace("_", " ") in line
     for bad in ("1.5", "-1", "nan", "x"):
         with pytest.raises(SystemExit):
             predict.main([*map(str, words), bad])

@@ -16,6 +16,7 @@ from support.files import as_text, read_bytes, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from trainers import Predictor
 
@@ -79,6 +80,38 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|NAME,NAME",
         help="class names: a file with one per line, or the names (default: those of the run)",
     )
+
+
+def add_skip_bad(parser: argparse.ArgumentParser) -> None:
+    """Add the option that goes on without files that are no images."""
+    helped = "name files that are no images and leave them out"
+    parser.add_argument("--skip-bad", action="store_true", help=helped)
+
+
+def read_images(
+    paths: Sequence[str], read: Callable[[str], Tensor], skip_bad: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield images with what ``read`` makes of them.
+
+    With ``skip_bad``, files that are no images are named on stderr and left out, and counted after
+    the last one.
+
+    Raises:
+        OSError, ValueError: without ``skip_bad``, at the first such file.
+    """
+    bad = 0
+    for path in paths:
+        try:
+            image = read(path)
+        except (OSError, ValueError) as error:
+            if not skip_bad:
+                raise
+            print(f"skipped: {error}", file=sys.stderr)
+            bad += 1
+        else:
+            yield path, image
+    if bad:
+        print(f"skipped {bad} of {len(paths)} files", file=sys.stderr)
 
 
 def find_images(words: Sequence[str]) -> list[str]:

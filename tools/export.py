@@ -40,9 +40,11 @@ from support.command_line import output_file, run_command
 
 from .command import (
     add_classes,
+    add_skip_bad,
     find_images,
     load_run,
     quietly,
+    read_images,
     read_names,
     run_parser,
     writing,
@@ -71,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("fp32", "fp16", "int8"), help="of the bundle's encoder (fp32)")
     helped = "measure the bundle's differences to the run on these images or folders"
     add("--compare", nargs="+", metavar="IMAGE", help=helped)
+    add_skip_bad(parser)
     helped = "put the text encoder into the bundle, for other class names"
     add("--text-encoder", action="store_true", help=helped)
     return parser
@@ -226,6 +229,10 @@ def export_bundle(args: argparse.Namespace, names: list[str] | None) -> None:
     check_target(args.bundle)
     args.device = "cpu"
     predictor = load_run(args.run, args, names, precision="fp32")
+    if args.skip_bad:
+        images = [path for path, _ in read_images(images, predictor.read, skip_bad=True)]
+        if not images:
+            raise ValueError("--compare: no image is left to compare on")
     with quietly(args):
         notes = write_bundle(
             predictor,
@@ -248,6 +255,8 @@ def export(args: argparse.Namespace) -> None:
     """Write the files that the command line asks for."""
     if args.bundle is None and (args.precision or args.compare or args.text_encoder):
         raise ValueError("--precision, --compare and --text-encoder go with --bundle DIR")
+    if args.skip_bad and not args.compare:
+        raise ValueError("--skip-bad goes with --compare IMAGE ...")
     if args.out is None and args.classifier is None and args.bundle is None:
         raise ValueError(
             "nothing to write: name OUT.safetensors, --classifier FILE, --bundle DIR, or several"

@@ -93,18 +93,20 @@ class NormsLearner(PromptLearner):
         rows = F.normalize(self.rows, dim=-1)
         if self.training:
             return rows
-        places = {
-            name: place for place, name in enumerate(self.row_names)
-        }  # the last of equal ones
-        wanted = [places.get(name) for name in clip.classnames]
-        if wanted == list(range(len(rows))):
-            return rows
-        known = [number for number, place in enumerate(wanted) if place is not None]
-        if len(known) == len(wanted):
-            return rows[wanted]
+        features = self.class_features()
+        known = [number for number, name in enumerate(clip.classnames) if name in features]
+        if known and len(known) == len(clip.classnames):
+            return torch.stack([features[name] for name in clip.classnames])
         text = super().text_features(clip).clone()
-        text[known] = rows[[place for place in wanted if place is not None]].to(text.dtype)
+        for number in known:
+            text[number] = features[clip.classnames[number]].to(text.dtype)
         return text
+
+    def class_features(self) -> Mapping[str, Tensor]:
+        if self.rows is None:
+            return {}
+        # the last of equal names
+        return dict(zip(self.row_names, F.normalize(self.rows, dim=-1), strict=True))
 
     def begin_rows(self, start: Tensor, classnames: Sequence[str]) -> None:
         """Classify by rows of the classes from now on.

@@ -14,49 +14,23 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from adaptation.classifier import PromptedCLIP
 from adaptation.config import check_shared_keys
-from adaptation.savings.memory import MemoryBound, image_bytes, text_bytes
+from adaptation.learner import PromptLearner, Steps
 from adaptation.templates import dataset_template, ensemble_templates, given_templates
-from adaptation.texts import MAX_SEQUENCES, class_prompts, encode_templates
 from adaptation.trainer import check_backbone, load_clip
-from clip.encoders import Encoders
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 
-class ZeroshotClassifier(nn.Module):
-    """Classifier by scaled cosine similarity of images to fixed text features.
+class EnsembleLearner(PromptLearner):
+    """Nothing to learn: text features are averages over the templates of the classifier."""
 
-    Args:
-        encoders: of the frozen model.
-        text_features: ``(C, embed_dim)``, unit norm, float32.
-        memory: memory bound of a batch; larger batches are split.
-    """
-
-    text_features: Tensor
-
-    def __init__(
-        self,
-        encoders: Encoders,
-        text_features: Tensor,
-        memory: MemoryBound | None = None,
-    ) -> None:
-        super().__init__()
-        self.clip, self.encoders, self.memory = encoders.clip, encoders, memory
-        self.register_buffer("text_features", text_features)
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Tensor:
-        """Compute the logits ``(B, C)`` of normalised images ``(B, 3, side, side)``."""
-        at_once = max(1, len(image))
-        if self.memory:
-            at_once = self.memory.how_many_fit(image_bytes(self.clip), "an image")
-        encoded = [self.encoders.encode_image(part).float() for part in image.split(at_once)]
-        features = F.normalize(torch.cat(encoded), dim=-1)  # (B, embed_dim)
-        return self.clip.logit_scale.exp() * features @ self.text_features.t()
+    def text_features(self, clip: Steps) -> Tensor:
+        return F.normalize(clip.raw_text_features(unit=True), dim=-1)
 
 
 @TRAINER_REGISTRY.register()
@@ -92,34 +66,38 @@ class ZeroshotCLIP(TrainerX):
         clip: CLIP,
         classnames: Sequence[str],
         templates: Sequence[str] = (),
-    ) -> ZeroshotClassifier:
+    ) -> PromptedCLIP:
         """Build a classifier from CLIP, on its device; no data set is needed.
 
         Args:
             cfg: the whole config.
-            clip: model to freeze and use.
+            clip: model to freeze and use; off the CPU it computes in the type that it has.
             classnames: the classes to tell apart.
             templates: templates in place of the data set's own.
         """
-        clip.requires_grad_(False)
-        if clip.logit_scale.device.type == "cpu":
-            clip.float()
-        encoders = Encoders(clip, cfg.MODEL.FAST_ENCODERS)
-        texts, size = cls.templates(cfg, templates), MAX_SEQUENCES
-        if memory := MemoryBound(cfg.MODEL.MEMORY_GB):
-            prompts = (class_prompts(clip, classnames, text) for text in texts)
-            bytes_each = max(text_bytes(clip, prompt) for prompt in prompts)
-            size = min(size, memory.how_many_fit(bytes_each, "the text"))
-        text = encode_templates(encoders, classnames, texts, unit=True, size=size)
-        return ZeroshotClassifier(encoders, text, memory)
+        texts = cls.templates(cfg, templates)
+        learner = PromptLearner() if len(texts) == 1 else EnsembleLearner()
+        learner.template = texts[0]
+        in_half = clip.logit_scale.device.type != "cpu" and clip.dtype == torch.float16
+        model = PromptedCLIP(
+            clip,
+            learner,
+            classnames,
+            precision="fp16" if in_half else "fp32",
+            teacher_templates=texts,
+            fast=cfg.MODEL.FAST_ENCODERS,
+            memory_gb=cfg.MODEL.MEMORY_GB,
+        ).eval()
+        model.text_features()  # at once, and by all processes of a run
+        return model
 
     def build_model(self) -> None:
         print(f"Loading CLIP (backbone: {self.cfg.MODEL.BACKBONE.NAME})")
         clip = load_clip(self.cfg, self.device)
         dataset = self.dm.dataset
-        given = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
-        print(f"Templates: {self.templates(self.cfg, given)}")
-        self.model = self.build_classifier(self.cfg, clip, dataset.classnames, given)
+        self.given_templates = given_templates(self.cfg.DATASET.TEMPLATES, dataset.dataset_dir)
+        print(f"Templates: {self.templates(self.cfg, self.given_templates)}")
+        self.model = self.build_classifier(self.cfg, clip, dataset.classnames, self.given_templates)
 
     def train(self) -> None:  # type: ignore[override]  # as SimpleTrainer's
         """Test at once, since there is nothing to train."""

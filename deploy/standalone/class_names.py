@@ -108,7 +108,11 @@ def class_features(bundle, names):
     inputs = {"tokens": ids(how["template"])}
     if how["frozen"]:
         inputs["frozen"] = frozen_features(bundle.load(how["frozen"]), map(ids, how["templates"]))
-    return bundle.load(how["file"]).run(None, inputs)[0]
+    features = bundle.load(how["file"]).run(None, inputs)[0]
+    if how["known"]:
+        known = dict(zip(how["known"]["names"], np.load(bundle.folder / how["known"]["file"])))  # noqa: B905
+        features = np.stack([known.get(*pair) for pair in zip(names, features)])  # noqa: B905
+    return features
 
 
 def frozen_features(session, texts):

@@ -14,9 +14,9 @@ from .svg import shown
 #: fields of a record that have words of their own here or stand elsewhere on the page; whatever
 #: else a record holds is shown as it is
 ELSEWHERE = frozenset(
-    "schema method eval_only seed seeds_together shots images_per_class data model result "
-    "not_tested parameters device started ended seconds memory versions git environment config "
-    "given arguments".split()
+    "schema method eval_only seed seeds_together shots templates images_per_class data model "
+    "result not_tested parameters device started ended seconds memory versions git environment "
+    "config given arguments".split()
 )
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+import train
+from adaptation.recording import keep_record
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
 from tests.conftest import CLASSNAMES
@@ -40,10 +42,12 @@ def assert_same(predictor: Predictor, trainer) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeypatch):
+def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeypatch, capsys):
     trainer = trained(make_cfg(method, "DATASET.SUBSAMPLE_CLASSES", "base"), tmp_path)
     monkeypatch.delitem(DATASET_REGISTRY._obj_map, "TestImages")
+    capsys.readouterr()
     predictor = Predictor.load(tmp_path)
+    assert capsys.readouterr().out == "", "a call of a library prints nothing"
     assert predictor.classnames == list(CLASSNAMES[:3])
     assert_same(predictor, trainer)
     others = ["cat", "forget-me-not", "a_much_longer_name", "axolotl"]
@@ -63,6 +67,36 @@ def test_run_predicts_what_its_trainer_tests(make_cfg, method, tmp_path, monkeyp
 def test_zero_shot_without_a_run(make_cfg, vit_file, method):
     trainer = build_trainer(make_cfg(method))
     assert_same(Predictor.zero_shot(vit_file, CLASSNAMES, method), trainer)
+
+
+@pytest.mark.parametrize("method", TEMPLATED)
+def test_run_that_trained_nothing(make_cfg, method, tmp_path, monkeypatch, capsys):
+    (tmp_path / "texts.txt").write_text("one {}.\na {} here.\n")
+    cfg = make_cfg(method, "DATASET.TEMPLATES", (str(tmp_path / "texts.txt"),))
+    trainer = build_trainer(cfg)
+    arguments = train.build_parser().parse_args([])
+    keep_record(trainer, cfg, vars(arguments), {})
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        Predictor.load(tmp_path)
+    trainer.train()
+    trainer.run_notes.on_end()
+    (tmp_path / "texts.txt").unlink()
+    monkeypatch.delitem(DATASET_REGISTRY._obj_map, "TestImages")
+    capsys.readouterr()
+    predictor = Predictor.load(tmp_path / "run")
+    assert capsys.readouterr().out == ""
+    assert predictor.classnames == list(CLASSNAMES)
+    assert_same(predictor, trainer)
+    assert Predictor.load(tmp_path / "run", ["a", "b"]).classnames == ["a", "b"]
+    with pytest.raises(ValueError, match=f"{method} trains nothing"):
+        Predictor.load(tmp_path / "run", epoch=1)
+    path = tmp_path / "run" / "result.json"
+    path.write_text(path.read_text().replace(f'"method": "{method}"', '"method": "CoOp"'))
+    with pytest.raises(FileNotFoundError, match="run holds no model of CoOp: its run saved none"):
+        Predictor.load(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="its run has not ended"):
+        Predictor.load(tmp_path / "run")
 
 
 def test_photos_are_turned_upright(vit_file, tmp_path):

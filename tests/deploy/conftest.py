@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, config_node
 from tests.conftest import CLASSNAMES
 from trainers import Predictor
 
@@ -22,11 +22,16 @@ def small_clip() -> CLIP:
 
 @pytest.fixture()
 def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
-    """Function that gives an untrained predictor of any method: its name, then config pairs."""
+    """Function that gives an untrained predictor of any method: its name, then config pairs.
 
-    def build(method: str, *pairs: object, clip: CLIP = small_clip) -> Predictor:
+    With ``rows``, as in the second stage of a training that learns a row for each class.
+    """
+
+    def build(
+        method: str, *pairs: object, clip: CLIP = small_clip, rows: bool = False
+    ) -> Predictor:
         cfg, trainer = make_cfg(method), TRAINER_REGISTRY.get(method)
-        node = cfg.TRAINER[trainer.node]
+        node = cfg.TRAINER.get(config_node(method), {})
         for key in node:
             if key.startswith("PROMPT_DEPTH"):
                 node[key] = 2
@@ -42,6 +47,9 @@ def fresh(make_cfg, small_clip) -> Callable[..., Predictor]:
         with torch.no_grad():  # a start at zero would not tell whether it is there
             for parameter in model.learner.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape)
+            if rows:
+                rows_of = torch.randn(len(CLASSNAMES), model.learner.embed_dim)
+                model.learner.begin_rows(rows_of, CLASSNAMES)
         return Predictor(model, cfg, CLASSNAMES, torch.device("cpu"))
 
     return build

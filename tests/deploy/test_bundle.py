@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import predict
 from clip.tokens import tokenize
 from clip.weights import build_model
 from support.command_line import run_command
@@ -41,12 +45,19 @@ VARIANTS = {
     # layers that a small CLIP has
     "MMRL": ("MMRL", "TRAINER.MMRL.REP_LAYERS", [1, 2]),
     "MMRLPlusPlus": ("MMRLPlusPlus", "TRAINER.MMRLPLUSPLUS.REP_LAYERS", [1, 2]),
+    # its second stage
+    "TwoStageFS, rows": ("TwoStageFS",),
+    # what trains nothing
+    **{name: (name,) for name in ("TipAdapter", "ZeroshotCLIP", "ZeroshotCLIP2")},
     "MMRL, class token": (
         *("MMRL", "TRAINER.MMRL.REP_LAYERS", [1, 2], "TRAINER.MMRL.FEATURES", "class"),
     ),
 }
 #: methods whose text prompts fit other names, one of each kind
-OTHER_NAMES = ("CoOp", "MaPLe", "MMLoP", "TCP", "VPT", "CLIPLoRA", "MMA")
+OTHER_NAMES = (
+    *("CoOp", "MaPLe", "MMLoP", "TCP", "VPT", "CLIPLoRA", "MMA", "CLIPAdapter", "CoPrompt"),
+    *("TwoStageFS", "TwoStageFS, rows", "ZeroshotCLIP"),
+)
 
 
 def command(*words: object) -> int:
@@ -69,7 +80,7 @@ def pictures() -> list[Image.Image]:
 
 @pytest.mark.parametrize("kind", dict.fromkeys([*METHODS, *VARIANTS]))
 def test_every_kind_of_method_predicts_as_its_run(fresh, kind, tmp_path):
-    predictor = fresh(*VARIANTS.get(kind, (kind,)))
+    predictor = fresh(*VARIANTS.get(kind, (kind,)), rows=kind.endswith("rows"))
     other = kind in OTHER_NAMES
     notes = write_bundle(predictor, tmp_path / "bundle", tmp_path, text_encoder=other)
     bundle = Bundle(tmp_path / "bundle")
@@ -96,7 +107,7 @@ def test_every_kind_of_method_predicts_as_its_run(fresh, kind, tmp_path):
 
 
 def check_other_names(predictor: Predictor, bundle: Bundle) -> None:
-    names = ["a tram", "forget-me-not", "golden_retriever"]
+    names = ["a tram", "forget-me-not", "golden_retriever", "golden retriever"]
     predictor.model.set_classes(names)
     predictor.classnames = names
     bundle.set_classes(names)
@@ -123,11 +134,15 @@ def test_read_is_the_transform_of_the_run(tiny_run, tiny_bundle):
 
 
 @pytest.mark.parametrize(
-    "kind", ["CoCoOp", "a linear head", "contexts per class", "prompts behind the name"]
+    "kind",
+    [
+        *("CoCoOp", "a linear head", "contexts per class", "prompts behind the name", "MMRL"),
+        *("ZeroshotCLIP2", "TaskRes", "TipAdapter", "LPPlusPlus", "CLAP", "ZSLP"),
+    ],
 )
 def test_no_text_encoder_where_names_are_fixed(fresh, kind, tmp_path):
     predictor = fresh(*VARIANTS.get(kind, (kind,)))
-    with pytest.raises(ValueError, match="--text-encoder"):
+    with pytest.raises(ValueError, match=f"--text-encoder: {predictor.cfg.TRAINER.NAME}: "):
         write_bundle(predictor, tmp_path / "bundle", tmp_path, text_encoder=True)
     assert not list(tmp_path.glob("bundle*"))
 
@@ -198,6 +213,77 @@ finally:
     assert f"error: {names}: cannot identify" in done.stderr
 
 
+@pytest.fixture()
+def bundled(tiny_bundle, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """The command of a bundle: status, output and errors for its words."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        script = str(tiny_bundle / "predict.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        # its bundle.py is imported by name
+        monkeypatch.delitem(sys.modules, "bundle", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        return (ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder with two pictures, and with what is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep" / ".hidden").mkdir(parents=True)
+    pictures()[5].save(folder / "b.PNG")
+    pictures()[2].save(folder / "deep" / "a.png")
+    pictures()[2].save(folder / "deep" / ".hidden" / "x.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_the_command_of_a_bundle_prints_as_predict_py(bundled, tiny_run, photos, capsys):
+    paths = [photos / "b.PNG", photos / "deep" / "a.png"]
+    best = [labels[0].probability for labels in Predictor.load(tiny_run).predict(paths)]
+    between = str(sum(best) / 2)
+    for words in (
+        [],
+        ["--top-k", "2", "--csv"],
+        *(["--min-probability", between, *more] for more in ([], ["--csv"])),
+    ):
+        status, out, err = bundled(photos, *words)
+        assert (status, err) == (0, "")
+        assert predict.main(["--model-dir", str(tiny_run), str(photos), *words]) == 0
+        own = capsys.readouterr().out.replace(",", " ").split()
+        found = out.replace(",", " ").split()
+        assert ("rejected:" in own or "yes" in own) == ("--min-probability" in words)
+        for one, other in zip(found, own, strict=True):
+            assert one == other or float(one) == pytest.approx(float(other), abs=0.011)
+
+
+def test_the_command_of_a_bundle_leaves_out_or_stops_at_what_is_no_picture(
+    bundled, photos, tmp_path
+):
+    shutil.copytree(photos, tmp_path / "in")
+    (tmp_path / "in" / "aa.png").write_bytes(b"no picture")
+    status, _, err = bundled(tmp_path / "in")
+    assert status == 2 and err.count("\n") == 1 and "aa.png: cannot identify" in err
+    status, out, err = bundled(tmp_path / "in", "--skip-bad", "--top-k", "1")
+    assert status == 0 and "aa.png" not in out and out.count("%") == 2
+    assert "skipped 1 of 3 files" in err
+    (tmp_path / "empty").mkdir()
+    for words, part in (
+        ([tmp_path / "empty"], "empty: no such image or folder, or no images in it"),
+        ([tmp_path / "absent.png"], "absent.png: no such image or folder"),
+        ([photos, "--top-k", 0], "--top-k is a whole number from 1 on"),
+        ([photos, "--min-probability", "nan"], "--min-probability one from 0 to 1"),
+        ([photos, "--classes", "a,b"], "unrecognized arguments: --classes"),
+    ):
+        status, out, err = bundled(*words)
+        assert (status, out) == (2, "")
+        assert part in err
+
+
 @pytest.mark.parametrize(("precision", "size"), [("fp16", 0.6), ("int8", 0.65)])
 def test_smaller_precisions_tell_their_loss(fresh, data_root, tmp_path, precision, size):
     images = sorted(map(str, (data_root / "test-images" / "test").glob("*/*.png")))
@@ -216,11 +302,29 @@ def test_smaller_precisions_tell_their_loss(fresh, data_root, tmp_path, precisio
 
 def test_a_bundle_tells_what_it_is_and_nothing_of_this_machine(tiny_bundle, tiny_run):
     card = (tiny_bundle / "README.md").read_text(encoding="utf-8")
-    for part in ("MMLoP", "TestImages", "4 shots", "backbone: tiny", "licence", "forget-me-not"):
+    for part in (
+        "# MMLoP on TestImages",
+        "4 shots per class,",
+        "backbone: tiny",
+        "licence",
+        "forget-me-not",
+    ):
         assert part in card
     for path in tiny_bundle.iterdir():
         assert str(ROOT).encode() not in path.read_bytes(), path.name
         assert str(tiny_run).encode() not in path.read_bytes(), path.name
+
+
+def test_images_that_are_no_pictures_are_left_out_of_a_comparison(
+    tiny_run, photos, tmp_path, capsys
+):
+    shutil.copytree(photos, tmp_path / "in")
+    (tmp_path / "in" / "aa.png").write_bytes(b"no picture")
+    words = [tiny_run, "--bundle", tmp_path / "bundle", "--compare", tmp_path / "in"]
+    assert command(*words, "--skip-bad") == 0
+    out, err = capsys.readouterr()
+    assert "compared with the run on 2 images" in out
+    assert "skipped 1 of 3 files" in err and "aa.png" in err
 
 
 def test_accuracy_of_the_record(tiny_bundle, tiny_run, tmp_path):
@@ -232,6 +336,23 @@ def test_accuracy_of_the_record(tiny_bundle, tiny_run, tmp_path):
         assert ("no accuracy was measured" in card) == other
 
 
+def test_the_card_names_own_images_and_how_many_there_were(tiny_bundle, tiny_run, tmp_path):
+    write_record(tmp_path, 871, total=1000)
+    path = tmp_path / "result.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["images_per_class"] = {"least": 2, "most": 3}
+    found["arguments"]["dataset_config_file"] = "configs/datasets/mybirds.yaml"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    notes = json.loads((tiny_bundle / "bundle.json").read_text(encoding="utf-8"))
+    predictor = Predictor.load(tiny_run)
+    predictor.cfg.DATASET.NAME = "ImageFolder"
+    card = text(notes, predictor, tmp_path)
+    assert card.startswith("# MMLoP on mybirds\n")
+    assert "mybirds, 4 shots per class (there were 2 to 3)" in card
+    predictor.cfg.DATASET.NUM_SHOTS = -1
+    assert "all images per class (2 to 3)" in text(notes, predictor, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -239,6 +360,9 @@ def test_accuracy_of_the_record(tiny_bundle, tiny_run, tmp_path):
         (["--bundle", "new", "--precision", "int8"], "--compare"),
         (["--bundle", "there"], "there exists"),
         (["--bundle", "new", "--compare", "absent.png"], "absent.png"),
+        (["--bundle", "new", "--skip-bad"], "--skip-bad goes with --compare"),
+        (["--bundle", "new", "--compare", "there/x.png"], "x.png"),
+        (["--bundle", "new", "--compare", "there/x.png", "--skip-bad"], "no image is left"),
         (["--bundle", "new", "--load-epoch", "8"], "There is: model.pth.tar-1"),
     ],
 )
@@ -246,6 +370,7 @@ def test_bad_input_writes_nothing(tiny_run, tmp_path, monkeypatch, capsys, words
     monkeypatch.chdir(tmp_path)
     Path("there").mkdir()
     Path("there", "x").touch()
+    Path("there", "x.png").touch()
     assert command(tiny_run, *words) == 2
     captured = capsys.readouterr()
     assert part in captured.err

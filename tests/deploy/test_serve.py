@@ -148,6 +148,12 @@ def test_what_is_no_picture_is_named_and_the_others_are_answered(client, paths):
         ({"files": files(b"x" * 5_000_000)}, 413, "too large"),
         ({"params": {"top_k": 0}}, 422, "top_k"),
         ({"params": {"top_k": "x"}}, 422, "top_k"),
+        (
+            {"params": {"topk": 2}},
+            422,
+            "no option 'topk': there are top_k and attention; did you mean top_k?",
+        ),
+        ({"data": {"top_k": "2"}, "files": files(b"x")}, 422, "/predict?top_k=2"),
     ],
 )
 def test_bad_requests_get_a_status_and_a_text(client, how, status, part):
@@ -169,7 +175,12 @@ def test_a_body_without_a_length_is_bounded(client):
 
 
 def test_other_sites_cannot_use_it_under_their_names(client):
-    assert client.get("/info", headers={"host": "evil.example"}).status_code == 400
+    for host in ("evil.example", "localhost.evil.example", "[::1]x", "x@localhost"):
+        answer = client.get("/info", headers={"host": host})
+        assert answer.status_code == 400
+        assert "this service answers as 127.0.0.1, localhost, ::1" in answer.json()["error"]
+    for host in ("LocalHost", "[::1]:80", "127.0.0.1:1"):
+        assert client.get("/health", headers={"host": host}).status_code == 200
     assert client.get("/nothing").json() == {"error": "Not Found"}
 
 
@@ -300,6 +311,16 @@ def test_a_picture_that_is_dropped_or_chosen_shows_its_labels(browser, service, 
     page.uncheck("#attention")
     page.get_by_text("where the class token looks").wait_for(state="detached")
     page.get_by_text("what the model sees").wait_for()
+
+    def ask_for_three(route) -> None:
+        route.continue_(url=route.request.url.replace("top_k=5", "top_k=3"))
+
+    page.route("**/predict?*", ask_for_three)
+    page.set_input_files("#files", paths[1])
+    page.get_by_text("2 other classes").wait_for()
+    shares = page.locator(".picture li span:last-child").all_text_contents()
+    total = sum(float(share.removesuffix(" %")) for share in shares)
+    assert len(shares) == 4 and total == pytest.approx(100, abs=0.3)
     page.set_input_files("#files", [paths[0]] * 4)
     page.get_by_text("at most 3").wait_for()
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")

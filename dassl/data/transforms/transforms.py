@@ -76,7 +76,10 @@ Step = tuple[str, Callable]
 
 
 def build_transform(
-    cfg: Any, is_train: bool = True, choices: Sequence[str] | None = None
+    cfg: Any,
+    is_train: bool = True,
+    choices: Sequence[str] | None = None,
+    verbose: bool = True,
 ) -> Callable | None:
     """Build the transform of one split.
 
@@ -92,6 +95,7 @@ def build_transform(
         cfg: configuration; reads ``INPUT``, and ``DATALOADER.CACHE`` for the training transform.
         is_train: training (random) or test transform.
         choices: names from ``AVAI_CHOICES`` used instead of ``INPUT.TRANSFORMS``.
+        verbose: whether to print the steps, as the log of a run has them.
 
     Returns:
         A callable from PIL image (with ``DATALOADER.CACHE fast`` also from a uint8 array
@@ -102,7 +106,8 @@ def build_transform(
         ValueError: for an unknown name or interpolation, or a device that cannot be used.
     """
     if cfg.INPUT.NO_TRANSFORM:
-        print("Note: no transform is applied!")
+        if verbose:
+            print("Note: no transform is applied!")
         return None
     source = "INPUT.TRANSFORMS" if choices is None else "choices"
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
@@ -115,9 +120,10 @@ def build_transform(
         steps = _train_steps(cfg.INPUT, choices, device if pixels else None)
     else:
         steps = _test_steps(cfg.INPUT, choices)
-    print_detail(f"Building transform_{'train' if is_train else 'test'}")
-    for text, _ in steps:
-        print_detail(f"+ {text}")
+    if verbose:
+        print_detail(f"Building transform_{'train' if is_train else 'test'}")
+        for text, _ in steps:
+            print_detail(f"+ {text}")
     transforms = [step for _, step in steps]
     return PixelCompose(transforms, device) if pixels else T.Compose(transforms)
 

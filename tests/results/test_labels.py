@@ -1,0 +1,32 @@
+"""What a data set is called in titles."""
+
+import pytest
+
+from results.labels import dataset_title
+
+OWN = "configs/datasets/imagefolder.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "folder", "file", "title"),
+    [
+        ("OxfordPets", "/data", "", "configs/datasets/oxford_pets.yaml", "OxfordPets"),
+        ("ImageFolder", "/data", "birds/2024", "configs/datasets/mybirds.yaml", "mybirds"),
+        ("ImageFolder", "/data", "birds/2024/", OWN, "2024"),
+        ("ImageFolder", "/data/my birds/", "", OWN, "my birds"),
+        ("ImageFolder", "/data", "/elsewhere/Vögel", "", "Vögel"),
+        ("ImageFolder", "data/birds/x/..", "", None, "birds"),
+        # nothing that is a name
+        ("ImageFolder", "", "", OWN, "ImageFolder"),
+        ("ImageFolder", "/", "", None, "ImageFolder"),
+        ("ImageFolder", "..", "", None, "ImageFolder"),
+    ],
+)
+def test_own_images_are_named_after_their_file_or_folder(name, root, folder, file, title):
+    config = {"DATASET": {"NAME": name, "ROOT": root, "IMAGEFOLDER": {"FOLDER": folder}}}
+    assert dataset_title(config, {"dataset_config_file": file}) == title
+
+
+def test_a_config_alone_has_a_title():
+    assert dataset_title({"DATASET": {"NAME": "ImageFolder", "ROOT": "/data/birds"}}) == "birds"
+    assert dataset_title({"DATASET": {"NAME": "Digits"}}, None) == "Digits"
