@@ -28,6 +28,7 @@ _EMPHASIS = "#CC3311"
 # of his "dark" one; light ones have a dark edge, so that dark and light differ in grey as well.
 _DARK = ("#332288", "#117733", "#882255", "#AA4499", "#225555")
 _LIGHT = ("#DDCC77", "#88CCEE", "#44AA99", "#CC6677", "#999933")
+TONES = (_DARK, _LIGHT)
 PALETTE = (_EMPHASIS, *_DARK, *_LIGHT)
 _BOW = MarkerPath([(-1, -0.9), (-1, 0.9), (1, -0.9), (1, 0.9), (-1, -0.9)])
 _GLASS = MarkerPath([(-0.9, -1), (0.9, -1), (-0.9, 1), (0.9, 1), (-0.9, -1)])
@@ -61,7 +62,7 @@ LOOKS: dict[str, tuple[str, Any]] = {
     "LoRVP": ("#CC6677", _CROSS),
     "KgCoOp": ("#332288", _WIDE),
     "TCP": ("#88CCEE", _GLASS),
-    "ProGrad": ("#999933", _TALL),
+    "ProGrad": ("#CC6677", _TALL),
     "TipAdapter": ("#DDCC77", "D"),
     "TipAdapterF": ("#882255", ">"),
     "CLIPAdapter": ("#88CCEE", "<"),
@@ -73,13 +74,18 @@ LOOKS: dict[str, tuple[str, Any]] = {
     "MMA": ("#44AA99", "^"),
     "TwoStageFS": ("#332288", "d"),
     "MMRL": ("#DDCC77", "v"),
-    "MMRLPlusPlus": ("#CC6677", _BURST),
+    "MMRLPlusPlus": ("#225555", _BURST),
     "CoPrompt": ("#44AA99", _BOW),
 }
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
 #: entries of a figure's footnote; the tables have all
 _MOST_NOTED = 6
+
+
+def is_light(colour: str) -> bool:
+    """Return whether a colour of the palette is light, so that marks in it need a dark edge."""
+    return colour in _LIGHT
 
 
 class Look(NamedTuple):
@@ -91,7 +97,7 @@ class Look(NamedTuple):
     @property
     def light(self) -> bool:
         """Whether its tone is light."""
-        return self.colour in _LIGHT
+        return is_light(self.colour)
 
 
 def _spare() -> list[Look]:
@@ -101,7 +107,7 @@ def _spare() -> list[Look]:
         Look(colours[(i + shift) % len(colours)], marker)
         for shift in range(len(_DARK))
         for i, marker in enumerate(MARKERS)
-        for colours in (_DARK, _LIGHT)
+        for colours in TONES
     ]
     in_grey = {(look.marker, look.light) for look in taken}
     free = [look for look in pairs if look not in taken]
