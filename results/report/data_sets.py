@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -94,11 +95,7 @@ def part_of(runs: list[Run], words: str, dataset: str, gallery: Gallery) -> Part
     labels = {method: style["label"] for method, style in gallery.styles(by_method).items()}
     if accuracies := class_accuracies(by_method):
         part.figures.append(gallery.per_class(accuracies, title))
-        images = {
-            entry["name"] or str(entry["label"]): entry["total"]
-            for run in runs
-            for entry in run.per_class
-        }
+        images = {_class_of(entry): entry["total"] for run in runs for entry in run.per_class}
         part.tables.append(class_table(accuracies, labels, title, images))
     add_predictions(part, by_method, title, gallery)
     if numbers := metrics_table(by_method, labels, title):
@@ -115,11 +112,15 @@ def class_accuracies(runs: dict[Method, list[Run]]) -> dict[Method, dict[str, fl
     for method, of_method in runs.items():
         values: dict[str, list[float]] = defaultdict(list)
         for entry in (entry for run in of_method for entry in run.per_class):
-            name = str(entry["label"]) if entry["name"] is None else entry["name"]
-            values[name].append(entry["accuracy"])
+            values[_class_of(entry)].append(entry["accuracy"])
         if values:
             found[method] = {name: fmean(of_class) for name, of_class in values.items()}
     return found
+
+
+def _class_of(entry: dict[str, Any]) -> str:
+    """Return the name of a record's class, or its label."""
+    return str(entry["label"]) if entry["name"] is None else entry["name"]
 
 
 def class_table(
