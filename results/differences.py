@@ -46,6 +46,11 @@ class Difference:
         return counted(self.pairs, self.unit)
 
     @property
+    def interval(self) -> str:
+        """The ends of the interval in words; a dash without."""
+        return "-" if self.low is None else f"{self.low:+.2f} to {self.high:+.2f}"
+
+    @property
     def verdict(self) -> str:
         """What the interval says: ``within noise``, ``beyond noise``, or ``one pair``."""
         if self.within_noise is None:
@@ -118,24 +123,33 @@ class Differences:
         Args:
             protocol: key of TITLES.
         """
-        mine = [row for row in self.rows if row.protocol == protocol]
         header = ["trainer", "config", "shots", "data set", "metric", "pairs", "difference"]
         header += ["95% interval", "verdict"]
+        for title, found in self.of(protocol):
+            lines = [
+                [row.line.trainer, row.line.config, str(shots_name(row.method.shots))]
+                + [row.dataset, metric, one.size, f"{one.mean:+.2f}", one.interval, one.verdict]
+                for row, metric, one in found
+            ]
+            yield Table(title, header, lines, 6, settings=(1, 2, 3, 4, 5))
+
+    def of(self, protocol: str) -> Iterable[tuple[str, list[tuple[Row, str, Difference]]]]:
+        """Yield a title and the differences below it, each with row and metric, one per source.
+
+        Args:
+            protocol: key of TITLES.
+        """
+        mine = [row for row in self.rows if row.protocol == protocol]
         for source in sorted({row.method.source for row in mine}):
-            lines = []
-            for row in mine:
-                name = [row.line.trainer, row.line.config, str(shots_name(row.method.shots))]
-                name.append(row.dataset)
-                for metric, one in self.found.get(id(row), {}).items():
-                    interval = "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}"
-                    if row.method.source == source:
-                        lines.append(
-                            [*name, metric, one.size, f"{one.mean:+.2f}", interval, one.verdict]
-                        )
-            if lines:
+            found = [
+                (row, metric, one)
+                for row in mine
+                if row.method.source == source
+                for metric, one in self.found.get(id(row), {}).items()
+            ]
+            if found:
                 from_ = f" from {source}" if source else ""
-                title = f"{TITLES[protocol]}{from_}: difference from {self.baseline}"
-                yield Table(title, header, lines, 6)
+                yield f"{TITLES[protocol]}{from_}: difference from {self.baseline}", found
 
     def columns(self, row: Row) -> dict[str, Any]:
         """Return what csv and json have of a row's differences."""

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from .labels import class_title
 from .predictions import Predictions
 
 if TYPE_CHECKING:
@@ -24,14 +25,59 @@ MOST_NAMED, MOST_PICKED = 120, 40
 _OVERVIEW = 250
 #: letters of a class name in a picture
 _LETTERS = 30
+#: an accuracy of fewer images says little: its interval is wider than 17 points to either side
+FEW_IMAGES = 30
+#: of intervals, and of the verdict on a gain
+_CONFIDENCE = 0.95
 
 CLASS_COLUMNS = (
     *("class", "images", "correct", "accuracy", "zero_shot_accuracy", "difference"),
-    *("most_often_taken_for", "times"),
+    *("most_often_taken_for", "times", "accuracy_low", "accuracy_high", "gained", "lost"),
 )
 MISTAKE_COLUMNS = (
     *("image", "true", "predicted", "probability", "probability_of_true", "zero_shot_predicted"),
 )
+
+
+def wilson(correct: int, images: int) -> tuple[float, float] | None:
+    """Return the 95% interval of an accuracy in percent (Wilson, JASA 1927); None of no images.
+
+    Args:
+        correct: number of images that are right.
+        images: of how many.
+    """
+    if not images:
+        return None
+    from scipy.stats import binomtest
+
+    found = binomtest(correct, images).proportion_ci(_CONFIDENCE, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
+
+
+def within_noise(gained: int, lost: int) -> bool:
+    """Return whether chance explains what changed (McNemar's exact test, 5%).
+
+    Args:
+        gained: number of images that only the one method has right.
+        lost: that only the other has right.
+    """
+    from scipy.stats import binomtest
+
+    return not gained + lost or float(binomtest(gained, gained + lost).pvalue) > 1 - _CONFIDENCE
+
+
+def few_words(few: int, of: int, what: str) -> str:
+    """Return a caution: how many classes or bins have too few images.
+
+    Args:
+        few: how many have.
+        of: how many there are.
+        what: the word for one, which gets an s.
+    """
+    return (
+        f"{few} of {of} {what}{'es' if what.endswith('s') else 's'} have fewer than {FEW_IMAGES} "
+        f"images: their accuracy is mostly noise, known to ±17 points at {FEW_IMAGES} images"
+    )
 
 
 @dataclass(frozen=True)
@@ -39,7 +85,9 @@ class ClassLine:
     """A class: numbers of images, accuracies in percent, and what it is most often taken for.
 
     ``accuracy`` is None where a class has no image, ``zero_shot`` also where there is none to
-    compare with; ``taken_for`` is empty where all are right.
+    compare with, as are ``gained`` and ``lost``: how many images only the run, and only zero-shot
+    has right. ``taken_for`` has several classes where they tie, ``times`` each, and is empty where
+    all are right.
     """
 
     name: str
@@ -47,8 +95,15 @@ class ClassLine:
     correct: int
     accuracy: float | None
     zero_shot: float | None
-    taken_for: str
+    taken_for: tuple[str, ...]
     times: int
+    gained: int | None = None
+    lost: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of the accuracy, in percent; None without images."""
+        return wilson(self.correct, self.images)
 
     @property
     def difference(self) -> float | None:
@@ -105,8 +160,9 @@ class Inspection:
         wrong = self.matrix - np.diag(self.matrix.diagonal())
         lines = []
         for label, name in enumerate(self.own.classes):
-            images, worst = int(self.matrix[label].sum()), int(wrong[label].argmax())
-            times = int(wrong[label, worst])
+            images, times = int(self.matrix[label].sum()), int(wrong[label].max())
+            worst = np.flatnonzero(wrong[label] == times).tolist() if times else []
+            changed = self._changed(label) if others is not None else (None, None)
             lines.append(
                 ClassLine(
                     name,
@@ -114,11 +170,20 @@ class Inspection:
                     int(self.matrix[label, label]),
                     float(accuracies[label]) if images else None,
                     float(others[label]) if others is not None and images else None,
-                    self.own.classes[worst] if times else "",
+                    tuple(self.own.classes[other] for other in worst),
                     times,
+                    *changed,
                 )
             )
         return lines
+
+    def _changed(self, label: int) -> tuple[int, int]:
+        """Return how many images of a class only the run, and only zero-shot has right."""
+        assert self.zero_shot is not None
+        own, other = (
+            one.predicted[self.own.labels == label] == label for one in (self.own, self.zero_shot)
+        )
+        return int((own & ~other).sum()), int((other & ~own).sum())
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
@@ -166,7 +231,9 @@ class Inspection:
             accuracies = (line.accuracy, line.zero_shot, line.difference)
             yield (
                 *(line.name, line.images, line.correct, *map(rounded, accuracies)),
-                *(line.taken_for, line.times or None),
+                *("; ".join(line.taken_for), line.times or None),
+                *map(rounded, line.interval or (None, None)),
+                *(line.gained, line.lost),
             )
 
     def mistake_rows(self) -> Iterator[tuple]:
@@ -238,7 +305,7 @@ def confusion_picture(matrix: np.ndarray, classes: Sequence[str], title: str) ->
     side = max(3.0, cell * max(1, len(picked))) + margin
     whole = number <= MOST_NAMED
     figure = Figure(figsize=(side + 0.9 if whole else 2 * side, side + 0.3), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=11, wrap=True)
     if whole:
         shown = _draw_cells(figure.subplots(), matrix, classes, picked, letters)
     else:
@@ -257,6 +324,7 @@ def confusion_picture(matrix: np.ndarray, classes: Sequence[str], title: str) ->
 
 
 def _short(name: str) -> str:
+    name = class_title(name)
     return f"{name[: _LETTERS - 1]}…" if len(name) > _LETTERS else name
 
 

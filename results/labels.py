@@ -1,4 +1,4 @@
-"""Names in figures: what a data set is called, and names beside points.
+"""Names in figures: what data sets and classes are called, and names beside points.
 
 The names are placed so that none covers a point or another name.
 """
@@ -61,6 +61,11 @@ def dataset_title(config: Mapping[str, Any], arguments: Mapping[str, Any] | None
     folder = posixpath.normpath(PurePath(data.get("ROOT") or "", below).as_posix())
     name = posixpath.basename(folder)
     return name if name not in ("", ".", "..") else data["NAME"]
+
+
+def class_title(name: str) -> str:
+    """Return what the reader calls a class: its name with blanks for underscores, as in prompts."""
+    return name.replace("_", " ")
 
 
 def _box(x: float, y: float, half_width: float, half_height: float) -> Bbox:

@@ -42,6 +42,10 @@ _ESCAPED = {
 _CELL = re.compile(r"([-+]?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?(.*)")
 
 
+#: an interval of differences, as tables write it
+_INTERVAL = re.compile(r"([-+]\d+(?:\.\d+)?) to ([-+]\d+(?:\.\d+)?)")
+
+
 def escaped(text: str) -> str:
     """Return a text for LaTeX."""
     return "".join(_ESCAPED.get(character, character) for character in text)
@@ -76,11 +80,24 @@ def _places(column: Sequence[str], lower: bool) -> dict[int, int]:
     return found
 
 
+def _setting(heading: str, value: str) -> str:
+    """Return a setting that all lines share, in words: ``config vit_b16``, ``3 seeds``."""
+    if heading in ("shots", "seeds"):
+        return f"{value} {heading[:-1] if value == '1' else heading}"
+    return f"{value} in pairs" if heading == "pairs" else f"{heading} {value}"
+
+
 def _cell(text: str, place: int, stacked: bool) -> str:
+    if text == "-":
+        return "--"
+    if interval := _INTERVAL.fullmatch(text):
+        return f"$[{interval[1]},\\,{interval[2]}]$"
     match = _CELL.fullmatch(text)
     if match is None:
         return escaped(text)
     mean, spread, rest = match.groups()
+    if mean[0] in "+-":
+        mean = f"${mean}$"
     shown = {1: rf"\textbf{{{mean}}}", 2: rf"\underline{{{mean}}}"}.get(place, mean)
     if spread and stacked:
         shown = rf"\shortstack[r]{{{shown}\\{{\tiny $\pm$ {spread}}}}}"
@@ -132,7 +149,7 @@ def latex_table(
         settings: columns that are said in the title where all lines have the same there.
     """
     same = [c for c in settings if len(lines) > 1 and len({line[c] for line in lines}) == 1]
-    said = ", ".join(f"{header[c]} {lines[0][c]}" for c in same)
+    said = ", ".join(_setting(header[c], lines[0][c]) for c in same)
     kept = [c for c in range(len(header)) if c not in same]
     names = [short_name(header[c]) if c in ranked else header[c] for c in kept]
     columns = [[name, *(line[c] for line in lines)] for name, c in zip(names, kept, strict=True)]

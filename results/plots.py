@@ -28,10 +28,18 @@ _EMPHASIS = "#CC3311"
 # of his "dark" one; light ones have a dark edge, so that dark and light differ in grey as well.
 _DARK = ("#332288", "#117733", "#882255", "#AA4499", "#225555")
 _LIGHT = ("#DDCC77", "#88CCEE", "#44AA99", "#CC6677", "#999933")
+TONES = (_DARK, _LIGHT)
 PALETTE = (_EMPHASIS, *_DARK, *_LIGHT)
 _BOW = MarkerPath([(-1, -0.9), (-1, 0.9), (1, -0.9), (1, 0.9), (-1, -0.9)])
-#: an odd number, so that no two of twice as many methods share marker and tone
-MARKERS = ("s", "D", "^", "v", "P", "X", "p", "<", ">", "d", _BOW, (4, 1, 0), (6, 1, 0))
+_GLASS = MarkerPath([(-0.9, -1), (0.9, -1), (-0.9, 1), (0.9, 1), (-0.9, -1)])
+_TALL = MarkerPath([(-0.5, -1), (0.5, -1), (0.5, 1), (-0.5, 1), (-0.5, -1)])
+_WIDE = MarkerPath([(-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5), (-1, -0.5)])
+_FLAT = MarkerPath([(-1, 0), (0, 0.6), (1, 0), (0, -0.6), (-1, 0)])
+_CROSS, _BURST = (4, 1, 0), (6, 1, 0)  # stars of four and of six points
+MARKERS = (
+    *("s", "D", "^", "v", "P", "X", "p", "<", ">", "d", _BOW, _GLASS, _TALL, _WIDE, _FLAT),
+    *(_CROSS, _BURST),
+)
 #: the first kinds are of dark, the second of light methods; further configurations go on in them
 LINES = (
     ("-", ":", "-.", "--"),
@@ -39,38 +47,83 @@ LINES = (
 )
 FILLS = ("full", "left", "bottom", "right", "top")
 # Fixed, so that a method looks the same whichever others are there; new ones get what is left.
-LOOKS = (
-    *("MMLoP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "PromptSRC", "MPL", "LoRVP"),
-    *("KgCoOp", "TCP", "ProGrad"),
-    *("TipAdapter", "TipAdapterF", "CLIPAdapter", "TaskRes", "LPPlusPlus", "ZSLP", "CLAP"),
-    *("CLIPLoRA", "MMA", "TwoStageFS", "MMRL", "MMRLPlusPlus", "CoPrompt"),
-)
+# Chosen by search for the largest smallest distance of any two (as tests/results/test_looks.py
+# measures it: drawn, seen in colour, with each colour blindness, and in grey), with colours of
+# their own for those that are compared over shots.
+LOOKS: dict[str, tuple[str, Any]] = {
+    "MMLoP": (_EMPHASIS, "o"),
+    "CoOp": ("#332288", "s"),
+    "CoCoOp": ("#DDCC77", ">"),
+    "VPT": ("#882255", "v"),
+    "IVLP": ("#88CCEE", "d"),
+    "MaPLe": ("#882255", "^"),
+    "PromptSRC": ("#44AA99", "P"),
+    "MPL": ("#999933", "s"),
+    "LoRVP": ("#CC6677", _CROSS),
+    "KgCoOp": ("#332288", _WIDE),
+    "TCP": ("#88CCEE", _GLASS),
+    "ProGrad": ("#CC6677", _TALL),
+    "TipAdapter": ("#DDCC77", "D"),
+    "TipAdapterF": ("#882255", ">"),
+    "CLIPAdapter": ("#88CCEE", "<"),
+    "TaskRes": ("#117733", _GLASS),
+    "LPPlusPlus": ("#999933", "p"),
+    "ZSLP": ("#AA4499", _FLAT),
+    "CLAP": ("#CC6677", "X"),
+    "CLIPLoRA": ("#225555", "<"),
+    "MMA": ("#44AA99", "^"),
+    "TwoStageFS": ("#332288", "d"),
+    "MMRL": ("#DDCC77", "v"),
+    "MMRLPlusPlus": ("#225555", _BURST),
+    "CoPrompt": ("#44AA99", _BOW),
+}
 ZERO_SHOT = {"ZeroshotCLIP": ("#000000", "*"), "ZeroshotCLIP2": ("#777777", "*")}
 HOLLOW = "hollow: an average of fewer data sets than it should be of"
 #: entries of a figure's footnote; the tables have all
 _MOST_NOTED = 6
 
 
+def is_light(colour: str) -> bool:
+    """Return whether a colour of the palette is light, so that marks in it need a dark edge."""
+    return colour in _LIGHT
+
+
 class Look(NamedTuple):
-    """How a trainer is drawn: colour, marker, and whether its tone is light."""
+    """How a trainer is drawn: colour and marker, whose edge is dark where the colour is light."""
 
     colour: str
     marker: Any
-    light: bool = False
+
+    @property
+    def light(self) -> bool:
+        """Whether its tone is light."""
+        return is_light(self.colour)
+
+
+def _spare() -> list[Look]:
+    """Return the looks that no method of ``LOOKS`` has: those first that differ in grey as well."""
+    taken = {Look(*look) for look in LOOKS.values()}
+    pairs = [
+        Look(colours[(i + shift) % len(colours)], marker)
+        for shift in range(len(_DARK))
+        for i, marker in enumerate(MARKERS)
+        for colours in TONES
+    ]
+    in_grey = {(look.marker, look.light) for look in taken}
+    free = [look for look in pairs if look not in taken]
+    return sorted(free, key=lambda look: (look.marker, look.light) in in_grey)
 
 
 def looks(trainers: Iterable[str]) -> dict[str, Look]:
     """Return trainer -> its look, the same in all figures of these trainers.
 
-    ``EMPHASISED`` and those of ``ZERO_SHOT`` have looks of their own. The others differ in marker
-    or tone as long as there are at most twice as many as ``MARKERS``.
+    Trainers that are not in ``LOOKS`` differ from all others in marker or colour while there are at
+    most as many as are spare.
     """
-    given = {EMPHASISED: Look(_EMPHASIS, "o")}
-    given |= {trainer: Look(*look) for trainer, look in ZERO_SHOT.items()}
-    order = [*LOOKS, *sorted(set(trainers) - set(LOOKS))]
-    for i, trainer in enumerate(name for name in order if name not in given):
-        colours = _LIGHT if i % 2 else _DARK
-        given[trainer] = Look(colours[i // 2 % len(colours)], MARKERS[i % len(MARKERS)], i % 2 == 1)
+    given = {trainer: Look(*look) for trainer, look in (LOOKS | ZERO_SHOT).items()}
+    spare = _spare()
+    for i, trainer in enumerate(sorted(set(trainers) - set(given))):
+        given[trainer] = spare[i % len(spare)]
     return given
 
 

@@ -50,7 +50,7 @@ PLACES = {
         METHODS,
         names_in("README.md", r"(?<=[|,] )`(\w+)`(?=[^\n]*\|\n)"),
     ),
-    ("results/plots.py", "its name at the end of LOOKS"): (METHODS, {*LOOKS}),
+    ("results/plots.py", "its look at the end of LOOKS"): (METHODS, {*LOOKS}),
     ("tests/benchmarks/test_parameters.py", "its number of parameters in EXPECTED"): (
         METHODS,
         {method for method, _ in EXPECTED},

@@ -7,9 +7,9 @@ import contextlib
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from support.command_line import add_traceback, positive
 from support.files import as_text, read_bytes, replacing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from dassl.config import CfgNode
     from trainers import Predictor
 
 
@@ -205,6 +206,27 @@ def load_run(
         return Predictor.load(
             run, classnames, args.load_epoch, args.device, args.backbone, precision
         )
+
+
+def with_defaults(cfg: CfgNode) -> CfgNode:
+    """Return the config of a run, with defaults for keys that its older version did not have."""
+    import datasets
+    from adaptation.config import extend_cfg
+    from dassl.config import get_cfg_default
+
+    defaults, filled = get_cfg_default(), cfg.clone()
+    extend_cfg(defaults)
+    datasets.extend_cfg(defaults)
+
+    def fill(node: Any, others: Any) -> None:
+        for key, value in others.items():
+            if key not in node:
+                node[key] = value
+            elif isinstance(value, Mapping) and isinstance(node[key], Mapping):
+                fill(node[key], value)
+
+    fill(filled, defaults)
+    return filled
 
 
 @contextlib.contextmanager

@@ -350,11 +350,19 @@ def contact_sheet(photos: Sequence[tuple[Mistake, Image.Image | None, str]], tit
     """Draw images with true and predicted class and probability below each."""
     from matplotlib.figure import Figure
 
+    from results.labels import class_title
+
     def short(name: str, most: int) -> str:
+        name = class_title(name)
         return f"{name[: most - 1]}…" if len(name) > most else name
 
     lines = -(-len(photos) // IN_LINE)
-    wide, high = 2.1, 2.75
+    wide = 2.1
+    side = wide - 0.2
+    # no taller than the tallest image, so that photos in landscape leave no gaps
+    shares = (1.0 if image is None else image.height / max(image.size) for _, image, _ in photos)
+    tallest = side * max(shares)
+    high = tallest + 0.85
     figure = Figure(figsize=(wide * IN_LINE, high * lines + 0.4))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, wide * IN_LINE), ylim=(high * lines + 0.4, 0))
@@ -362,15 +370,14 @@ def contact_sheet(photos: Sequence[tuple[Mistake, Image.Image | None, str]], tit
     axes.text(0.1, 0.25, title, fontsize=11, va="center")
     for place, (one, image, _) in enumerate(photos):
         left, top = wide * (place % IN_LINE) + 0.1, high * (place // IN_LINE) + 0.45
-        side = wide - 0.2
         if image is None:
             axes.text(
-                left + side / 2, top + side / 2, "no image file", ha="center", color="#8a5300"
+                left + side / 2, top + tallest / 2, "no image file", ha="center", color="#8a5300"
             )
         else:
             scale = side / max(image.size)
             width, height = (length * scale for length in image.size)
-            x, y = left + (side - width) / 2, top + (side - height) / 2
+            x, y = left + (side - width) / 2, top + tallest - height  # close to its words
             axes.imshow(image, extent=(x, x + width, y + height, y), aspect="auto")
         words: list[tuple[str, str, float | None, str]] = [
             ("true", one.true, one.of_true, "black"),
@@ -381,14 +388,14 @@ def contact_sheet(photos: Sequence[tuple[Mistake, Image.Image | None, str]], tit
         for number, (head, name, share, colour) in enumerate(words):
             tail = "" if share is None else f" {100 * share:.0f} %"
             text = f"{head}: {short(name, 27 - len(head) - len(tail))}{tail}"
-            height = top + side + 0.14 + 0.17 * number
+            height = top + tallest + 0.14 + 0.17 * number
             axes.text(left, height, text, fontsize=8, color=colour, va="center")
     axes.set(xlim=(0, wide * IN_LINE), ylim=(high * lines + 0.4, 0))
     return figure
 
 
 def write_sheets(
-    photos: Sequence[tuple[Mistake, Image.Image | None, str]], folder: Path, total: int
+    photos: Sequence[tuple[Mistake, Image.Image | None, str]], folder: Path, total: int, run: str
 ) -> Iterator[str]:
     """Write contact sheets and yield their names; those of an earlier, longer list go.
 
@@ -396,10 +403,12 @@ def write_sheets(
         photos: to show.
         folder: of the files.
         total: number of all mistakes.
+        run: what the reader calls it.
     """
     for number, start in enumerate(range(0, len(photos), ON_SHEET), start=1):
         some = photos[start : start + ON_SHEET]
-        title = f"misclassified {start + 1} to {start + len(some)} of {total}, most confident first"
+        which = f"misclassified {start + 1} to {start + len(some)} of {total}"
+        title = f"{run}: {which}, most confident first"
         name = SHEET.format(number)
         write_png(contact_sheet(some, title), folder / name)
         yield name
@@ -443,6 +452,7 @@ def write_all(
     import matplotlib
 
     from results.inspection import CLASS_COLUMNS, MISTAKE_COLUMNS, confusion_picture
+    from results.labels import dataset_title
     from results.report.data_sets import MOST_CONFUSED
     from results.report.one_run import Photo, write_one_run
 
@@ -453,7 +463,9 @@ def write_all(
     shown = inspection.mistakes[: args.max_images]
     photos = read_photos(shown, paths, bool(record["config"]["INPUT"].get("EXIF")))
     notes += absent_images(photos, paths)
-    title = f"{record['method']} on {record['data']['name']}: {own.accuracy:.2f} %"
+    data = dataset_title(record["config"], record["arguments"])
+    name = f"{record['method']} on {data}"
+    title = f"{name}: {own.accuracy:.2f} % of {len(own.labels):,} images"
     with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the page has all letters
         if len(own.classes) <= MOST_CONFUSED:
@@ -464,7 +476,7 @@ def write_all(
             files += ["confusion.csv", "confusion.png"]
         else:
             notes.append(f"no confusion matrix: there are more than {MOST_CONFUSED} classes")
-        files += write_sheets(photos, folder, len(inspection.mistakes))
+        files += write_sheets(photos, folder, len(inspection.mistakes), name)
     pictures: list[Photo] = [
         Photo(one, data_uri(image) if image else "", problem) for one, image, problem in photos
     ]

@@ -25,6 +25,7 @@ from .command import (
     quietly,
     run_parser,
     stem,
+    with_defaults,
     write_csv,
     write_png,
 )
@@ -41,8 +42,6 @@ COLUMNS = ("image", "label", "class", "frozen_x", "frozen_y", "prompted_x", "pro
 
 #: classes that are named beside the picture
 NAMED_CLASSES = 60
-#: a class has one of these markers in one of the colours of figures, which tells as many apart as
-#: there are pairs
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 #: fewer images, in all or per class, make a picture that says little
 FEW_IMAGES, FEW_PER_CLASS = 100, 5
@@ -76,10 +75,9 @@ def images_of_run(args: argparse.Namespace, cfg: CfgNode) -> tuple[list[Datum], 
     Raises:
         FileNotFoundError, ValueError: the data set is not there, or the split is empty.
     """
-    import datasets  # noqa: F401  registers the data sets
     from dassl.data.datasets import build_dataset
 
-    cfg = cfg.clone()
+    cfg = with_defaults(cfg)
     if args.root is not None:
         cfg.DATASET.ROOT = args.root
     if args.subsample is not None:
@@ -191,15 +189,60 @@ def layout(points: np.ndarray, perplexity: float | None, seed: int) -> np.ndarra
 
 
 def looks(labels: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """Return label -> colour and marker; as many differ as there are pairs of them."""
-    from results.plots import PALETTE
+    """Return label -> colour and marker.
 
-    pairs = [(colour, marker) for marker in MARKERS for colour in PALETTE]
-    return {label: pairs[i % len(pairs)] for i, label in enumerate(sorted(set(labels)))}
+    Ten classes after each other differ in both, twenty in marker or in light and dark, so that grey
+    tells them apart, and as many as there are pairs in marker or colour.
+    """
+    from results.plots import TONES
+
+    found = {}
+    for i, label in enumerate(sorted(set(labels))):
+        turn, place = divmod(i, len(MARKERS))
+        colours = TONES[(place + turn) % len(TONES)]
+        step = place // len(TONES) + turn // len(TONES)
+        found[label] = colours[step % len(colours)], MARKERS[place]
+    return found
+
+
+def heading_of(predictor: Predictor, number: int, classes: int, args: argparse.Namespace) -> str:
+    """Return which images and classes the pictures show.
+
+    Args:
+        predictor: of the run.
+        number: of images.
+        classes: number of classes that a run classifies among.
+        args: command line.
+    """
+    from results.labels import dataset_title
+    from results.record import read
+
+    record = read(args.run)
+    title = dataset_title(predictor.cfg, record and record["arguments"])
+    part = args.subsample or predictor.cfg.DATASET.SUBSAMPLE_CLASSES
+    words = f"all {classes} classes" if part == "all" else f"the {classes} {part} classes"
+    return f"{title}: {number:,} {args.split} images of {words}"
+
+
+def texts_of(predictor: Predictor, classes: int) -> str:
+    """Return by which texts the images are classified."""
+    templates = predictor.model.teacher_templates
+    frozen = (
+        f'"{templates[0]}"' if len(templates) == 1 else f"the mean of {len(templates)} templates"
+    )
+    return (
+        f"right: nearest to the text of the class among {classes}; those of frozen CLIP are "
+        f"{frozen}, those of {predictor.cfg.TRAINER.NAME} what the run learned"
+    )
 
 
 def draw(
-    items: Sequence[Datum], planes: dict[str, np.ndarray], path: str, warning: str = ""
+    items: Sequence[Datum],
+    planes: dict[str, np.ndarray],
+    path: str,
+    warning: str = "",
+    heading: str = "",
+    texts: str = "",
 ) -> None:
     """Write a PNG with one picture per title of ``planes``, classes in colours and markers.
 
@@ -208,32 +251,39 @@ def draw(
         planes: title -> their places, ``(N, 2)``.
         path: file to write.
         warning: line below the pictures.
+        heading: line above them.
+        texts: line below them, about what their titles say.
     """
     import matplotlib
     import numpy as np
     from matplotlib.figure import Figure
 
+    from results.labels import class_title
+    from results.plots import is_light
+
     names = {item.label: item.classname for item in items}
-    look = looks(list(names))
+    found = looks(list(names))
     named = len(names) <= NAMED_CLASSES
     columns = math.ceil(len(names) / 30) if named else 0
-    figure = Figure(figsize=(11 + 1.8 * columns, 5.5), layout="constrained")
+    figure = Figure(figsize=(11 + 1.8 * columns, 5.9), layout="constrained")
     with matplotlib.rc_context({"text.parse_math": False}):  # names may have dollar signs
         for axis, (title, plane) in zip(
             figure.subplots(1, len(planes)), planes.items(), strict=True
         ):
             for label, name in sorted(names.items()):
                 own = plane[np.array([item.label == label for item in items])]
-                colour, marker = look[label]
-                edge = {"edgecolor": "white", "linewidth": 0.3}
-                axis.scatter(*own.T, s=18, color=colour, marker=marker, label=name, **edge)
+                colour, marker = found[label]
+                edge = {"edgecolor": "black" if is_light(colour) else "white", "linewidth": 0.4}
+                look: dict[str, Any] = {"color": colour, "marker": marker, **edge}
+                axis.scatter(*own.T, s=24, label=class_title(name), **look)
             axis.set_title(title)
             axis.set(xticks=[], yticks=[])
         if named:
             style: dict[str, Any] = {"loc": "outside right", "ncols": columns, "fontsize": 8}
             figure.legend(*axis.get_legend_handles_labels(), **style)
-        if warning or not named:
-            words = warning or f"{len(names)} classes, named in the table"
+        figure.suptitle(heading, fontsize=11)
+        unnamed = "" if named else f"{len(names)} classes, named in the table"
+        if words := "\n".join(filter(None, (texts, warning, unnamed))):
             figure.supxlabel(words, fontsize=8, color="0.35")
         write_png(figure, path)
 
@@ -257,7 +307,9 @@ def run(args: argparse.Namespace) -> None:
     before, after = (layout(points, args.perplexity, args.seed) for points in (frozen, prompted))
     planes = dict(zip(titles, (before, after), strict=True))
     out = args.out or str(Path(args.run, "tsne"))
-    draw(items, planes, f"{out}.png", warning)
+    heading = heading_of(predictor, len(items), len(classes), args)
+    texts = texts_of(predictor, len(classes)) if right is not None else ""
+    draw(items, planes, f"{out}.png", warning, heading, texts)
     rows = [
         (item.impath, item.label, item.classname, *(f"{x:.4f}" for x in (*before, *after)))
         for item, before, after in zip(items, *planes.values(), strict=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
+from ..inspection import FEW_IMAGES, few_words
+from ..labels import class_title
 from ..predictions import BadPredictions, Reliability, read
 from ..runs import Method
 from .figures import Drawn, Gallery, confused
@@ -92,7 +95,8 @@ def part_of(runs: list[Run], words: str, dataset: str, gallery: Gallery) -> Part
     labels = {method: style["label"] for method, style in gallery.styles(by_method).items()}
     if accuracies := class_accuracies(by_method):
         part.figures.append(gallery.per_class(accuracies, title))
-        part.tables.append(class_table(accuracies, labels, title))
+        images = {_class_of(entry): entry["total"] for run in runs for entry in run.per_class}
+        part.tables.append(class_table(accuracies, labels, title, images))
     add_predictions(part, by_method, title, gallery)
     if numbers := metrics_table(by_method, labels, title):
         part.tables.append(numbers)
@@ -108,26 +112,35 @@ def class_accuracies(runs: dict[Method, list[Run]]) -> dict[Method, dict[str, fl
     for method, of_method in runs.items():
         values: dict[str, list[float]] = defaultdict(list)
         for entry in (entry for run in of_method for entry in run.per_class):
-            name = str(entry["label"]) if entry["name"] is None else entry["name"]
-            values[name].append(entry["accuracy"])
+            values[_class_of(entry)].append(entry["accuracy"])
         if values:
             found[method] = {name: fmean(of_class) for name, of_class in values.items()}
     return found
 
 
+def _class_of(entry: dict[str, Any]) -> str:
+    """Return the name of a record's class, or its label."""
+    return str(entry["label"]) if entry["name"] is None else entry["name"]
+
+
 def class_table(
-    accuracies: dict[Method, dict[str, float]], labels: dict[Method, str], title: str
+    accuracies: dict[Method, dict[str, float]],
+    labels: dict[Method, str],
+    title: str,
+    images: dict[str, int],
 ) -> View:
-    """Return a line per class and a column per method."""
+    """Return a line per class, with its number of test images, and a column per method."""
     classes = list(dict.fromkeys(name for of in accuracies.values() for name in of))
     lines = [
-        [Cell(shown(name))]
+        [Cell(shown(class_title(name))), Cell(str(images[name]))]
         + [Cell(f"{of[name]:.2f}" if name in of else "-") for of in accuracies.values()]
         for name in classes[:MOST_CLASSES]
     ]
     left_out = len(classes) - MOST_CLASSES
     notes = [f"{left_out} more classes stand in the records"] if left_out > 0 else []
-    header = ["class", *(labels[method] for method in accuracies)]
+    if few := sum(images[name] < FEW_IMAGES for name in classes):
+        notes.append(few_words(few, len(classes), "class"))
+    header = ["class", "images", *(labels[method] for method in accuracies)]
     return View(f"Accuracy per class, {title} (%)", header, lines, 1, notes)
 
 
@@ -219,7 +232,10 @@ def add_confusion(
 
 
 def pooled(curves: list[Reliability]) -> Reliability:
-    """Return the reliability of the images of several seeds together; of bins of equal width."""
+    """Return the reliability of the images of several seeds together; of bins of equal width.
+
+    Its numbers of images are means of the seeds, which have the same images.
+    """
     names = ("low", "high", "confidence", "accuracy", "count")
     low, high, confidence, accuracy, count = (
         np.concatenate([getattr(curve, name) for curve in curves]) for name in names
@@ -229,4 +245,4 @@ def pooled(curves: list[Reliability]) -> Reliability:
     high, confidence, accuracy = (
         np.bincount(bins, values * count) / total for values in (high, confidence, accuracy)
     )
-    return Reliability(edges, high, confidence, accuracy, total)
+    return Reliability(edges, high, confidence, accuracy, total / len(curves))

@@ -15,7 +15,11 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from support.words import counted
+
 from .. import plots
+from ..inspection import FEW_IMAGES
+from ..labels import class_title
 from ..rows import Row
 from ..runs import Method, shots_name
 from .gather import Run, training_curve
@@ -196,20 +200,16 @@ class Gallery:
             values = [accuracies[method].get(c) for c in some]
             points = [(v, p) for v, p in zip(values, places, strict=True) if v is not None]
             axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none"}, markersize=4.5)
-        axes.set_yticks(places, [shown(c, 28) for c in some])
+        axes.set_yticks(places, [shown(class_title(c), 28) for c in some])
         axes.invert_yaxis()
         axes.set_xlim(-2, 102)
-        hardest, easiest = classes[0], classes[-1]
         numbers = accuracies[best]
         caption = f"Bar: {look['label']}{'' if bar else ', the best on average'}. " + (
             f"The {len(some)} hardest of {len(classes)} classes. "
             if len(some) < len(classes)
             else ""
         )
-        found = (
-            f"lowest {shown(hardest, 40)} {numbers[hardest]:.1f}, "
-            f"highest {shown(easiest, 40)} {numbers[easiest]:.1f}"
-        )
+        found = f"lowest {_ends(numbers, classes[0])}, highest {_ends(numbers, classes[-1])}"
         means = ", ".join(
             f"{styles[m]['label']} {fmean(of.values()):.2f}"
             for m, of in list(accuracies.items())[:MOST_NAMED]
@@ -255,7 +255,7 @@ class Gallery:
             axes.set_xlim(0, number)
             axes.set_ylim(number, 0)
             places = [i + 0.5 for i in range(number)]
-            names = [shown(c, 18) for c in classes]
+            names = [shown(class_title(c), 18) for c in classes]
             letters = 7 if number <= NUMBERED_CLASSES else 6
             axes.set_xticks(places, names, rotation=90, fontsize=letters)
             axes.set_yticks(places, names, fontsize=letters)
@@ -271,7 +271,9 @@ class Gallery:
         alt = f"Confusion matrix, {title}, {who}: {right:.2f}% on the diagonal. "
         alt += f"{said or 'No errors'}."
         t, p, n, of = worst[0] if worst else ("", "", 0, 0)
-        caption = f"Most often: {t} taken for {p}, {n} of {of}." if worst else "No errors."
+        caption = f"Most often: {t} taken for {p}, {n} of {of}" if worst else "No errors"
+        ties = int((matrix == n).sum() - (matrix.diagonal() == n).sum()) - 1 if worst else 0
+        caption += f", and {counted(ties, 'other pair')} as often." if ties else "."
         caption = f"{of_all}{caption} Shares of the true class, %; {who}."
         return self.draw(figure, of_all + alt, caption)
 
@@ -286,18 +288,24 @@ class Gallery:
         figure, axes = self.panel("confidence", "accuracy", title)
         axes.plot([0, 1], [0, 1], color="#bfbfbf", linewidth=1)
         styles = self.styles(curves)
+        hollow = False
         for method, (curve, _) in curves.items():
-            axes.plot(
-                curve.confidence, curve.accuracy, **styles[method], markersize=4, linewidth=1.2
-            )
+            style = styles[method]
+            axes.plot(curve.confidence, curve.accuracy, **style, markersize=4, linewidth=1.2)
+            few = curve.count < FEW_IMAGES
+            if few.any():
+                hollow = True
+                look = style | {"linestyle": "none", "fillstyle": "full", "label": "_few"}
+                look |= {"markerfacecolor": "white", "markeredgecolor": style["color"]}
+                axes.plot(curve.confidence[few], curve.accuracy[few], **look, markersize=4)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         errors = sorted(((e, styles[m]["label"]) for m, (_, e) in curves.items()))
         said = ", ".join(f"{label} {error:.2f}" for error, label in errors)
         bins = "; ".join(
             f"{styles[m]['label']}: "
             + ", ".join(
-                f"confidence {c:.2f} accuracy {a:.2f}"
-                for c, a in zip(curve.confidence, curve.accuracy, strict=True)
+                f"confidence {c:.2f} accuracy {a:.2f} of {n:.0f}"
+                for c, a, n in zip(curve.confidence, curve.accuracy, curve.count, strict=True)
             )
             for m, (curve, _) in list(curves.items())[:3]
         )
@@ -305,7 +313,10 @@ class Gallery:
             f"Reliability diagram, {title}. Expected calibration error in percent: {said}. {bins}."
         )
         some = ", ".join(f"{label} {error:.2f}" for error, label in errors[:4])
-        return self.draw(figure, alt, f"Expected calibration error, %: {some}")
+        caption = f"Expected calibration error, %: {some}."
+        if hollow:
+            caption += f" Hollow: fewer than {FEW_IMAGES} images in the bin, mostly noise."
+        return self.draw(figure, alt, caption)
 
     def training(self, runs: Iterable[Run], title: str) -> list[Drawn]:
         """Return loss, accuracy and learning rate over epochs, a line per run.
@@ -369,6 +380,13 @@ def ranking(
     return ", ".join(parts)
 
 
+def _ends(numbers: Mapping[str, float], name: str) -> str:
+    """Return a class with its accuracy, and how many others have the same."""
+    others = sum(value == numbers[name] for value in numbers.values()) - 1
+    more = f" and {counted(others, 'other')}" if others else ""
+    return f"{shown(class_title(name), 40)}{more} {numbers[name]:.1f}"
+
+
 def confused(
     matrix: np.ndarray, classes: Sequence[str], most: int
 ) -> list[tuple[str, str, int, int]]:
@@ -386,4 +404,9 @@ def confused(
         if i != j
     ]
     wrong.sort(key=lambda entry: (-entry[0], entry[1:]))
-    return [(shown(classes[i], 40), shown(classes[j], 40), n, of) for n, of, i, j in wrong[:most]]
+    names = {
+        label: shown(class_title(classes[label]), 40)
+        for _, _, *pair in wrong[:most]
+        for label in pair
+    }
+    return [(names[i], names[j], n, of) for n, of, i, j in wrong[:most]]

@@ -9,7 +9,18 @@ from typing import Any
 
 from support.files import write_text
 
-from ..inspection import Inspection, Mistake, most_confused
+from ..inspection import (
+    FEW_IMAGES,
+    ClassLine,
+    Inspection,
+    Mistake,
+    few_words,
+    most_confused,
+    wilson,
+    within_noise,
+)
+from ..labels import class_title, dataset_title
+from ..predictions import Reliability
 from ..record import facts_of as facts_of_record
 from ..runs import Method
 from . import template
@@ -22,6 +33,8 @@ from .tables import Cell, View
 
 #: mistakes that one fold of the page shows
 PER_FOLD = 24
+#: classes that tie and are named
+MOST_TIED = 3
 #: value of DATASET.SUBSAMPLE_CLASSES -> the part of the classes that a page is of
 _PARTS = {"base": "base", "new": "new", "all": "accuracy"}
 
@@ -86,7 +99,8 @@ def write_one_run(
         OSError: the file cannot be written.
     """
     run = Run(folder, str(folder), trainer=record["method"], record=record)
-    data, method = record["data"]["name"], record["method"]
+    data = dataset_title(record["config"], record["arguments"])
+    method = record["method"]
     half = facts_of_record(record).get("DATASET.SUBSAMPLE_CLASSES", "all")
     words = PARTS[_PARTS.get(half, "accuracy")]
     environment = record["environment"]
@@ -121,9 +135,14 @@ def cards(record: dict[str, Any], inspection: Inspection) -> list[Card]:
     """Return the numbers on top: accuracy, zero-shot, and what else the run's test says."""
     own, other = inspection.own, inspection.zero_shot
     images = f"{len(own.labels):,} images, {len(own.classes):,} classes"
-    found = [Card("Accuracy", f"{own.accuracy:.2f} %", f"{record['method']}: {images}")]
+    interval = _interval(wilson(int((own.predicted == own.labels).sum()), len(own.labels)))
+    words = f"{record['method']}: {images}; 95% interval {interval} %"
+    found = [Card("Accuracy", f"{own.accuracy:.2f} %", words)]
     if other is not None:
-        gained = f"{own.accuracy - other.accuracy:+.2f} points by the training"
+        counts = inspection.agreement()
+        assert counts is not None, "there is zero-shot"
+        verdict = _verdict(*counts[1:3])
+        gained = f"{own.accuracy - other.accuracy:+.2f} points by the training, {verdict}"
         found.append(Card("Zero-shot CLIP", f"{other.accuracy:.2f} %", f"same images: {gained}"))
     if own.of_halves() and "base_in_all" in record["result"]["metrics"]:
         halves = own.of_halves()
@@ -138,6 +157,14 @@ def cards(record: dict[str, Any], inspection: Inspection) -> list[Card]:
     words = f"expected calibration error; {said}" if len(own.classes) > 5 else said
     found.append(Card("Calibration", f"{own.ece():.2f} %", words))
     return found
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
+
+
+def _verdict(gained: int, lost: int) -> str:
+    return "within noise" if within_noise(gained, lost) else "beyond noise"
 
 
 def agreement_view(inspection: Inspection, method: str) -> View | None:
@@ -182,7 +209,25 @@ def part_of(record: dict[str, Any], inspection: Inspection, title: str) -> Part:
     curves = {method: (one.reliability(), one.ece()) for method, one in runs.items()}
     part.figures.append(gallery.reliability(curves, title))
     part.tables.insert(0, class_view(inspection))
+    part.tables.append(bins_view(own.reliability(), record["method"]))
     return part
+
+
+def bins_view(curve: Reliability, method: str) -> View:
+    """Return a line per bin of confidence, with its images and the interval of its accuracy."""
+    lines = []
+    for low, high, confidence, accuracy, count in zip(
+        *(curve.low, curve.high, curve.confidence, curve.accuracy, curve.count), strict=True
+    ):
+        interval = _interval(wilson(round(accuracy * count), int(count)))
+        numbers = (f"{count:,}", f"{100 * confidence:.2f}", f"{100 * accuracy:.2f}", interval)
+        lines.append([Cell(f"{100 * low:.0f} to {100 * high:.0f}"), *map(Cell, numbers)])
+    header = ["confidence from", "images", "mean confidence", "accuracy", "95% interval"]
+    few = int((curve.count < FEW_IMAGES).sum())
+    notes = (
+        [f"{few_words(few, len(curve.count), 'bin')}, and so is their calibration"] if few else []
+    )
+    return View(f"Calibration of {method} (%)", header, lines, 1, notes)
 
 
 def class_view(inspection: Inspection) -> View:
@@ -196,10 +241,31 @@ def class_view(inspection: Inspection) -> View:
     for line in sorted(
         inspection.classes, key=lambda one: 101.0 if one.accuracy is None else one.accuracy
     ):
-        cells = [Cell(shown(line.name)), Cell(str(line.images)), percent(line.accuracy)]
+        cells = [Cell(shown(class_title(line.name))), Cell(str(line.images))]
+        cells += [percent(line.accuracy), Cell(_interval(line.interval))]
         if compared:
             cells += [percent(line.zero_shot), percent(line.difference, "+")]
-        worst = f"{line.times} {shown(line.taken_for, 60)}" if line.times else "-"
-        lines.append([*cells, Cell(worst)])
-    header = ["class", "images", "accuracy", *(("zero-shot", "difference") if compared else ())]
-    return View("Accuracy per class (%)", [*header, "most often taken for"], lines, 1)
+            if line.gained is not None and line.lost is not None:
+                cells[-1].below = _verdict(line.gained, line.lost)
+        lines.append([*cells, Cell(taken_for(line))])
+    header = ["class", "images", "accuracy", "95% interval"]
+    header += ["zero-shot", "difference"] if compared else []
+    few = sum(0 < line.images < FEW_IMAGES for line in inspection.classes)
+    notes = [few_words(few, len(lines), "class")] if few else []
+    if compared:
+        notes.append(
+            "Within noise: chance alone would change as many images for the better or the worse in "
+            "more than one of 20 cases (McNemar's exact test, of each class alone)"
+        )
+    header.append("most often taken for")
+    return View("Accuracy per class (%)", header, lines, 1, notes, words=(len(header) - 1,))
+
+
+def taken_for(line: ClassLine) -> str:
+    """Return what a class is most often taken for: all that tie, or how many more there are."""
+    if not line.times:
+        return "-"
+    names = [shown(class_title(name), 60) for name in line.taken_for[:MOST_TIED]]
+    more = len(line.taken_for) - len(names)
+    each = " each" if len(line.taken_for) > 1 else ""
+    return f"{line.times}{each}: {', '.join(names)}" + (f" and {more} more" if more else "")

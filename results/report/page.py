@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.files import write_text
+from support.words import counted
 
 from .. import plots
 from ..columns import COLUMNS, Column
@@ -36,7 +37,7 @@ from .gather import (
 )
 from .provenance import facts_of, settings_of
 from .svg import page_style
-from .tables import Published, View, view_of, views
+from .tables import Published, View, difference_views, views
 
 #: state of a run -> what a number of such runs is called, and its colour
 WORDS = {COUNTS: "runs count"} | {state: state for state in STATES[1:]}
@@ -82,6 +83,13 @@ class Page:
     environments: list[str]
     failures: list[tuple[str, str]]
     notes: list[str]
+
+    @property
+    def counted(self) -> str:
+        """The number of runs in words, and how many are of seeds that were trained together."""
+        together = sum(bool(run.record and run.record["seeds_together"]) for run in self.runs)
+        number = counted(len(self.runs), "run")
+        return f"{number}, {together} of them of seeds trained together" if together else number
 
     @property
     def groups(self) -> list[tuple[str, list[Run]]]:
@@ -204,7 +212,7 @@ def section(
         coverage=coverage_of(key, rows, names),
         best=best_of(key, of_protocol),
         tables=views(key, rows, published, columns),
-        differences=[view_of(table) for table in differences.tables(key)] if differences else [],
+        differences=list(difference_views(differences, key)) if differences else [],
         published=published.table(key),
         galleries=[(title, drawn) for title, drawn in galleries if drawn],
         datasets=data_sets(mine, names, gallery),
@@ -232,7 +240,9 @@ def best_of(key: str, rows: list[Row]) -> Best:
         return Best("–", "no result yet")
     here = [row for row in rows if row.dataset == names[0] and metric in row.mean]
     row = max(here, key=lambda row: row.mean[metric])
-    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}")
+    alike = sum(round(one.mean[metric], 2) == round(row.mean[metric], 2) for one in here) - 1
+    more = f", and {counted(alike, 'other')} as good" if alike else ""
+    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}{more}")
 
 
 def render(page: Page) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..columns import Column, cells, runs_behind
+from ..differences import Differences
 from ..published.comparison import comparison_table
 from ..published.matching import Comparison
 from ..rows import Row, listing
@@ -44,19 +45,50 @@ class Cell:
 
 @dataclass
 class View:
-    """A table of the page; the first ``left`` columns are words, ``notes`` stand below it."""
+    """A table of the page; the first ``left`` columns are words, ``notes`` stand below it.
+
+    ``words`` are further columns of words, at any place.
+    """
 
     title: str
     header: list[str]
     lines: list[list[Cell]]
     left: int
     notes: list[str] = field(default_factory=list)
+    words: Sequence[int] = ()
 
 
 def view_of(table: Table) -> View:
     """Return a table of the command line."""
     lines = [[Cell(text) for text in line] for line in table.lines]
     return View(table.title, table.header, lines, table.left, table.notes)
+
+
+def difference_views(differences: Differences, protocol: str) -> Iterable[View]:
+    """Yield the differences from a baseline, averages first; what all lines share is in the title.
+
+    Args:
+        differences: of all tables.
+        protocol: key of TITLES.
+    """
+    for title, found in differences.of(protocol):
+        found = sorted(found, key=lambda entry: not entry[0].covered)  # stable
+        shots = {str(shots_name(row.method.shots)) for row, _, _ in found}
+        several, configs = len(shots) > 1, {row.line.config for row, _, _ in found}
+        lines = [
+            [Cell(row.line.trainer, row.line.config if len(configs) > 1 else "")]
+            + [Cell(row.dataset), Cell(metric)]
+            + ([Cell(str(shots_name(row.method.shots)))] if several else [])
+            + [Cell(f"{one.mean:+.2f}"), Cell(one.interval), Cell(one.size), Cell(one.verdict)]
+            for row, metric, one in found
+        ]
+        header = ["method", "data set", "metric", *(["shots"] if several else [])]
+        header += ["difference", "95% interval", "pairs", "verdict"]
+        shared = [] if len(configs) > 1 else [f"config {found[0][0].line.config}"]
+        shared += [] if several else [shots_phrase(found[0][0].method.shots)]
+        title += f" ({', '.join(shared)})" if shared else ""
+        last = len(header) - 1
+        yield View(title, header, lines, 3, words=(last - 1, last))
 
 
 class Published:
@@ -132,6 +164,8 @@ def accuracy_views(
 ) -> Iterable[View]:
     """Yield one table per source and number of shots, a line per method; zero-shot in each.
 
+    The columns of averages come first.
+
     Args:
         protocol: key of it.
         rows: of the protocol.
@@ -142,7 +176,9 @@ def accuracy_views(
         of_source = [row for row in rows if row.method.source == source]
         for shots in sorted({row.method.shots for row in of_source} - {0}, reverse=True) or [0]:
             chosen = [row for row in of_source if row.method.shots in (0, shots)]
-            datasets = column_order(chosen)
+            averages = {row.dataset for row in chosen if row.covered}
+            # where readers look: not beyond the right edge
+            datasets = sorted(column_order(chosen), key=lambda name: name not in averages)
             lines = []
             for line in sorted({row.line for row in chosen}):
                 mine = {row.dataset: row for row in chosen if row.line == line}

@@ -5,19 +5,27 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..labels import class_title
 from .svg import DARK, shown
 
 FOLDER = Path(__file__).parent
+_NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
 
 
 def now() -> str:
     """Return the time that a page says it was made at."""
     return datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
+def minus(text: str) -> str:
+    """Return the text of numbers with minus signs for the hyphens in front of them."""
+    return _NEGATIVE.sub("\N{MINUS SIGN}", text)
 
 
 def render(name: str, **values: object) -> str:
@@ -35,6 +43,8 @@ def render(name: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = shown
+    environment.filters["minus"] = minus
+    environment.filters["class_title"] = class_title
     script = (FOLDER / "report.js").read_text("utf-8")
     palette = {f"c{colour[1:].lower()}": (colour, dark) for colour, dark in DARK.items()}
     return environment.get_template(name).render(

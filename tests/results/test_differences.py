@@ -121,11 +121,17 @@ def test_every_format_has_them(tmp_path, capsys):
     for style, mark in (("github", "### "), ("latex", "% ")):
         out, _ = run(capsys, tmp_path, "--baseline", "CoOp", "--format", style)
         title = f"{mark}Few-shot: difference from CoOp\n"
-        assert title in out and f"{mark}Cross-dataset from imagenet: difference from CoOp\n" in out
+        # LaTeX says there what several lines share
+        end = "\n" if style == "github" else "; config vit_b16, 16 shots, metric accuracy\n"
+        assert title in out
+        assert f"{mark}Cross-dataset from imagenet: difference from CoOp{end}" in out
         line = next(line for line in out.split(title)[1].splitlines() if "MMLoP" in line)
         cells = [cell.strip(" \\") for cell in line.strip("|").split("|&"[style == "latex"])]
-        assert cells[3:7] == ["imagenet", "accuracy", "3 seeds", "+2.00"]
-        assert cells[7:] == ["+1.75 to +2.25", "beyond noise"]
+        mean, interval = "+2.00", "+1.75 to +2.25"
+        if style == "latex":
+            mean, interval = "$+2.00$", r"$[+1.75,\,+2.25]$"
+        assert cells[3:7] == ["imagenet", "accuracy", "3 seeds", mean]
+        assert cells[7:] == [interval, "beyond noise"]
         assert "one pair" in out, "no interval is made of one seed"
     out, _ = run(capsys, tmp_path, "--baseline", "CoOp", "--format", "csv")
     lines = list(csv.DictReader(io.StringIO(out)))

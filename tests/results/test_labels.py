@@ -2,7 +2,7 @@
 
 import pytest
 
-from results.labels import dataset_title
+from results.labels import class_title, dataset_title
 
 OWN = "configs/datasets/imagefolder.yaml"
 
@@ -30,3 +30,8 @@ def test_own_images_are_named_after_their_file_or_folder(name, root, folder, fil
 def test_a_config_alone_has_a_title():
     assert dataset_title({"DATASET": {"NAME": "ImageFolder", "ROOT": "/data/birds"}}) == "birds"
     assert dataset_title({"DATASET": {"NAME": "Digits"}}, None) == "Digits"
+
+
+def test_class_names_have_blanks_for_underscores():
+    assert class_title("running_shoe") == "running shoe"
+    assert class_title("a_b_c ") == "a b c "

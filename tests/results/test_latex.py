@@ -31,7 +31,7 @@ def test_best_and_second_of_each_column(tmp_path, capsys):
     for trainer, base, new in (("CoOp", 80.0, 60.0), ("MaPLe", 82.0, 60.0), ("VPT", 79.0, 58.0)):
         base2new(tmp_path, "dtd", trainer, {1: (base - 1, new), 2: (base + 1, new)})
     text = latex(capsys, tmp_path)
-    assert "; config vit_b16, shots 16, seeds 2\n" in text
+    assert "; config vit_b16, 16 shots, 2 seeds\n" in text
     assert row(text, "trainer") == ["trainer", "base", "new", "H"]
     assert row(text, "CoOp")[1:3] == [
         r"\underline{80.00} $\pm$ 1.00",
@@ -41,6 +41,21 @@ def test_best_and_second_of_each_column(tmp_path, capsys):
     assert row(text, "VPT")[1:3] == [r"79.00 $\pm$ 1.00", r"\underline{58.00} $\pm$ 0.00"]
     for part in (r"\toprule", r"\midrule", r"\bottomrule", r"\usepackage{booktabs"):
         assert text.count(part) == 1
+
+
+def test_differences_have_minus_signs_and_intervals_and_no_constant_columns(tmp_path, capsys):
+    for trainer, new in (("CoOp", 60.0), ("VPT", 58.0)):
+        seeds = {1: (80.0, new), 2: (81.0, new + 1), 3: (82.0, new - (trainer == "VPT"))}
+        base2new(tmp_path, "dtd", trainer, seeds)
+    text = latex(capsys, tmp_path, "--baseline", "CoOp")
+    title = "difference from CoOp; config vit_b16, 16 shots, data set dtd, 3 seeds in pairs\n"
+    _, _, text = text.partition(title)
+    assert row(text, "trainer") == ["trainer", "metric", "difference", r"95\% interval", "verdict"]
+    (new,) = [line for line in text.splitlines() if line.startswith("VPT & new")]
+    assert new == r"VPT & new & $-2.33$ & $[-3.77,\,-0.90]$ & beyond noise \\"
+    assert (
+        latex_table("t", ["m", "x"], [["a", "-1.50 ± 0.20"], ["b", "-"]], 1).count("$-1.50$") == 1
+    )
 
 
 def test_less_is_better_of_errors_and_averages_that_lack_data_sets_do_not_win():

@@ -14,6 +14,8 @@ import pytest
 
 import parse_test_res
 import train
+from results.report.gather import Run
+from results.report.page import Page
 from support.command_line import ROOT
 
 from .writing import base2new, few_shot, transfer, write_record
@@ -188,7 +190,14 @@ def test_tables_hold_means_deviations_seeds_and_published_figures(page):
 
 
 def test_differences_from_a_baseline_and_further_columns(page):
-    of = table(page, "Base-to-new: difference from CoOp/vit_b16")
+    of = table(page, "Base-to-new: difference from CoOp/vit_b16 (config vit_b16, 16 shots)")
+    # all of it is seen on a laptop, the averages first
+    box = of.locator("xpath=..")
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    names = [name.split()[0] for name in column(of, 2)]
+    averages = names.count("average")
+    assert averages and names[:averages] == ["average"] * averages
+    assert "\N{MINUS SIGN}" in "".join(of.locator("td.n").all_inner_texts())
     rows = of.locator("tbody tr", has_text="MMLoP").filter(has_text="dtd").all_inner_texts()
     assert "+5.00" in rows[0] and "3 seeds" in rows[0]
     heads = table(page, "Few-shot, 16 shots (accuracy, %)").locator("thead th").all_inner_texts()
@@ -355,3 +364,12 @@ def test_options_that_do_not_go_with_it(words, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_test_res.main([*words, "--html", str(tmp_path / "report.html")])
     assert "--html" in capsys.readouterr().err or words == ["--published"]
+
+
+def test_runs_are_counted_seed_by_seed():
+    records = [{"seeds_together": [1, 2]}, {"seeds_together": [1, 2]}, {"seeds_together": None}]
+    runs = [Run(Path(f"seed{i}"), f"seed{i}", record=one) for i, one in enumerate([*records, None])]
+    page = Page("", "", "", "", [], runs, [], [], [])
+    assert page.counted == "4 runs, 2 of them of seeds trained together"
+    page.runs = runs[3:]
+    assert page.counted == "1 run"

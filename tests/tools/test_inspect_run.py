@@ -18,8 +18,10 @@ from results.inspection import (
     Inspection,
     confusion_picture,
     most_confused,
+    within_noise,
 )
 from results.predictions import Predictions
+from results.report.one_run import bins_view, class_view
 from support.command_line import ROOT, run_command
 from tests.conftest import CLASSNAMES
 from tools import inspect_run
@@ -90,6 +92,9 @@ def test_the_folder_of_a_run_on_own_photos(trained, tmp_path, capsys):
     zero = predictions.read(trained / "elsewhere" / "zero")
     assert f"{kept.accuracy:.2f} % of {len(kept.labels)} images" in said.out
     assert f"zero-shot CLIP: {zero.accuracy:.2f} % of the same images" in said.out
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "<title>MMLoP on mine</title>" in page and "mine, all classes" in page
+    assert "ImageFolder, " not in page and " ImageFolder" not in page.partition("Settings</h2>")[0]
     rows = table(out / "classes.csv")
     assert tuple(rows[0]) == CLASS_COLUMNS and [row["class"] for row in rows] == sorted(CLASSNAMES)
     for row, own, other in zip(
@@ -204,6 +209,35 @@ def test_a_perfect_run_has_no_mistakes():
     matrix = np.diag(np.full(200, 3))
     figure = confusion_picture(matrix, [str(label) for label in range(200)], "title")
     assert "no mistakes" in {text.get_text() for axes in figure.axes for text in axes.texts}
+
+
+def test_ties_and_noise_of_few_images():
+    labels = np.repeat(np.arange(4), 6).astype(np.int32)
+    shown = np.array([0, 0, 0, 0, 1, 2] + [1] * 6 + [2, 2, 2, 2, 0, 0] + [0, 0, 1, 1, 2, 2])
+    names = ["a_b", "c", "d", "e_f"]
+    images = [f"{i}.png" for i in range(24)]
+    own = Predictions(np.eye(4, dtype=np.float32)[shown] * 4, labels, names, images)
+    zero = Predictions(np.eye(4, dtype=np.float32)[np.zeros(24, int)] * 4, labels, names, images)
+    lines = Inspection(own, zero).classes
+    assert [line.taken_for for line in lines] == [("c", "d"), (), ("a_b",), ("a_b", "c", "d")]
+    assert [line.times for line in lines] == [1, 0, 2, 2]
+    assert [(line.gained, line.lost) for line in lines] == [(0, 2), (6, 0), (4, 0), (0, 0)]
+    # Wilson's interval by hand: centre (k + z²/2) / (n + z²), of 4 of 6
+    z2, k, n = 1.959964**2, 4, 6
+    half = np.sqrt(z2 * (k * (n - k) / n + z2 / 4)) / (n + z2)
+    low, high = ((k + z2 / 2) / (n + z2) + sign * half for sign in (-1, 1))
+    assert lines[0].interval == pytest.approx((100 * low, 100 * high), abs=1e-3)
+    # two-sided, exact: 2 / 2^6 and 2 / 2^4
+    assert [within_noise(line.gained, line.lost) for line in lines] == [True, False, True, True]
+    rows = {row[0]: row for row in Inspection(own, zero).class_rows()}
+    assert rows["e_f"][6] == "a_b; c; d"  # tables keep the names as they are
+    view = class_view(Inspection(own, zero))
+    cells = {line[0].text: line for line in view.lines}
+    assert cells["e f"][-1].text == "2 each: a b, c, d" and cells["c"][-1].text == "-"
+    assert cells["a b"][-1].text == "1 each: c, d" and cells["c"][5].below == "beyond noise"
+    assert any("4 of 4 classes have fewer than 30 images" in note for note in view.notes)
+    bins = bins_view(own.reliability(), "MMLoP")
+    assert sum(int(line[1].text) for line in bins.lines) == 24 and "1 of 1 bins" in bins.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dassl.data.datasets import Datum
+from results.plots import is_light
 from support.command_line import run_command
 from tests.conftest import CLASSNAMES
 from tools import tsne
@@ -53,8 +54,8 @@ def title_of(monkeypatch, *words: object) -> list[str]:
     """The titles of the picture that a command draws."""
     seen: list[str] = []
 
-    def look(items, planes, path, warning=""):
-        seen.extend([*planes, warning])
+    def look(items, planes, path, warning="", heading="", texts=""):
+        seen.extend([*planes, warning, heading, texts])
 
     monkeypatch.setattr(tsne, "draw", look)
     assert run(*words) == 0
@@ -66,7 +67,7 @@ def test_titles_have_the_accuracy_among_the_classes_drawn(
     tiny_run, data_root, tmp_path, monkeypatch, capsys, half
 ):
     words = [tiny_run, "--root", data_root, "--subsample", half, "--out", tmp_path / "t"]
-    frozen, own, warning = title_of(monkeypatch, *words)
+    frozen, own, warning, heading, texts = title_of(monkeypatch, *words)
     names = CLASSNAMES if half == "all" else CLASSNAMES[3:]
     predictor, paths, right = Predictor.load(tiny_run, names), [], 0
     for label, name in enumerate(names):
@@ -74,6 +75,10 @@ def test_titles_have_the_accuracy_among_the_classes_drawn(
         batch = torch.stack([predictor.read(path) for path in paths])
         right += int((predictor.probabilities(batch).argmax(dim=1) == label).sum())
     assert own == f"MMLoP: {100 * right / (6 * len(names)):.1f} % right"
+    which = f"all {len(names)}" if half == "all" else f"the {len(names)} new"
+    assert heading.endswith(f": {6 * len(names)} test images of {which} classes")
+    assert f"among {len(names)};" in texts
+    assert f"mean of {len(predictor.model.teacher_templates)} templates" in texts
     assert frozen.startswith("frozen CLIP: ") and frozen.endswith(" % right")
     assert f"only {6 * len(names)} images of {len(names)} classes" in warning
     assert f"Note: {warning}" in capsys.readouterr().err
@@ -83,7 +88,9 @@ def test_looks_stay_apart_beyond_ten_classes():
     for number in (10, 20, 100):
         looks = tsne.looks(range(number))
         assert len(set(looks.values())) == number
-    assert len({colour for colour, _ in tsne.looks(range(10)).values()}) == 10
+    ten, twenty = (list(tsne.looks(range(number)).values()) for number in (10, 20))
+    assert len({colour for colour, _ in ten}) == len({marker for _, marker in ten}) == 10
+    assert len({(is_light(colour), marker) for colour, marker in twenty}) == 20
 
 
 def test_no_warning_for_enough_images():
@@ -93,6 +100,17 @@ def test_no_warning_for_enough_images():
     assert tsne.few_images(items(10, 20)) == ""
     assert "40 images of 10 classes" in tsne.few_images(items(10, 4))
     assert "400 images of 200 classes" in tsne.few_images(items(200, 2))
+
+
+def test_a_run_of_a_version_with_fewer_keys(tiny_run, data_root):
+    args = tsne.build_parser().parse_args([str(tiny_run), "--root", str(data_root)])
+    cfg = Predictor.load(tiny_run).cfg
+    expected, _ = tsne.images_of_run(args, cfg)
+    older = cfg.clone()
+    del older.DATASET["VAL_SHOTS"]
+    items, _ = tsne.images_of_run(args, older)
+    assert [item.impath for item in items] == [item.impath for item in expected]
+    assert "VAL_SHOTS" not in older.DATASET
 
 
 def test_choice_of_images(tiny_run, data_root, tmp_path):
