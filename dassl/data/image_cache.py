@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dassl.utils import ImageError, is_quiet, read_image, tools
+from dassl.utils import ImageError, hides_bars, read_image, tools
 from support.bounded_folder import BoundedFolder
 from support.files import sha256_of_all, user_cache
 
@@ -157,7 +157,7 @@ def open_cache(
         def write(temporary: Path) -> None:
             _check_free_space(folder.path, size)
             with tqdm(
-                desc=f"caching {dataset}", total=len(paths), leave=False, disable=is_quiet()
+                desc=f"caching {dataset}", total=len(paths), leave=False, disable=hides_bars()
             ) as bar:
                 PixelFile.write(temporary, _load_all(paths, load, threads, bar))
 
@@ -229,7 +229,9 @@ def _load_all(
 def _unreadable(paths: Sequence[str], load: Callable[[str], np.ndarray]) -> list[str]:
     """Return what is wrong with each unreadable image, so that all can be mended at once."""
     texts: list[str] = []
-    for path in tqdm(paths, desc="looking for unreadable images", leave=False, disable=is_quiet()):
+    for path in tqdm(
+        paths, desc="looking for unreadable images", leave=False, disable=hides_bars()
+    ):
         try:
             load(path)
         except ImageError as error:

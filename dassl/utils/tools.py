@@ -288,7 +288,7 @@ def download_url(url: str, dst: str) -> None:
     with files.replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
-        with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc="download", disable=None) as bar:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))
