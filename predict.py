@@ -147,7 +147,7 @@ def predict(args: argparse.Namespace) -> None:
                 read.append(path)
             except (OSError, ValueError) as error:
                 if not args.skip_bad:
-                    raise
+                    raise ValueError(f"{error}; --skip-bad leaves such files out") from error
                 print(f"skipped: {error}", file=sys.stderr)
                 bad += 1
         if batch:
