@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocols import PROTOCOLS
-from scripts.methods import method_names, read_method
 from support.command_line import ROOT, add_traceback, run_command
 from support.files import write_text
 from support.hints import nearest, same_but_case
@@ -203,6 +202,35 @@ def all_keys() -> list[Key]:
     return keys
 
 
+def usual_configs(method: str) -> dict[str, str]:
+    """Return protocol -> the config that a method's scripts take for 16 shots of most data sets.
+
+    ``configs/methods/`` says so, of whose lines the first that fits is taken. A trainer may have
+    several files there, such as IVLP; the one of its own name counts.
+    """
+    import yaml
+
+    def listed(value: Any) -> list[str]:
+        return [str(one) for one in (value if isinstance(value, list) else [value])]
+
+    found: dict[str, str] = {}
+    files = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
+    for file in sorted(files, key=lambda file: file.stem != method.lower()):
+        table = yaml.safe_load(file.read_text("utf-8"))
+        if found or table["trainer"] != method:
+            continue
+        for protocol in (p for p in PROTOCOLS if p.name in table.get("protocols", [p.name])):
+            fitting = (
+                line["config"]
+                for line in table["configs"]
+                if protocol.configs in listed(line.get("protocol", protocol.configs))
+                and "16" in listed(line.get("shots", 16))
+                and "dataset" not in line
+            )
+            found[protocol.configs] = next(fitting)
+    return found
+
+
 @functools.cache
 def shipped(method: str) -> dict[str, str]:
     """Return key -> what the config files of a method set it to, where that is not its default.
@@ -214,13 +242,11 @@ def shipped(method: str) -> dict[str, str]:
 
     values: dict[str, dict[str, str]] = {}
     default = {key: shown(value) for key, value in leaves(declared()[0])}
-    for ours in (m for m in map(read_method, method_names()) if m.trainer == method):
-        for protocol in (p for p in PROTOCOLS if p.name in ours.protocols):
-            cfg = declared()[0]
-            config = ours.config_for(protocol=protocol.configs, dataset="", shots="16")
-            cfg.merge_from_file(str(ROOT / ours.config_file(config)))
-            for key, value in leaves(cfg):
-                values.setdefault(key, {})[protocol.configs] = shown(value)
+    for protocol, config in usual_configs(method).items():
+        cfg = declared()[0]
+        cfg.merge_from_file(str(ROOT / "configs" / "trainers" / method / f"{config}.yaml"))
+        for key, value in leaves(cfg):
+            values.setdefault(key, {})[protocol] = shown(value)
     found = {}
     for key, by_protocol in values.items():
         every = list(dict.fromkeys(by_protocol.values()))

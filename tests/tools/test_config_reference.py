@@ -8,6 +8,8 @@ import yaml
 from benchmarks.config_reads import reads_of_method
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from protocols import PROTOCOLS
+from scripts.methods import method_names, read_method
 from support.command_line import ROOT, run_command
 from tools import config_reference as reference
 
@@ -53,6 +55,17 @@ def test_keys_are_chosen_by_method_and_name(capsys):
     assert names == ["OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2", "OPTIM.ADAM_EPS"]
     text = printed(capsys, "--key", "TRAINER.MMLOP.RANK")
     assert "| `TRAINER.MMLOP.RANK` | `1` |  | rank of the factors | MMLoP |" in text
+
+
+def test_shipped_values_are_of_the_files_that_scripts_take():
+    methods = {method.trainer: method for method in map(read_method, reversed(method_names()))}
+    assert methods["IVLP"].name == "ivlp"  # not language-prompting
+    for trainer, method in methods.items():
+        assert reference.usual_configs(trainer) == {
+            protocol.configs: method.config_for(protocol.configs, dataset="", shots="16")
+            for protocol in PROTOCOLS
+            if protocol.name in method.protocols
+        }
 
 
 def test_a_method_has_its_own_keys_first_with_the_values_of_its_files(capsys):
