@@ -143,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--transforms", nargs="+", metavar="NAME", help="training transforms")
     add("--config-file", metavar="YAML", help="settings of the trainer")
     add("--dataset-config-file", metavar="YAML", help="settings of the data set")
-    add("--trainer", metavar="NAME", help="name of the trainer")
+    add("--trainer", metavar="NAME", help="name of the trainer, in any case")
     add(
         "--trainer-file",
         action="append",
@@ -389,6 +389,9 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         # scripts and folders have a word for all training images
         cfg.merge_from_list([key, -1 if (key, value) == ("DATASET.NUM_SHOTS", "all") else value])
 
+    cfg.TRAINER.NAME = TRAINER_REGISTRY.resolve(cfg.TRAINER.NAME)  # mmlop is MMLoP
+    if args.trainer is not None:
+        args.trainer = cfg.TRAINER.NAME
     # Checked here as well as where they are built, so that a typo leaves no log behind.
     for name, option, registry in (
         (cfg.TRAINER.NAME, "--trainer", TRAINER_REGISTRY),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dassl.data.rank_batches import dealt_batches, with_batches
 from dassl.engine.going_on import Start
-from dassl.utils import is_quiet, ranks
+from dassl.utils import hides_bars, ranks
 from dassl.utils.checkpoint import BEST
 from dassl.utils.random_state import seeded_generators
 
@@ -117,7 +117,7 @@ def encode_batches(
 
     def encode() -> Iterator[tuple[Tensor, Tensor]]:
         n_own = -(-len(loader) // ranks.world_size())
-        for batch in tqdm(dealt_batches(loader), what, n_own, leave=False, disable=is_quiet()):
+        for batch in tqdm(dealt_batches(loader), what, n_own, leave=False, disable=hides_bars()):
             raw = model.raw_image_features(batch["img"].to(device, non_blocking=True))
             yield ranks.portable((raw, batch["label"].to(device)))
 

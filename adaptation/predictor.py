@@ -154,12 +154,13 @@ class Predictor:
         Args:
             backbone: name of a CLIP, or a checkpoint file.
             classnames: classes to choose from.
-            trainer: registry name of a method that trains nothing.
+            trainer: name of a method that trains nothing, in any case.
             device: as in :meth:`load`.
 
         Raises:
             ValueError: unknown backbone or trainer, one that has to be trained, or no class.
         """
+        trainer = TRAINER_REGISTRY.resolve(trainer)
         TRAINER_REGISTRY.check(trainer)
         method = TRAINER_REGISTRY.get(trainer)
         if issubclass(method, PromptTrainer):

@@ -14,7 +14,7 @@ from clip.encoders import Encoders
 from clip.model import CLIP
 from clip.packing import PackedText
 from clip.tokens import tokenize
-from dassl.utils import is_quiet
+from dassl.utils import hides_bars
 
 
 def class_prompts(
@@ -93,7 +93,7 @@ def average_templates(
     """
     total: Tensor = torch.zeros(())
     # a progress bar, since a thousand classes and 60 templates take a while
-    hidden = len(templates) == 1 or is_quiet()
+    hidden = len(templates) == 1 or hides_bars()
     for template in tqdm(templates, desc="templates", leave=False, disable=hidden):
         text = class_prompts(encoders.clip, classnames, template, keep_underscores=keep_underscores)
         features = encode_text_in_chunks(encoders, text, size=size).float()  # (C, embed_dim)

@@ -23,6 +23,7 @@ from tabulate import tabulate
 
 import train
 from adaptation import features
+from benchmarks.names import method_name
 from benchmarks.speed import save_random_clip
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed, write_json
@@ -83,7 +84,9 @@ def measure(method: str, backbone: Path, root: Path, shots: int, folder: Path) -
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--methods", nargs="+", default=methods(), help="registry names")
+    parser.add_argument(
+        "--methods", nargs="+", type=method_name, default=methods(), help="registry names"
+    )
     parser.add_argument("--shots", type=positive, default=16, help="images per class")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
     parser.add_argument("--out", type=output_file, default=OUT, metavar="FILE", help="results")

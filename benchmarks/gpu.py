@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.names import method_name
 from benchmarks.speed import BATCH, PACKED, PLAIN, build, random_batch, save_random_clip
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import write_json
@@ -152,7 +153,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", default=["PromptSRC", "MMLoP", "CoOp"])
+    parser.add_argument(
+        "--methods", nargs="+", type=method_name, default=["PromptSRC", "MMLoP", "CoOp"]
+    )
     parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50, 500])
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--steps", type=positive, default=100, help="of a series")

@@ -18,6 +18,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.names import method_name
 from support.command_line import add_traceback, positive, run_command
 
 
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--method", default="CoOp", help="name of the trainer")
+    add("--method", type=method_name, default="CoOp", help="name of the trainer")
     add("--classes", nargs="+", type=positive, default=[50, 200, 1000], help="numbers of classes")
     add("--repeats", type=positive, default=2, help="steps of each kind that count")
     add_traceback(parser)

@@ -28,6 +28,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from benchmarks.documents import fill_document
+from benchmarks.names import method_name
 from dassl.config import is_runtime_key, leaves
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import load_checkpoint, read_json, write_json
@@ -201,7 +202,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--methods", nargs="+", default=["CoOp", "MMLoP"], help="names of trainers")
+    add(
+        "--methods",
+        nargs="+",
+        type=method_name,
+        default=["CoOp", "MMLoP"],
+        help="names of trainers",
+    )
     add("--datasets", nargs="+", default=["digits"], help="digits, shapes or both")
     add("--seeds", nargs="+", type=positive, default=[1, 2], help="seeds")
     add_traceback(parser)

@@ -33,6 +33,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.names import method_name
 from benchmarks.parameters import VIT_B16
 from support.command_line import add_traceback, output_file, positive, run_command
 from train import ask_for_large_pages
@@ -421,7 +422,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", default=["PromptSRC", "IVLP"])
+    parser.add_argument("--methods", nargs="+", type=method_name, default=["PromptSRC", "IVLP"])
     parser.add_argument("--classes", nargs="+", type=positive, default=[5, 50])
     parser.add_argument("--what", nargs="*", choices=WHAT, default=["step", "text", "flops"])
     parser.add_argument("--repeats", type=positive, default=3)

@@ -118,7 +118,7 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
         futures = [pool.submit(do_run, run, str(root)) for run in todo]
-        for future in tqdm(as_completed(futures), total=len(futures)):
+        for future in tqdm(as_completed(futures), total=len(futures), disable=None):
             result = future.result()
             done.append(result)
             file.write(json.dumps(result) + "\n")

@@ -28,6 +28,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.documents import fill_document
+from benchmarks.names import method_name
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import read_json, write_json
 from support.command_line import add_traceback, output_file, positive, run_command
@@ -146,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", type=method_name, default=METHODS)
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--out", type=output_file, default=OUT)
     add_traceback(parser)

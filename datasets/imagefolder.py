@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, decodable
+from dassl.utils.tools import HOW_TO_DECODE, PHOTO_SUFFIXES, REPLACE, decodable
 from support.words import counted
 
 from .annotations import as_clip_reads, check_name
@@ -43,6 +43,7 @@ class ImageFolder(FewShotDataset):
 
     image_dir = "."
     guide = "see docs/own_images.md"
+    image_remedy = REPLACE
 
     @staticmethod
     def extend_cfg(cfg: CfgNode) -> None:
@@ -272,7 +273,8 @@ def undecoded_photos(paths: Iterable[str]) -> str:
     if not photos:
         return ""
     endings = ", ".join(sorted({os.path.splitext(path)[1].lower() for path in photos}))
-    return f"{len(photos)} {endings} files are not read (first: {photos[0]}): {HOW_TO_DECODE}"
+    what = counted(len(photos), f"{endings} file is", f"{endings} files are")
+    return f"{what} not read (first: {photos[0]}): {HOW_TO_DECODE}"
 
 
 def split_by_fraction(

@@ -2,6 +2,7 @@
 
     python -m datasets.prepare dtd oxford_pets --root DATA     fetch what is missing, then check
     python -m datasets.prepare all --root DATA --check         check only, without the network
+    python -m datasets.prepare mybirds --root DATA --check     read and count one's own images
     python -m datasets.prepare --list                          addresses and checksums
 
 Names are those of ``configs/datasets/``; ``all`` stands for every data set with a source. The files
@@ -24,6 +25,7 @@ from .preparation.fetching import Options, obtain
 from .preparation.inspection import (
     GENERATED,
     INCOMPLETE,
+    MISSING,
     READY,
     UNUSABLE,
     Report,
@@ -102,6 +104,13 @@ def _prepare(stem: str, source: Source, root: Path, options: Options) -> Report:
     report = inspect(stem, source, root)
     report.steps = steps
     return report
+
+
+def _inspect_without_source(stem: str, root: Path) -> Report:
+    from .preparation.own_images import inspect_own, is_own
+
+    report = inspect_without_source(stem)
+    return inspect_own(stem, root) if report.state == MISSING and is_own(stem) else report
 
 
 def seconds(text: str) -> float:
@@ -226,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
     reports = []
     for number, stem in enumerate(stems, start=1):
         if stem not in sources:
-            reports.append(inspect_without_source(stem))
+            reports.append(_inspect_without_source(stem, root))
             continue
         if args.check:
             reports.append(inspect(stem, sources[stem], root))
@@ -240,6 +249,9 @@ def run(args: argparse.Namespace) -> int:
             report.steps = [str(error)]
         reports.append(report)
     print(f"\n{root}\n\n{_table(reports)}", flush=True)
+    for report in reports:
+        for note in report.notes:
+            print(f"\n{note}" if note.startswith("class") else note, flush=True)
     steps = _next_steps(reports, sources, root)
     if steps:
         print(f"\n{steps}")

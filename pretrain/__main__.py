@@ -192,7 +192,7 @@ def train(args: argparse.Namespace) -> None:
         pack(full_state(model, tokens.ids), tokens.ids, path, notes)
 
     running = 0.0
-    for step in tqdm(range(args.steps), mininterval=30):
+    for step in tqdm(range(args.steps), mininterval=30, disable=None):
         progress = max(0, step - args.warmup) / max(1, args.steps - args.warmup)
         rate = min(1.0, (step + 1) / args.warmup) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimiser.param_groups:

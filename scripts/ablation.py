@@ -27,10 +27,12 @@ sys.path.insert(0, str(ROOT))
 import protocols  # noqa: E402  found by the line above
 from scripts.run import absolute_folders, run_script  # noqa: E402
 from support.command_line import run as run_command  # noqa: E402
+from support.hints import refuse_key  # noqa: E402
 
 # What is not of the standard library is imported inside the functions: --help is given without.
 
 FOLDER = ROOT / "configs" / "ablations"
+USAGE = "ablation.sh DATASET SEED [TABLE ...] [KEY VALUE ...]"
 #: table that runs when none is named
 FIRST = "steps"
 
@@ -87,6 +89,8 @@ def run_ablation(args: argparse.Namespace) -> int:
     from scripts.methods import find_method
     from scripts.planning import own_settings
 
+    for place, word in (("DATASET", args.dataset), ("SEED", args.seed)):
+        refuse_key(word, place, f"usage: {USAGE}")
     # keys have dots, tables do not
     first = next((i for i, word in enumerate(args.rest) if "." in word), len(args.rest))
     method = find_method(args.method)
@@ -98,14 +102,16 @@ def run_ablation(args: argparse.Namespace) -> int:
         added = own_settings(opts)
     os.chdir(ROOT)
     protocol = protocols.by_name()["base2new"]
+    warns = True  # of data that are not there, once
     for run, pairs in runs.items():
         # one without pairs is the method itself, in the folder of an ordinary run
         name = "-".join(filter(None, (run if pairs else "", added)))
         env = environment | ({"TAG": name} if name else {})
         for script in (protocol.training, *protocol.tests):
             words = [args.dataset, args.seed, *pairs, *opts]
-            if status := run_script(method.name, script.name, words, env):
+            if status := run_script(method.name, script.name, words, env, warns):
                 return status
+            warns = False
     return 0
 
 
@@ -120,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="ablation.sh",
-        usage="ablation.sh DATASET SEED [TABLE ...] [KEY VALUE ...]",
+        usage=USAGE,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

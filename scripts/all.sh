@@ -7,4 +7,16 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# as for DATA and OUTPUT, a relative path is the caller's
+_before=
+for _word in "$@"; do
+    shift
+    case $_word in --cluster=[!/]*) _word=--cluster=$caller/${_word#--cluster=} ;; esac
+    case $_before,$_word in
+    --cluster, | --cluster,/* | --cluster,-*) ;;
+    --cluster,*) _word=$caller/$_word ;;
+    esac
+    set -- "$@" "$_word"
+    _before=$_word
+done
 start scripts/all.py "$@"

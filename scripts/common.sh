@@ -16,7 +16,7 @@ asks_for_help() { # ARGUMENT ...
 }
 
 caller=$PWD
-for _name in DATA OUTPUT WEIGHTS; do
+for _name in DATA OUTPUT WEIGHTS CLUSTER; do
     case ${!_name:-} in
     '' | /*) ;;
     *) export "$_name=$caller/${!_name}" ;;

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from protocols import PROTOCOLS
-from scripts.methods import DATASETS, ROOT, method_names, one_of, read_method, stems
+from scripts.methods import DATASETS, ROOT, method_names, read_method, stems
+from support.hints import did_you_mean, nearest
 
 #: in front of what is said of a name, and of its further lines
 INDENT, DEEPER = " " * 6, " " * 8
@@ -147,6 +148,23 @@ KINDS: dict[str, tuple[str, Callable[[], Iterable[Entry]]]] = {
 }
 
 
+#: starts of words that mean a kind -> that kind
+MEANT = {"trainer": "methods", "model": "backbones", "weight": "backbones", "data": "datasets"}
+
+
+def kind_of(word: str) -> str:
+    """Return the kind that a word after ``--list`` names.
+
+    Raises:
+        ValueError: it names none; says which one is meant, if that is known.
+    """
+    if word in KINDS:
+        return word
+    near = [kind for start, kind in MEANT.items() if word.lower().startswith(start)]
+    hint = did_you_mean(near) or nearest(word, KINDS)
+    raise ValueError(f"--list: no kind {word!r}; there are: {' '.join(KINDS)}{hint}")
+
+
 def listing(kind: str = "") -> str:
     """Return the text of ``--list``.
 
@@ -157,7 +175,7 @@ def listing(kind: str = "") -> str:
         ValueError: there is no such kind.
     """
     lines = []
-    for word in [one_of(kind, KINDS, "kind to --list")] if kind else KINDS:
+    for word in [kind_of(kind)] if kind else KINDS:
         use, entries = KINDS[word]
         lines.append(f"{word} ({use})")
         for entry in entries():

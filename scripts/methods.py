@@ -37,16 +37,33 @@ TRAINERS = Path("configs", "trainers")
 DATASETS = Path("configs", "datasets")
 
 
-def one_of(name: str, names: Iterable[str], kind: str) -> str:
+def one_of(name: str, names: Iterable[str], kind: str, hint: str = "") -> str:
     """Return a name after a check that it is one of several.
+
+    Args:
+        name: to look for.
+        names: that there are.
+        kind: what they name, for the message.
+        hint: its end; the nearest name where empty.
 
     Raises:
         ValueError: it is not; lists those that are.
     """
     names = sorted(names)
     if name not in names:
-        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}{nearest(name, names)}")
+        hint = hint or nearest(name, names)
+        raise ValueError(f"no {kind} {name!r}; there are: {' '.join(names)}{hint}")
     return name
+
+
+def lacks_config(dataset: str) -> str:
+    """Return what to say of a data set with a file of code and none of settings; else nothing."""
+    code, config = Path("datasets", f"{dataset}.py"), DATASETS / f"{dataset}.yaml"
+    if not (ROOT / code).is_file() or (ROOT / config).is_file():
+        return ""
+    if "DATASET_REGISTRY" not in (ROOT / code).read_text("utf-8"):
+        return ""
+    return f"; {code} is there, but no {config}: write one like {DATASETS / 'dtd'}.yaml"
 
 
 def stems(folder: Path) -> list[str]:
@@ -274,4 +291,18 @@ def find_method(name: str) -> Method:
     ):
         if len(found) == 1:
             return found[0]
+    if len(found) > 1:
+        several = " ".join(method.name for method in found)
+        raise ValueError(f"several methods have the trainer {name}; name one: {several}")
+    lacking = [
+        folder
+        for folder in (Path("scripts", name), *sorted((ROOT / TRAINERS).iterdir()))
+        if folder.name.lower() == name.lower() and (ROOT / folder).is_dir()
+    ]
+    if lacking:
+        folder = (ROOT / lacking[0]).relative_to(ROOT)
+        raise ValueError(
+            f"{folder}/ is there, but no {FOLDER / name.lower()}.yaml, which says what its scripts "
+            f"run: write one like {FOLDER / 'coop'}.yaml (CONTRIBUTING.md)"
+        )
     return read_method(one_of(name, names, "method"))

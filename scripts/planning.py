@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import protocols
-from dassl.config import get_cfg_default, is_runtime_key
+from dassl.config import get_cfg_default, is_runtime_key, leaves
 from protocols import Folder, Protocol, Script
 from results.finished import EPOCHS, ITERATIONS, Settings
-from support.hints import nearest
+from support.hints import nearest, refuse_key
 
-from .methods import DATASETS, ROOT, Method, find_method, stems
+from .methods import DATASETS, ROOT, Method, find_method, lacks_config, stems
 
 SEEDS = re.compile("[0-9]+(,[0-9]+)*")
 POSITIVE = re.compile("[1-9][0-9]*")
@@ -24,6 +24,8 @@ SET_ELSEWHERE = {
     "DATASET.SUBSAMPLE_CLASSES": "the protocol",
     "SEED": "the argument SEED",
 }
+#: starts of keys that a method without training does not depend on
+OF_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
 #: longest name of a folder
 MAX_LABEL = 200
 
@@ -117,6 +119,16 @@ def _files(method: Method, config: str, dataset: str) -> tuple[str, str]:
     return str(DATASETS / f"{dataset}.yaml"), str(method.config_file(config))
 
 
+def _without_training(pairs: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return pairs without those that tell how to train, and the keys of the latter.
+
+    They would give a method without training another folder, and the same results in it again.
+    """
+    known = {key for key, _ in leaves(get_cfg_default()) if key.startswith(OF_TRAINING)}
+    kept = [pair for pair in zip(pairs[::2], pairs[1::2], strict=True) if pair[0] not in known]
+    return sum(kept, ()), [key for key in pairs[::2] if key in known]
+
+
 def _settings(files: Sequence[str], pairs: Sequence[str] = ()) -> Settings:
     return Settings([str(ROOT / file) for file in files], pairs)
 
@@ -160,6 +172,8 @@ def read_arguments(
         raise ValueError(usage)
     datasets, seeds, shots, epochs = [], [], default_shots, ""
     for name in named:
+        if rest and name in ("DATASET", "[DATASET]", "SHOTS", "SEED"):
+            refuse_key(rest[0], name, usage)
         if name in ("DATASET", "[DATASET]"):
             datasets = [rest.pop(0)]
         elif name == "SHOTS":
@@ -232,9 +246,8 @@ def check_datasets(protocol: Protocol, script: Script, tested: Sequence[str], so
     names = stems(DATASETS)
     for dataset in (*tested, source):
         if dataset not in names:
-            raise ValueError(
-                f"no data set {dataset}; there are: {' '.join(names)}{nearest(dataset, names)}"
-            )
+            hint = lacks_config(dataset) or nearest(dataset, names)
+            raise ValueError(f"no data set {dataset}; there are: {' '.join(names)}{hint}")
 
 
 def max_epoch(settings: Settings) -> int | None:
@@ -294,6 +307,10 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
     # The number of epochs in the file does not make another setting.
     if args.epochs and int(args.epochs) != max_epoch(_settings(files)):
         pairs = (EPOCHS, args.epochs, *pairs)
+    if not method.trains:
+        pairs, unread = _without_training(pairs)
+        if unread:
+            notes.append(f"{method.trainer} is not trained: left out is {', '.join(unread)}")
     epoch = max_epoch(_settings(files, pairs))
     if epoch is None and args.epochs:
         raise ValueError(

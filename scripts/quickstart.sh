@@ -6,7 +6,8 @@
 #   bash scripts/quickstart.sh
 #
 # From the environment: JOBS, how many runs at a time (default: the number of cores, at most 8);
-# OUTPUT, folder for the results (default: output/).
+# OUTPUT, folder for the results (default: output/); PYTHON, an interpreter that has the packages, as
+# in a container (default: that of .venv).
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -16,8 +17,11 @@ export OUTPUT=${OUTPUT:-$PWD/output}
 # Settings of other runs would change what is compared here.
 unset TOGETHER PROTOCOL DATA SHOTS SOURCE CFG TAG WEIGHTS SUBFOLDER DRY_RUN EXECUTOR CLUSTER RETRIES
 
-bash scripts/setup.sh
-export PYTHON=.venv/bin/python
+if [ -z "${PYTHON:-}" ]; then
+    bash scripts/setup.sh
+    PYTHON=.venv/bin/python
+fi
+export PYTHON
 
 # nproc obeys what is meant for the threads of a run
 cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)

@@ -40,7 +40,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 #: starts of the lines that a call prints when it only skips
 FINISHED, NOTE, BUSY = "finished already: ", "note: ", "busy: "
+#: start of what a dry run says of data that are not there
+FAILS = "warning: without --dry-run or DRY_RUN it would fail: "
 #: seconds until it is looked again at runs that another process is doing
 LOOK_AGAIN = 1.0
 
@@ -88,7 +90,32 @@ def absolute_folders(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, **{name: str(Path.cwd() / folder) for name, folder in named.items()}}
 
 
-def run_script(method: str, script: str, words: Sequence[str], env: Mapping[str, str]) -> int:
+def lacking_data(stems: Iterable[str], env: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the folders of data sets, for a warning; nothing is read or made.
+
+    Args:
+        stems: files of ``configs/datasets/``.
+        env: environment; folders in it are absolute, or relative to the repository.
+    """
+    data = env.get("DATA") or "data"
+    if env.get("DATA") and not Path(data).is_dir():
+        return [f"DATA is {data}, which is no folder"]
+    lacking = []
+    for stem in sorted(set(stems) - set(protocols.EMBEDDED)):
+        try:
+            from datasets.preparation.inspection import locate
+
+            locate(stem, ROOT / data)
+        except ImportError:  # PYTHON, which the runs take, may be another that has it
+            return []
+        except (OSError, ValueError) as error:
+            lacking.append(str(error))
+    return lacking
+
+
+def run_script(
+    method: str, script: str, words: Sequence[str], env: Mapping[str, str], warns: bool = True
+) -> int:
     """Run a script, or with DRY_RUN=1 print its commands.
 
     Args:
@@ -96,6 +123,7 @@ def run_script(method: str, script: str, words: Sequence[str], env: Mapping[str,
         script: of one of the protocols.
         words: its words.
         env: environment; folders in it are absolute, or relative to the repository.
+        warns: of a dry run: whether to say what data are not there.
 
     Returns:
         Exit status: 0, or that of the first call of ``train.py`` that failed.
@@ -111,6 +139,8 @@ def run_script(method: str, script: str, words: Sequence[str], env: Mapping[str,
     if env.get("DRY_RUN") == "1":
         for run in planned.runs:
             print(shlex.join(planned.command(run, run.seeds)))
+        for text in lacking_data((run.dataset for run in planned.runs), env) if warns else ():
+            print(f"{FAILS}{text}", file=sys.stderr)
         return 0
     # The embedded backbone is too small to gain from threads, and loses much where cores are busy.
     if planned.config.startswith("tiny") and not env.get("OMP_NUM_THREADS"):

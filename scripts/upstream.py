@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.run import absolute_folders, help_text, run_script  # noqa: E402  found by the line above
 from support.command_line import run as run_command  # noqa: E402
+from support.hints import refuse_key  # noqa: E402
 
 MORE = "[KEY VALUE ...]"
 
@@ -113,9 +114,12 @@ def translate(
         return method, call.script, list(words), {}
     names = call.arguments.removesuffix(f" {MORE}").split()
     more = words[len(names) :]
+    usage = f"usage: scripts/{folder}/{name}.sh {call.arguments}"
+    for word, place in zip(words, names, strict=False):
+        refuse_key(word, place, usage)
     # an empty word is that of a variable that is not set
     if not all(words) or len(words) < len(names) or (more and MORE not in call.arguments):
-        raise ValueError(f"usage: scripts/{folder}/{name}.sh {call.arguments}")
+        raise ValueError(usage)
     values = dict(zip(names, words, strict=False))
     ours = [word.format(**values) for word in call.words.split()]
     env = {key: text.format(**values) for key, text in call.env.items()}

@@ -60,6 +60,7 @@ def _transfer(url: str, part: Path, timeout_s: float) -> bool:
                     unit="B",
                     unit_scale=True,
                     unit_divisor=1024,
+                    disable=None,  # no bar in the log of a job
                 ) as bar,
             ):
                 for chunk in response.iter_content(1 << 16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 
@@ -51,3 +52,25 @@ def nearest(
         show: as for :func:`did_you_mean`.
     """
     return did_you_mean(closest(name, names, 1, cutoff, fold), show)
+
+
+def same_but_case(name: str, names: Iterable[str]) -> str:
+    """Return the one of ``names`` that is spelt as ``name`` but for case; else ``name``."""
+    names = list(names)
+    found = [known for known in names if known.lower() == name.lower()]
+    return found[0] if name not in names and len(found) == 1 else name
+
+
+def refuse_key(word: str, place: str, usage: str) -> None:
+    """Check that a word of a command line is no config key in the place of something else.
+
+    Args:
+        word: such as ``digits``, or mistakenly ``OPTIM.MAX_EPOCH``.
+        place: what belongs there.
+        usage: how it is done, for the message.
+
+    Raises:
+        ValueError: it is a key.
+    """
+    if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+(=.*)?", word):
+        raise ValueError(f"{word} is a config key, in the place of {place}: {usage}")

@@ -85,7 +85,7 @@ def test_every_option_reaches_its_key(files):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--trainer", "COOP"], ["--trainer", "'COOP'", "did you mean 'CoOp'?"]),
+        (["--trainer", "COOPP"], ["--trainer", "'COOPP'", "did you mean 'CoOp'?"]),
         (["--trainer", ""], ["--trainer is missing", "MMLoP"]),
         (["DATASET.NAME", "EuroSat"], ["--dataset-config-file", "did you mean 'EuroSAT'?"]),
         (["DATASET.NUM_SHOT", "4"], ["DATASET.NUM_SHOT", "did you mean DATASET.NUM_SHOTS?"]),
@@ -128,6 +128,13 @@ def test_config_of_one_method_for_another(method, capsys):
         line = error_of(capsys, *words)
         assert f"TRAINER.{config_node(other)}." in line
         assert f"{method} reads TRAINER.{config_node(method)}.* only" in line
+
+
+@pytest.mark.parametrize("words", [["--trainer", "coop"], ["TRAINER.NAME", "COOP"]])
+def test_a_trainer_is_found_in_any_case(files, words):
+    args = train.build_parser().parse_args([*map(str, files), *words])
+    assert train.setup_cfg(args).TRAINER.NAME == "CoOp"
+    assert args.trainer in ("CoOp", None)  # as the log has it
 
 
 def test_every_setting_of_the_method_is_logged(files, method_with_a_node_of_its_own, capsys):

@@ -98,7 +98,7 @@ def read_images(
     the last one.
 
     Raises:
-        OSError, ValueError: without ``skip_bad``, at the first such file.
+        ValueError: without ``skip_bad``, at the first such file.
     """
     bad = 0
     for path in paths:
@@ -106,7 +106,7 @@ def read_images(
             image = read(path)
         except (OSError, ValueError) as error:
             if not skip_bad:
-                raise
+                raise ValueError(f"{error}; --skip-bad leaves such files out") from error
             print(f"skipped: {error}", file=sys.stderr)
             bad += 1
         else:

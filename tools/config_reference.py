@@ -11,6 +11,7 @@ embedded data and writes down what each reads on the way (:data:`READS`).
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import linecache
@@ -20,9 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from protocols import PROTOCOLS
 from support.command_line import ROOT, add_traceback, run_command
 from support.files import write_text
-from support.hints import nearest
+from support.hints import nearest, same_but_case
 
 if TYPE_CHECKING:
     from dassl.config import CfgNode
@@ -53,6 +55,10 @@ was recorded which of them each method reads. `python -m benchmarks.config_reads
 method with its `tiny.yaml`, trains it for an epoch on the embedded data and tests it. A dash says
 that none read the key there. Such a key counts with other settings (a transform's number counts
 with that transform), on a GPU, for trainers of your own, or not at all where its meaning says so.
+
+*Shipped*: the value in the config files of a method that its scripts take for 16 shots, where it is
+not the default. Protocols stand behind it where their files differ. `--method` has this column for
+the engine's keys, too.
 """
 
 
@@ -196,6 +202,65 @@ def all_keys() -> list[Key]:
     return keys
 
 
+def usual_configs(method: str) -> dict[str, str]:
+    """Return protocol -> the config that a method's scripts take for 16 shots of most data sets.
+
+    ``configs/methods/`` says so, of whose lines the first that fits is taken. A trainer may have
+    several files there, such as IVLP; the one of its own name counts.
+    """
+    import yaml
+
+    def listed(value: Any) -> list[str]:
+        return [str(one) for one in (value if isinstance(value, list) else [value])]
+
+    found: dict[str, str] = {}
+    files = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
+    for file in sorted(files, key=lambda file: file.stem != method.lower()):
+        table = yaml.safe_load(file.read_text("utf-8"))
+        if found or table["trainer"] != method:
+            continue
+        for protocol in (p for p in PROTOCOLS if p.name in table.get("protocols", [p.name])):
+            fitting = (
+                line["config"]
+                for line in table["configs"]
+                if protocol.configs in listed(line.get("protocol", protocol.configs))
+                and "16" in listed(line.get("shots", 16))
+                and "dataset" not in line
+            )
+            found[protocol.configs] = next(fitting)
+    return found
+
+
+@functools.cache
+def shipped(method: str) -> dict[str, str]:
+    """Return key -> what the config files of a method set it to, where that is not its default.
+
+    The files are those that its scripts take for 16 shots of a data set other than ImageNet and
+    the embedded ones; of values that differ between protocols each names its own.
+    """
+    from dassl.config import leaves
+
+    values: dict[str, dict[str, str]] = {}
+    default = {key: shown(value) for key, value in leaves(declared()[0])}
+    for protocol, config in usual_configs(method).items():
+        cfg = declared()[0]
+        cfg.merge_from_file(str(ROOT / "configs" / "trainers" / method / f"{config}.yaml"))
+        for key, value in leaves(cfg):
+            values.setdefault(key, {})[protocol] = shown(value)
+    found = {}
+    for key, by_protocol in values.items():
+        every = list(dict.fromkeys(by_protocol.values()))
+        if every == [default[key]]:
+            continue
+        found[key] = f"`{every[0]}`"
+        if len(every) > 1:
+            found[key] = ", ".join(
+                f"`{value}` ({', '.join(p for p, v in by_protocol.items() if v == value)})"
+                for value in every
+            )
+    return found
+
+
 def said_of(readers: Sequence[str], methods: Sequence[str]) -> str:
     """Return who reads a key, in words."""
     others = [method for method in methods if method not in readers]
@@ -208,17 +273,43 @@ def said_of(readers: Sequence[str], methods: Sequence[str]) -> str:
     return ", ".join(readers)
 
 
-def tables(keys: Sequence[Key]) -> str:
-    """Return the keys as tables in Markdown, one for each section."""
-    methods, lines = methods_here(), []
-    for section, below in by_section(keys).items():
-        lines += ["", f"## {section}", "", "| key | default | meaning | read by |"]
-        lines.append("|---|---|---|---|")
+def tables(keys: Sequence[Key], method: str = "") -> str:
+    """Return the keys as tables in Markdown, one for each section.
+
+    Args:
+        keys: what to show.
+        method: its own keys come first, and all have the values of its config files; without it,
+            only keys below TRAINER have those of their methods.
+    """
+    methods, lines, sections = methods_here(), [], by_section(keys)
+    if method:
+        own = [section for section in sections if section.startswith("TRAINER.")]
+        sections = {section: sections[section] for section in [*own, *sections]}
+    for section, below in sections.items():
+        has_shipped = bool(method) or section.startswith("TRAINER.")
+        columns = ["key", "default", *(["shipped"] if has_shipped else []), "meaning", "read by"]
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            f"| {' | '.join(columns)} |",
+            "|---" * len(columns) + "|",
+        ]
         for key in below:
-            cells = [f"`{key.name}`", f"`{shown(key.default)}`", key.meaning]
-            cells.append(said_of(key.readers, methods))
+            cells = [f"`{key.name}`", f"`{shown(key.default)}`"]
+            if has_shipped:
+                cells.append(shipped_of(key.name, [method] if method else key.readers))
+            cells += [key.meaning, said_of(key.readers, methods)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines).strip() + "\n"
+
+
+def shipped_of(key: str, methods: Sequence[str]) -> str:
+    """Return what the config files of some methods set a key to; nothing for its default."""
+    values = {method: shipped(method).get(key, "") for method in methods}
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return "; ".join(f"{method}: {value}" for method, value in values.items() if value)
 
 
 def by_section(keys: Sequence[Key]) -> dict[str, list[Key]]:
@@ -245,7 +336,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Print every config key and what it means.")
     add = parser.add_argument
-    add("--method", metavar="NAME", help="only what this method reads")
+    add("--method", metavar="NAME", help="only what this method reads, its own keys first")
     add("--key", metavar="PART", help="only keys with this in their name, in any case")
     add("--write", action="store_true", help=f"write docs/{PAGE.name} instead")
     add_traceback(parser)
@@ -260,14 +351,15 @@ def print_reference(args: argparse.Namespace) -> None:
         write_text(page(), PAGE)
         print(PAGE.relative_to(ROOT))
         return
-    methods, keys = methods_here(), all_keys()
+    methods, keys, method = methods_here(), all_keys(), ""
     if args.method is not None:
-        if args.method not in methods:
+        method = same_but_case(args.method, methods)
+        if method not in methods:
             raise ValueError(
                 f"--method: no method {args.method!r}; there are: {' '.join(methods)}"
                 f"{nearest(args.method, methods)}"
             )
-        keys = [key for key in keys if args.method in key.readers]
+        keys = [key for key in keys if method in key.readers]
     if args.key is not None:
         names = [key.name for key in keys]
         keys = [key for key in keys if args.key.upper() in key.name]
@@ -275,7 +367,7 @@ def print_reference(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"--key: no key with {args.key!r} in its name{nearest(args.key, names, cutoff=0.0)}"
             )
-    print(tables(keys), end="")
+    print(tables(keys, method), end="")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dassl.config import optional
 from dassl.utils import read_image
 
+from .datasets import DATASET_REGISTRY, DatasetBase
 from .image_cache import DECODED, CacheBusyError, CacheError, PixelFile, open_cache
 from .views import Views
 
@@ -139,7 +140,10 @@ class DatasetWrapper(TorchDataset):
         return np.asarray(self._read_file(path))
 
     def _read_file(self, path: str) -> Image.Image:
-        return read_image(path, self.cfg.DATASET.NAME, optional(self.cfg, "INPUT.EXIF"))
+        name = self.cfg.DATASET.NAME
+        known = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else DatasetBase
+        remedy = getattr(known, "image_remedy", DatasetBase.image_remedy)
+        return read_image(path, name, optional(self.cfg, "INPUT.EXIF"), remedy)
 
     def __len__(self) -> int:
         return len(self.data_source)

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dassl.utils import ImageError, is_quiet, read_image, tools
+from dassl.utils import ImageError, hides_bars, print_result, tools
 from support.bounded_folder import BoundedFolder
 from support.files import sha256_of_all, user_cache
 
@@ -32,8 +32,8 @@ __all__ = ["DECODED", "CacheBusyError", "CacheError", "PixelFile", "cache_folder
 CACHE_VARIABLE = "DASSL_CACHE"
 DECODED = "decoded"
 SUFFIX = ".pixels"
-#: unreadable images that one error names
-MOST_NAMED = 20
+#: unreadable images that are listed
+MOST_NAMED = 100
 #: bytes of a shape in a file
 SHAPE_BYTES = 3 * 8
 
@@ -127,7 +127,8 @@ def open_cache(
 
     Raises:
         CacheError: if the images do not fit or the folder cannot be used.
-        ImageError: if images cannot be read; the message names them.
+        ImageError: if images cannot be read. The message names one; several are listed first, a
+            line each.
     """
     try:
         if form == DECODED:
@@ -150,14 +151,14 @@ def open_cache(
         if found is not None:
             return found
         if form == DECODED:
-            size = _total((_decoded_bytes(path, dataset) for path in paths), limit)
+            size = _total((_decoded_bytes(path, load) for path in paths), limit)
         else:
             size = _total([load(paths[0]).nbytes * len(paths)], limit)
 
         def write(temporary: Path) -> None:
             _check_free_space(folder.path, size)
             with tqdm(
-                desc=f"caching {dataset}", total=len(paths), leave=False, disable=is_quiet()
+                desc=f"caching {dataset}", total=len(paths), leave=False, disable=hides_bars()
             ) as bar:
                 PixelFile.write(temporary, _load_all(paths, load, threads, bar))
 
@@ -168,7 +169,13 @@ def open_cache(
         texts = _unreadable(paths, load)
         if len(texts) < 2:
             raise
-        raise ImageError("; ".join(texts)) from error
+        listed = "\n".join(f"  {text}" for text in texts)
+        print_result(f"Unreadable images of {dataset}:\n{listed}")
+        count = f"more than {MOST_NAMED}" if len(texts) > MOST_NAMED else str(len(texts))
+        raise ImageError(
+            f"{count} images of {dataset} cannot be read: the lines above, and in the log, name "
+            "them and say what to do"
+        ) from error
     except filelock.Timeout as error:
         raise CacheBusyError("another process is writing to the cache") from error
     except OSError as error:
@@ -190,12 +197,12 @@ def source_fingerprint() -> str:
     return sha256_of_all(files)
 
 
-def _decoded_bytes(path: str, dataset: str) -> int:
+def _decoded_bytes(path: str, load: Callable[[str], np.ndarray]) -> int:
     try:
         with Image.open(path) as image:
             width, height = image.size
     except Exception:  # reading all of it names the file and what is wrong
-        width, height = read_image(path, dataset).size
+        height, width = load(path).shape[:2]
     return 3 * width * height
 
 
@@ -229,7 +236,9 @@ def _load_all(
 def _unreadable(paths: Sequence[str], load: Callable[[str], np.ndarray]) -> list[str]:
     """Return what is wrong with each unreadable image, so that all can be mended at once."""
     texts: list[str] = []
-    for path in tqdm(paths, desc="looking for unreadable images", leave=False, disable=is_quiet()):
+    for path in tqdm(
+        paths, desc="looking for unreadable images", leave=False, disable=hides_bars()
+    ):
         try:
             load(path)
         except ImageError as error:

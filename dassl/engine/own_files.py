@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from dassl.config import CfgNode, declare_from_file
-from dassl.utils.registry import Registered, replacing_names
+from dassl.utils.registry import Registered, Registry, replacing_names
 
 __all__ = ["OwnFile", "declare_keys", "load_own_file"]
 
@@ -82,15 +82,33 @@ def load_own_file(path: str) -> OwnFile:
                 "it can be imported as in `from .name import X` or `import name`"
             ) from error
         if not registered:
-            raise ValueError(
-                f"{path} registers nothing: put @TRAINER_REGISTRY.register() (dassl.engine) in "
-                "front of the trainer's class"
-            )
+            raise ValueError(f"{path} registers nothing: {_how_to_register(module)}")
+        Registry.note_module(module.__name__)
         _loaded[file] = OwnFile(module, registered)
     own = _loaded[file]
     found = ", ".join(f"{e.registry.lower()} {e.obj.__name__}" for e in own.registered)
     print(f"{path} registers {found}")
     return own
+
+
+def _how_to_register(module: ModuleType) -> str:
+    """Say what to put in front of the trainers and data sets of a file, by their names."""
+    from dassl.data.datasets import DatasetBase
+
+    from .base import TrainerBase
+
+    own = [c for c in vars(module).values() if isinstance(c, type)]
+    own = [cls for cls in own if cls.__module__ == module.__name__]
+    trainers = [cls.__name__ for cls in own if issubclass(cls, TrainerBase)]
+    data_sets = [cls.__name__ for cls in own if issubclass(cls, DatasetBase)]
+    lines = []
+    if trainers or not data_sets:
+        which = " and ".join(trainers) or "the trainer's class"
+        lines.append(f"@TRAINER_REGISTRY.register() (dassl.engine) in front of {which}")
+    if data_sets or not trainers:
+        which = " and ".join(data_sets) or "the data set's class"
+        lines.append(f"@DATASET_REGISTRY.register() (dassl.data.datasets) in front of {which}")
+    return f"put {', or '.join(lines)}"
 
 
 def _package_of(folder: Path) -> str:

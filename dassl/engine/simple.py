@@ -25,7 +25,7 @@ from dassl.utils import (
     check_availability,
     count_num_param,
     device_of_run,
-    is_quiet,
+    hides_bars,
     load_pretrained_weights,
     print_result,
     ranks,
@@ -439,7 +439,7 @@ class SimpleTrainer(TrainerBase):
     def _outputs(self, data_loader: DataLoader) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield outputs and labels of the batches that are this process's to evaluate."""
         n_own = -(-len(data_loader) // ranks.world_size())
-        for batch in tqdm(dealt_batches(data_loader), total=n_own, disable=is_quiet()):
+        for batch in tqdm(dealt_batches(data_loader), total=n_own, disable=hides_bars()):
             inputs, label = self.parse_batch_test(batch)
             yield ranks.portable((self.model_inference(inputs), label))
 

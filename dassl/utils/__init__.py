@@ -11,7 +11,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .devices import choose_device, device_of_run
-from .logger import Logger, is_quiet, print_detail, print_result, setup_logger
+from .logger import Logger, hides_bars, is_quiet, print_detail, print_result, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -52,6 +52,7 @@ __all__ = [
     "count_num_param",
     "device_of_run",
     "download_url",
+    "hides_bars",
     "init_network_weights",
     "is_quiet",
     "listdir_nohidden",

@@ -110,7 +110,7 @@ def _unpack_zip(path: str, folder: str) -> None:
                 raise zipfile.BadZipFile(
                     f"{member.filename!r} is a link, or lies outside or too deep"
                 )
-        for member in tqdm(members, desc=osp.basename(path), unit=" files"):
+        for member in tqdm(members, desc=osp.basename(path), unit=" files", disable=None):
             archive.extract(member, folder)
 
 
@@ -150,7 +150,9 @@ def _unpack_tar(path: str, folder: str) -> None:
     options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with _open_tar(path) as archive:
-        for member in tqdm(_tar_members(archive, path), desc=osp.basename(path), unit=" files"):
+        for member in tqdm(
+            _tar_members(archive, path), desc=osp.basename(path), unit=" files", disable=None
+        ):
             inside = _lies_inside(member.name, folder)
             if not inside or not (member.isfile() or member.isdir()):
                 raise tarfile.ExtractError(

@@ -14,7 +14,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
-__all__ = ["LabelledStream", "Logger", "is_quiet", "print_detail", "print_result", "setup_logger"]
+__all__ = [
+    "LabelledStream",
+    "Logger",
+    "hides_bars",
+    "is_quiet",
+    "print_detail",
+    "print_result",
+    "setup_logger",
+]
 
 #: seconds to wait for another process to let go of a log file
 LOCK_PATIENCE = 10.0
@@ -155,6 +163,14 @@ def _print_at(level: int, text: str) -> None:
 def is_quiet() -> bool:
     """Return whether the console is to show results only, and so no progress."""
     return isinstance(sys.stdout, Logger) and sys.stdout.level == QUIET
+
+
+def hides_bars() -> bool | None:
+    """Return tqdm's ``disable``: no progress bar where the console is quiet or no terminal.
+
+    Of a bar in a file, every refresh would be a line.
+    """
+    return is_quiet() or None
 
 
 def setup_logger(output: str | None = None, level: int = VERBOSE) -> None:

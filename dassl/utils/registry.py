@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from support.command_line import ROOT
-from support.hints import nearest
+from support.hints import nearest, same_but_case
 
 
 class Registered(NamedTuple):
@@ -58,6 +58,8 @@ class Registry:
 
     #: what was registered so far within :func:`replacing_names`; None outside of it
     _replacing: list[Registered] | None = None
+    #: names of the modules that were imported for what they register
+    _modules: ClassVar[list[str]] = []
 
     def __init__(self, name: str, contents: str = "") -> None:
         self._name = name
@@ -117,6 +119,16 @@ class Registry:
         """Return all names in the order of registration."""
         return list(self._obj_map)
 
+    def resolve(self, name: str) -> str:
+        """Return the registered name that is spelt as this one but for case; else this one."""
+        return same_but_case(name, self._obj_map)
+
+    @classmethod
+    def note_module(cls, module: str) -> None:
+        """Note a module that is imported for what it registers, for :meth:`check`."""
+        if module not in cls._modules:
+            cls._modules.append(module)
+
     def __contains__(self, name: str) -> bool:
         return name in self._obj_map
 
@@ -135,6 +147,7 @@ class Registry:
                 continue
             try:
                 importlib.import_module(name)
+                self.note_module(name)
             except MemoryError:  # no fault of the file
                 raise
             except Exception as error:
@@ -167,7 +180,8 @@ class Registry:
             key: config key or option that it was read from, for the message.
 
         Raises:
-            ValueError: it is not; names the nearest one and the files that are left out.
+            ValueError: it is not; names the file with a class of this name that is not
+                registered, or else the nearest name and the files that are left out.
         """
         where = f"{key}: " if key else ""
         if name in self._claimed_twice:
@@ -178,11 +192,28 @@ class Registry:
         try:
             check_availability(name, self._obj_map, key)
         except ValueError as error:
+            if forgotten := self._forgotten(name):
+                raise ValueError(f"{where}{forgotten}") from error
             more = "".join(f"; left out is {text}" for text in self._left_out.values())
             raise ValueError(f"{error}{more}") from error
         module = self._obj_map[name].__module__
         if module in self._left_out:
             raise ValueError(f"{where}{name!r} cannot be used: {self._left_out[module]}")
+
+    def _forgotten(self, name: str) -> str:
+        """Say where a class of this name, akin to those here, is not registered; else nothing."""
+        kin = {base for obj in self._obj_map.values() for base in getattr(obj, "__mro__", ())}
+        for module in Registry._modules:
+            for known, cls in vars(sys.modules[module]).items():
+                same = known.lower() == name.lower() and isinstance(cls, type)
+                if same and cls in self._obj_map.values():
+                    continue  # only its spelling is wrong
+                if same and cls.__module__ == module and kin & set(cls.__mro__[1:-1]):
+                    return (
+                        f"{_shown(Path(inspect.getfile(cls)))} has a class {known} that is not "
+                        f"registered: put @{self._name}_REGISTRY.register() in front of it"
+                    )
+        return ""
 
     def _leave_out(self, module: str, file: Path, error: Exception) -> None:
         lines = [
@@ -190,13 +221,17 @@ class Registry:
             for frame, line in traceback.walk_tb(error.__traceback__)
             if frame.f_code.co_filename == str(file)
         ]
-        shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
         place = f", line {lines[-1]}" if lines else ""
-        text = f"{shown}{place}: {type(error).__name__}: {error}"
+        text = f"{_shown(file)}{place}: {type(error).__name__}: {error}"
         self._left_out[module] = text
         if isinstance(error, RegistryKeyError):
             self._claimed_twice[error.name] = text
         print(f"Note: {self._contents} of a file are left out: {text}", file=sys.stderr)
+
+
+def _shown(file: Path) -> Path:
+    """Return a file as messages name it: relative to the repository, where it lies in there."""
+    return file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
 
 
 @contextmanager

@@ -48,6 +48,8 @@ TURNS = {
 }
 #: endings of photos that Pillow reads with a decoder which not every installation has
 PHOTO_SUFFIXES = (".heic", ".heif", ".avif")
+#: what to do about a damaged image, if nothing better is known
+REPLACE = "replace it by a sound copy, or remove it"
 HOW_TO_DECODE = (
     "install pillow-heif (for .heic) or a newer Pillow (for .avif), or save them as .jpg"
 )
@@ -175,7 +177,9 @@ def decodable(suffixes: Iterable[str]) -> tuple[str, ...]:
     return tuple(suffix for suffix in suffixes if suffix in known)
 
 
-def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Image:
+def read_image(
+    path: str, dataset: str = "", upright: bool = False, remedy: str = REPLACE
+) -> Image.Image:
     """Read an image file as RGB; the file is closed on return.
 
     What Pillow's ``convert("RGB")`` gives, with two exceptions: 16-bit grey values are scaled to 8
@@ -186,6 +190,7 @@ def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Ima
         path: image file.
         dataset: name of the data set it belongs to, used in error texts.
         upright: apply the EXIF orientation, as in :func:`turned_upright`.
+        remedy: what to do about a damaged file, used in error texts.
 
     Raises:
         MissingImageError: if there is no such file (also a ``FileNotFoundError``).
@@ -203,7 +208,9 @@ def read_image(path: str, dataset: str = "", upright: bool = False) -> Image.Ima
             return to_rgb(turned_upright(image) if upright else image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError and struct.error for damaged files.
     except Exception as error:
-        raise ImageError(f'cannot read image "{path}"{owner}: {_explain(path, error)}') from error
+        raise ImageError(
+            f'cannot read image "{path}"{owner}: {_explain(path, error, remedy)}'
+        ) from error
 
 
 def turned_upright(image: Image.Image) -> Image.Image:
@@ -244,21 +251,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _explain(path: str, error: Exception) -> str:
+def _explain(path: str, error: Exception, remedy: str) -> str:
     """Say what is wrong with an image file, and what to do about it."""
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, Image.DecompressionBombError):
         return f"{error} Make it smaller"
     if osp.getsize(path) == 0:
-        return "the file is empty; fetch or extract it again"
+        return f"the file is empty: {remedy}"
     if isinstance(error, UnidentifiedImageError) and _is_photo(path):
         return f"it is a HEIC or AVIF photo, which cannot be decoded here: {HOW_TO_DECODE}"
     if isinstance(error, UnidentifiedImageError):
-        return "the file is damaged, not an image, or of a kind that Pillow does not know"
+        return f"it is damaged, not an image, or of a kind that Pillow does not know: {remedy}"
     if isinstance(error, ValueError):  # pixels that cannot be converted
         return str(error)
-    return f"{error}; the file is damaged: fetch or extract it again"
+    return f"{error}; the file is damaged: {remedy}"
 
 
 def _is_photo(path: str) -> bool:
@@ -288,7 +295,7 @@ def download_url(url: str, dst: str) -> None:
     with files.replacing(dst) as tmp, open(tmp, "wb") as file, urlopen(url) as response:
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
-        with tqdm(total=total, unit="B", unit_scale=True, desc="download") as bar:
+        with tqdm(total=total, unit="B", unit_scale=True, desc="download", disable=None) as bar:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))

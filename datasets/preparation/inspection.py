@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..whereabouts import explain_missing, similar_folders
 from .sources import CONFIGS, Source
@@ -38,6 +38,7 @@ class Report:
     classes: int | None = None
     images: tuple[int | None, ...] = (None, None, None)
     steps: list[str] = field(default_factory=list)  # what is left to do by hand
+    notes: list[str] = field(default_factory=list)  # what else is to be said, below the table
 
     @property
     def usable(self) -> bool:
@@ -51,6 +52,8 @@ def locate(stem: str, root: str | Path) -> FewShotDataset:
         FileNotFoundError: its folder or its image folder is missing.
     """
     dataset = object.__new__(dataset_class(stem))
+    if folder := _config(stem)["DATASET"].get("IMAGEFOLDER", {}).get("FOLDER"):
+        dataset.dataset_dir = os.path.expanduser(folder)
     dataset.locate(str(root))
     return dataset
 
@@ -62,17 +65,20 @@ def dataset_class(stem: str) -> type[FewShotDataset]:
     Raises:
         ValueError: its file has an error.
     """
-    import yaml
-
     from dassl.data.datasets import DATASET_REGISTRY
 
     from .. import register_all
 
     register_all()
-    config = yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
-    name = config["DATASET"]["NAME"]
+    name = _config(stem)["DATASET"]["NAME"]
     DATASET_REGISTRY.check(name)
     return DATASET_REGISTRY.get(name)
+
+
+def _config(stem: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
 
 
 def is_there(path: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -13,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from scripts.run import ROOT, absolute_folders, run_script
-from support.hints import nearest
+from scripts.run import FAILS, ROOT, absolute_folders, lacking_data, run_script
+from support.hints import nearest, refuse_key
 
 from .board import Board
 from .cluster import VARIABLES
 from .gpus import places, visible_gpus
-from .plan import Call, check_settings, plan
+from .plan import Asked, Call, check_settings, plan, words
 from .runner import Runner, tasks_of
 from .survey import Costs, Found, describe, shortage, survey
 
@@ -59,6 +61,24 @@ def _check_names(variables: Iterable[str]) -> None:
         if name not in names:
             own = list(inspect.signature(sweep).parameters)[:-1]
             raise TypeError(f"sweep() takes no {name!r}{nearest(name, [*own, *names])}")
+
+
+def _refuse_keys(asked: Asked) -> None:
+    """Check that the lists hold no config key, as where a list was left out in front of the pairs.
+
+    Raises:
+        ValueError: one does; shows the command that was meant.
+    """
+    lists = [asked.methods, asked.datasets, asked.seeds]
+    for index, place in enumerate(("METHOD", "DATASETS", "SEEDS")):
+        # what stands there and behind it are the pairs, and empty lists take their defaults
+        meant = [*lists[:index], *[""] * (3 - index), *filter(None, lists[index:]), *asked.opts]
+        usage = (
+            "KEY VALUE pairs come behind METHOD DATASETS SEEDS, of which the latter two may be "
+            f"empty words: all.sh {shlex.join(meant) if index else 'METHOD ...'}"
+        )
+        for word in words(lists[index]):
+            refuse_key(word, place, usage)
 
 
 @contextlib.contextmanager
@@ -122,6 +142,7 @@ def sweep(
     asked = SimpleNamespace(
         methods=_text(methods), datasets=_text(datasets), seeds=_text(seeds), opts=tuple(opts)
     )
+    _refuse_keys(asked)
     chains = plan(asked, env)
     executor = executor or env.get("EXECUTOR") or "local"
     if executor not in EXECUTORS:
@@ -140,8 +161,11 @@ def sweep(
             f"EXECUTOR=local, this machine, has no use for the settings of jobs in {cluster}: "
             "choose --executor slurm or debug, or leave out --cluster and CLUSTER"
         )
+    shows_only = dry_run or env.get("DRY_RUN") == "1"
     with _in_repository():
-        check_settings(chains, env)
+        check_settings(chains, env | {"DRY_RUN": "1"} if shows_only else env)
+        stems = {call[2] for chain in chains for call in chain.calls}
+        warnings = lacking_data(stems, env) if shows_only else []
         if executor == "local":
             on_cpu = dict(zip(asked.opts[::2], asked.opts[1::2], strict=False)).get("USE_CUDA")
             gpus = [] if str(on_cpu).lower() in ("false", "0") else visible_gpus(env)
@@ -156,18 +180,25 @@ def sweep(
                     "EXECUTOR=slurm needs the settings of the jobs: --cluster FILE, a copy of "
                     "configs/clusters/example.yaml"
                 )
-            require_submitit()
+            try:
+                require_submitit()
+            except ValueError as error:
+                if not shows_only:
+                    raise
+                warnings.append(str(error))
+            if shows_only and executor == "slurm" and shutil.which("srun") is None:
+                warnings.append("there is no srun here, as on the login node of a SLURM cluster")
             settings = read_cluster(cluster)
             at_once = settings.parallel if executor == "slurm" else 1
             where = "as jobs of SLURM" if executor == "slurm" else "in this process"
         if env.get("DRY_RUN") == "1":
             for chain in chains:
                 for method, script, *rest in chain.calls:
-                    run_script(method, script, rest, env)
+                    run_script(method, script, rest, env, warns=False)
             dry_run = True
-        elif (data := env.get("DATA")) and not Path(data).is_dir():
+        elif not dry_run and (data := env.get("DATA")) and not Path(data).is_dir():
             raise ValueError(f"DATA is {data}, which is no folder: correct it, or create it")
-        found = survey(chains, env)
+        found = survey(chains, env | {"DRY_RUN": "1"} if shows_only else env)
         costs = Costs(found)
         # what a dry run is for, unless that is the commands
         out = sys.stdout if dry_run and env.get("DRY_RUN") != "1" else sys.stderr
@@ -175,6 +206,8 @@ def sweep(
         print(describe(found, costs, at_once, where), file=out, flush=True)
         if lacking := shortage(found, output):
             print(f"Note: {lacking}", file=out, flush=True)
+        for warning in warnings:
+            print(f"{FAILS}{warning}", file=sys.stderr, flush=True)
         if dry_run:
             return Result(found)
 

@@ -66,7 +66,7 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
     Raises:
         ValueError: for a protocol, method, data set or number that cannot be.
     """
-    from scripts.methods import DATASETS, find_method, one_of, stems
+    from scripts.methods import DATASETS, find_method, lacks_config, one_of, stems
 
     every = protocols.by_name()
     protocol = every[one_of(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
@@ -80,7 +80,8 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
         datasets = list(protocol.targets(source) if papers else protocols.EMBEDDED)
         datasets = [name for name in datasets if not (protocol.transfers and name == source)]
     for name in datasets:
-        one_of(name, protocol.datasets if protocol.only else there, "data set")
+        known = protocol.datasets if protocol.only else there
+        one_of(name, known, "data set", lacks_config(name))
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
     if one_of(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
         seeds = [",".join(seeds)]

@@ -220,6 +220,16 @@ def test_keys_come_from_the_file_itself(words, their):
         ("x.py", "import trainers.theirs", ["x.py", "No module named 'trainers.theirs'"]),
         ("x.py", "from .theirs import X", ["x.py", "theirs", "from .name import X"]),
         ("x.py", "import torch", ["x.py registers nothing", "@TRAINER_REGISTRY.register()"]),
+        (
+            "x.py",
+            "from dassl.engine import TrainerX\nclass Mine(TrainerX): ...",
+            ["put @TRAINER_REGISTRY.register() (dassl.engine) in front of Mine"],
+        ),
+        (
+            "x.py",
+            "from datasets.dtd import *\nclass Birds(DescribableTextures): ...",
+            ["put @DATASET_REGISTRY.register() (dassl.data.datasets) in front of Birds"],
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, capsys, name, text, parts):
@@ -229,6 +239,26 @@ def test_files_that_cannot_be_used(tmp_path, capsys, name, text, parts):
     assert "--trainer-file: " in line
     for part in parts:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "words"),
+    [
+        ("TRAINER", "dassl.engine import TrainerX", ["--trainer", "unseen"]),
+        ("DATASET", "datasets.dtd import DescribableTextures", ["DATASET.NAME", "Unseen"]),
+    ],
+)
+def test_a_class_that_was_not_registered_is_named(kind, base, words, tmp_path, capsys, monkeypatch):
+    """Also where its file registers others, or lies in the folder of those that come with us."""
+    monkeypatch.setattr(TRAINER_REGISTRY, "_obj_map", {**TRAINER_REGISTRY._obj_map})
+    file = tmp_path / "x.py"
+    file.write_text(
+        f"from dassl.engine import TRAINER_REGISTRY, TrainerX\nfrom {base}\n"
+        "@TRAINER_REGISTRY.register()\nclass Seen(TrainerX): ...\n"
+        f"class Unseen({base.split()[-1]}): ...\n"
+    )
+    line = error_of(capsys, "--trainer-file", str(file), "--trainer", "CoOp", *words)
+    assert f"{file} has a class Unseen that is not registered: put @{kind}_REGISTRY." in line
 
 
 def test_a_name_twice_in_their_file_is_an_error(tmp_path, capsys):

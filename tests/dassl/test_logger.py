@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import io
 import os
 import signal
 import subprocess
@@ -9,8 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from dassl.utils import Logger, is_quiet, print_detail, print_result, setup_logger
+from dassl.utils import Logger, hides_bars, is_quiet, print_detail, print_result, setup_logger
 from dassl.utils import logger as logger_module
 
 ROOT = Path(__file__).parents[2]
@@ -182,3 +185,33 @@ def test_it_answers_what_callers_ask_of_a_console(tmp_path):
     with Logger(str(tmp_path / "log.txt")) as logger:
         assert logger.encoding == sys.stdout.encoding
         assert logger.isatty() == sys.stdout.isatty()
+
+
+def test_bars_are_for_terminals_only(capsys, monkeypatch):
+    """In a log every refresh of a bar would be a line."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert list(tqdm([1, 2], disable=hides_bars())) == [1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(tqdm([1, 2], disable=hides_bars())) == [1, 2]
+    assert "2/2" in sys.stderr.getvalue()
+
+
+def test_every_bar_says_when_it_is_hidden():
+    calls = []
+    listed = subprocess.check_output(["git", "ls-files", "*.py"], cwd=ROOT, text=True)
+    for name in listed.splitlines():
+        text = (ROOT / name).read_text("utf-8")
+        if "tqdm(" not in text or name.startswith("tests/"):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                hidden = any(word.arg == "disable" for word in node.keywords)
+                calls.append((name, node.lineno, hidden))
+    # the board of sweeps asks the terminal itself, and prints a line a run elsewhere
+    shown = [call for call in calls if not call[2] and call[0] != "scripts/sweep/board.py"]
+    assert len(calls) > 5 and shown == []

@@ -352,5 +352,6 @@ def test_a_run_ends_with_one_line(tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert lines == done.stderr.splitlines()[-1:]
     assert f'cannot read image "{bad}" of data set ImageFolder' in lines[0]
+    assert "replace it by a sound copy, or remove it" in lines[0]  # it came from no archive
     # the training before it is kept
     assert (tmp_path / "out" / "prompt_learner" / "model.pth.tar-1").is_file()

@@ -100,6 +100,18 @@ def test_data_sets_by_default():
         (["coop", "digit"], {}, "no data set 'digit'; there are: .*; did you mean digits\\?"),
         (["coop", "digits"], {"DATA": "/nowhere"}, "DATA is /nowhere, which is no folder"),
         (["coop", "digits", "one"], {}, "SEEDS must be whole numbers, not 'one'"),
+        (
+            ["coop", "OPTIM.MAX_EPOCH", "2"],
+            {},
+            "OPTIM.MAX_EPOCH is a config key, in the place of DATASETS: KEY VALUE pairs come .*: "
+            "all.sh coop '' '' OPTIM.MAX_EPOCH 2$",
+        ),
+        (
+            ["coop", "digits", "OPTIM.LR", "2", "SEED", "3"],
+            {},
+            ".* in the place of SEEDS: .*: all.sh coop digits '' OPTIM.LR 2 SEED 3$",
+        ),
+        (["MODEL.BACKBONE.NAME", "tiny"], {}, ".* in the place of METHOD: "),
         (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new base2new_all dg "),
         (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
         (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet_a "),

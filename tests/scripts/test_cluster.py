@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import scripts.all
+from scripts.run import FAILS
 from scripts.sweep.cluster import Cluster, read_cluster, submit
 from scripts.sweep.runner import Task
 
@@ -152,6 +153,32 @@ def test_debug_runs_the_jobs_in_this_process(clone):
     assert ends == ["1/4", "2/4", "3/4", "4/4"]
     log = (clone.folder / "output/all/coop-base2new_train-digits-seed-1.txt").read_text()
     assert log.startswith("set up with 0 words\n") and "GPU 7\n" in log
+
+
+@pytest.mark.parametrize("words", [["--cluster", "a/b.yaml"], ["--cluster=a/b.yaml"], []])
+def test_a_path_of_settings_is_the_callers(words, clone):
+    """Not one below the repository."""
+    env = {} if words else {"CLUSTER": "a/b.yaml"}
+    done = clone.call("scripts/all.sh", "coop", "digits", "1", "--executor", "debug", *words, **env)
+    assert done.returncode == 2
+    assert re.search(r"error: --cluster: no file /+a/b\.yaml$", done.stderr.strip())
+
+
+def test_a_dry_run_says_what_would_be_missing(settings, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("OUTPUT", str(tmp_path))
+    monkeypatch.setenv("DATA", str(tmp_path / "no"))
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    words = ["coop", "digits", "1", "--executor", "slurm", "--cluster", settings]
+    assert scripts.all.main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert "2 runs, 2 left" in printed.out
+    warned = [line.removeprefix(FAILS) for line in printed.err.splitlines()]
+    assert [line.split()[:2] for line in warned] == [
+        ["DATA", "is"],
+        ["jobs", "need"],
+        ["there", "is"],
+    ]
+    assert scripts.all.main(words) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from protocols import scripts
 from scripts.methods import method_names, read_method
+from scripts.run import FAILS
 from scripts.upstream import SCRIPTS as UPSTREAM
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,8 @@ def test_any_shell_may_start_a_forwarder(shell, inside, line, output, tmp_path):
     done = subprocess.run(
         [*shell, script, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"{FAILS}DATA is {cwd / 'd'}, which is no folder"]
     command = shlex.split(done.stdout.splitlines()[0])
     assert command[:2] == [sys.executable, "train.py"]
     assert output in command[command.index("--output-dir") + 1]

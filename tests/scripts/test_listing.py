@@ -40,9 +40,19 @@ def test_one_kind_alone(capsys, kind):
         assert entry.line or of_a_test
 
 
-def test_an_unknown_kind_names_the_nearest(capsys):
-    assert train.main(["--list", "method"]) == 2
-    assert "did you mean methods?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("method", "methods"),
+        ("trainers", "methods"),
+        ("models", "backbones"),
+        ("data-sets", "datasets"),
+        ("protocol", "protocols"),
+    ],
+)
+def test_an_unknown_kind_names_the_one_that_is_meant(capsys, word, meant):
+    assert train.main(["--list", word]) == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_a_trainer_of_ones_own_is_listed(tmp_path, capsys, monkeypatch):

@@ -99,3 +99,19 @@ def test_a_method_that_lacks_protocols():
         with pytest.raises(ValueError, match=rf"TaskRes has no PROTOCOL {protocol}: .* fewshot dg"):
             plan_sweep(args, {"PROTOCOL": protocol, "SOURCE": "shapes"})
     assert len(plan_sweep(args, {"PROTOCOL": "fewshot", "SHOTS": "1"})) == 2
+
+
+def test_a_method_or_data_set_without_its_file_says_which(tmp_path, monkeypatch):
+    """One of one's own, of which the folder of scripts or the code is there already."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(methods, "ROOT", tmp_path)
+    (tmp_path / "scripts/dreams").mkdir(parents=True)
+    (tmp_path / "configs/trainers/Sleep").mkdir()
+    for name, folder in (("dreams", "scripts/dreams"), ("sleep", "configs/trainers/Sleep")):
+        with pytest.raises(ValueError, match=rf"{folder}/ is there, but no .*/{name}\.yaml.*coop"):
+            methods.find_method(name)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/birds.py").write_text("@DATASET_REGISTRY.register()")
+    (tmp_path / "datasets/shots.py").write_text("x = 1")
+    assert "no configs/datasets/birds.yaml: write one like" in methods.lacks_config("birds")
+    assert methods.lacks_config("shots") == methods.lacks_config("dtd") == ""

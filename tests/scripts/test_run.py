@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import train
 from results.logs import WRITES_RECORD, BadLog, read_log
+from scripts.run import FAILS
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +45,16 @@ ROOT = Path(__file__).parents[2]
         ("mmlop/base2new_train", ["digits", "1"], {"SUBFOLDER": "a"}, "SUBFOLDER is not for"),
         ("mmlop/base2new_train", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
         ("zsclip/xd_test", ["digits", "1"], {"WEIGHTS": "/w"}, "WEIGHTS is for testing"),
+        (
+            "mmlop/base2new_train",
+            ["OPTIM.MAX_EPOCH", "2"],
+            {},
+            "OPTIM.MAX_EPOCH is a config key, in the place of DATASET: usage: scripts/mmlop/base2n",
+        ),
+        ("mmlop/fewshot", ["digits", "OPTIM.LR", "2"], {}, "in the place of SHOTS: usage: scripts"),
+        ("mmlop/xd_train", ["OPTIM.LR", "2"], {}, "in the place of [DATASET]: usage: scripts/mml"),
+        ("maple/xd_train_maple", ["digits", "OPTIM.LR", "2"], {}, "in the place of SEED: usage: "),
+        ("coop/eval", ["digits", "OPTIM.LR"], {}, "in the place of CFG: usage: scripts/coop/eval"),
         ("mmlop/xd_train", [], {}, "usage: scripts/mmlop/xd_train.sh [DATASET] SEED"),
         ("mmlop/xd_train", ["digits"], {}, "usage: scripts/mmlop/xd_train.sh [DATASET] SEED"),
         ("mmlop/xd_train", ["digits", "1"], {"SOURCE": "shapes"}, "SOURCE is shapes, but digits"),
@@ -77,9 +89,30 @@ def test_bad_arguments_stop_at_once(script, words, env, message, call):
 
 
 def test_zero_shot_clip_says_that_it_has_nothing_to_train(call):
-    done = call("zsclip/xd_train", "1", DRY_RUN="1")
+    done = call("zsclip/xd_train", "digits", "1", DRY_RUN="1")
     assert done.returncode == 0
     assert done.stderr == "note: ZeroshotCLIP has nothing to train; it is tested\n"
+
+
+def test_keys_of_training_give_zero_shot_clip_no_other_folder(call, dry_run):
+    """Nor is another one run, where a sweep of several methods sets them."""
+    words = ("digits", "1", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "8")
+    done = call("zsclip/base2new_train", *words, "TEST.BATCH_SIZE", "8", DRY_RUN="1")
+    assert "OPTIM.MAX_EPOCH, DATALOADER.TRAIN_X.BATCH_SIZE" in done.stderr
+    plain = dry_run("zsclip/base2new_train", "digits", "1", "TEST.BATCH_SIZE", "8")
+    assert [shlex.split(line) for line in done.stdout.splitlines()] == plain
+    assert "OPTIM.MAX_EPOCH" in dry_run("coop/base2new_train", *words)[0]
+    # a key that there is not is no key of training
+    assert "OPTIM.EPOCHS" in dry_run("zsclip/base2new_train", "digits", "1", "OPTIM.EPOCHS", "2")[0]
+
+
+def test_a_dry_run_warns_of_data_that_are_not_there(call, tmp_path):
+    done = call("coop/base2new_train", "dtd", "1", DRY_RUN="1", DATA=str(tmp_path))
+    assert done.returncode == 0 and "train.py" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(FAILS) and f"{tmp_path / 'dtd'} not found" in line
+    (tmp_path / "dtd" / "images").mkdir(parents=True)
+    assert call("coop/base2new_train", "dtd", "1", DRY_RUN="1", DATA=str(tmp_path)).stderr == ""
 
 
 @pytest.mark.parametrize(

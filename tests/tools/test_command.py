@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datasets import imagefolder
-from datasets.imagefolder import EXTENSIONS
+from datasets.imagefolder import EXTENSIONS, undecoded_photos
 from tools.command import find_images, stem, writing
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,7 @@ def test_photos_that_cannot_be_decoded_are_named(tmp_path, capsys, monkeypatch):
     assert captured.out == ""
     assert f"2 .heic files are not read (first: {tmp_path / 'b.HEIC'})" in captured.err
     (tmp_path / "a.jpg").unlink()
+    assert undecoded_photos(["a/x.heic"]).startswith("1 .heic file is not read (first: a/x.heic)")
     with pytest.raises(FileNotFoundError, match=r"has no images \(2 .heic files are not read"):
         find_images([str(tmp_path)])
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from benchmarks.config_reads import reads_of_method
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from support.command_line import run_command
+from protocols import PROTOCOLS
+from scripts.methods import method_names, read_method
+from support.command_line import ROOT, run_command
 from tools import config_reference as reference
 
 
@@ -51,13 +54,40 @@ def test_keys_are_chosen_by_method_and_name(capsys):
     names = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     assert names == ["OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2", "OPTIM.ADAM_EPS"]
     text = printed(capsys, "--key", "TRAINER.MMLOP.RANK")
-    assert "| `TRAINER.MMLOP.RANK` | `1` | rank of the factors | MMLoP |" in text
+    assert "| `TRAINER.MMLOP.RANK` | `1` |  | rank of the factors | MMLoP |" in text
+
+
+def test_shipped_values_are_of_the_files_that_scripts_take():
+    methods = {method.trainer: method for method in map(read_method, reversed(method_names()))}
+    assert methods["IVLP"].name == "ivlp"  # not language-prompting
+    for trainer, method in methods.items():
+        assert reference.usual_configs(trainer) == {
+            protocol.configs: method.config_for(protocol.configs, dataset="", shots="16")
+            for protocol in PROTOCOLS
+            if protocol.name in method.protocols
+        }
+
+
+def test_a_method_has_its_own_keys_first_with_the_values_of_its_files(capsys):
+    text = printed(capsys, "--method", "mmlop")
+    sections = [line for line in text.splitlines() if line.startswith("## ")]
+    assert sections[:2] == ["## TRAINER.MMLOP", "## Top level"]
+    assert len(sections) == len(set(sections))
+    shipped = {
+        line.split("`")[1]: line.split(" | ")[2]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    }
+    tree = yaml.safe_load((ROOT / "configs/trainers/MMLoP/vit_b16_fewshot.yaml").read_text())
+    assert f"`{tree['OPTIM']['MAX_EPOCH']}` (fewshot" in shipped["OPTIM.MAX_EPOCH"]
+    assert shipped["MODEL.BACKBONE.NAME"] == "`ViT-B/16`"
+    assert shipped["SEED"] == ""
 
 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--method", "COOP"], "did you mean CoOp?"),
+        (["--method", "COOPS"], "did you mean CoOp?"),
         (["--key", "OPTIN.LR"], "did you mean OPTIM.LR?"),
         (["--write", "--key", "LR"], "leave out --method and --key"),
     ],

@@ -77,6 +77,8 @@ class DatasetBase:
     dataset_dir = ""
     # Names of the domains of a multi-domain data set.
     domains: Sequence[str] = []
+    # What to do about a damaged image file, as the end of a sentence.
+    image_remedy = "fetch or extract it again"
 
     def __init__(
         self,
