@@ -207,6 +207,11 @@ class PromptTrainer(TrainerX):
                 f"captured steps nor several processes of a run do alike: set {key} 0, or leave "
                 f"out {what}"
             )
+        if cfg.OPTIM.CUDA_GRAPH and not self.has_steps:
+            raise ValueError(
+                f"OPTIM.CUDA_GRAPH captures training steps, and {cfg.TRAINER.NAME} takes none: set "
+                "it to False"
+            )
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
             raise ValueError(
                 f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "
@@ -568,4 +573,6 @@ class PromptTrainer(TrainerX):
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images)
+        of_variant = getattr(self.dm.dataset, "rows_of_all", None)  # of ImageNet's variants
+        rows = of_variant() if of_variant and "meta" not in checkpoint else None
+        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images, rows)
