@@ -423,8 +423,8 @@ def _rows_of_unnamed(
     raise ValueError(
         f"{path} has a row for each of the {n_trained} classes that it was trained with and does "
         f"not name them, and this run has {len(classnames)}{listed}: test it on the classes of its "
-        "training, in their order; only ImageNet's variants choose rows, where their classnames.txt "
-        "lists all classes of ImageNet"
+        "training, in their order. Only variants of ImageNet choose rows, if their classnames.txt "
+        "lists all of its classes"
     )
 
 
