@@ -223,6 +223,20 @@ class PromptTrainer(TrainerX):
         """Return the key that has training steps draw random numbers; None where they draw none."""
         return None
 
+    def read_file(self, path: str) -> Mapping[str, Any]:
+        """Return the content of a checkpoint file, of this toolbox or of the published code.
+
+        A method whose published code saves something else than a table overrides this.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is damaged, or of other settings.
+        """
+        return self.read_published(load_checkpoint(path), path)
+
     def read_published(self, content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         """Return a file's content as a checkpoint, ``state_dict`` and ``epoch``.
 
@@ -556,7 +570,7 @@ class PromptTrainer(TrainerX):
             return
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
-            checkpoint = self.read_published(load_checkpoint(path), path)
+            checkpoint = self.read_file(path)
             weights = self._checked_weights(checkpoint, name, path, any_images=True)
             self._models[name].load_state_dict(weights)
             classes = self.model.classnames

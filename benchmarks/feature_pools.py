@@ -98,7 +98,9 @@ class Spent:
             PromptedCLIP.encode_image = encode  # type: ignore[method-assign]
 
 
-def measure(method: str, backbone: Path, root: Path, shots: int, folder: Path) -> dict[str, Any]:
+def measure(
+    method: str, backbone: Path, root: Path, shots: int, folder: Path, epochs: int | None = None
+) -> dict[str, Any]:
     """Train and test, and count the images that are encoded and the seconds for that."""
     file = ROOT / f"configs/trainers/{method}/{ON_IMAGES.get(method, 'vit_b16')}.yaml"
     words = ["--trainer", method, "--seed", "1", "--root", str(root), "--backbone", str(backbone)]
@@ -107,6 +109,7 @@ def measure(method: str, backbone: Path, root: Path, shots: int, folder: Path) -
     words += ["DATASET.NUM_SHOTS", str(shots), "DATASET.SUBSAMPLE_CLASSES", "base"]
     words += ["USE_CUDA", "False", "VERBOSE", "False", "DATALOADER.NUM_WORKERS", "0"]
     words += [f"TRAINER.{TRAINER_REGISTRY.get(method).node}.PREC", "fp32"]
+    words += [] if epochs is None else ["OPTIM.MAX_EPOCH", str(epochs)]
     spent = Spent()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         cfg = train.setup_cfg(train.build_parser().parse_args(words))
@@ -138,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", default=methods(), help="registry names")
     parser.add_argument("--patch", type=positive, default=32, help="side of the ViT's patches")
     parser.add_argument("--shots", type=positive, default=1, help="images per class")
+    parser.add_argument("--epochs", type=positive, help="of training (default: as shipped)")
     parser.add_argument("--repeats", type=positive, default=1, help="runs of every method")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
     parser.add_argument("--out", type=output_file, default=OUT, metavar="FILE", help="results")
@@ -156,7 +160,8 @@ def act(args: argparse.Namespace) -> None:
         for number in range(args.repeats):
             for method in args.methods:
                 folder = Path(name, f"{method}{number}")
-                found = measure(method, backbone, args.root, args.shots, folder)
+                words = (args.root, args.shots, folder, args.epochs)
+                found = measure(method, backbone, *words)
                 results.append({"backbone": f"random ViT-B/{args.patch}"} | found)
                 write_json(results, str(args.out))
     print(tabulate(results, headers="keys", tablefmt="github"))
