@@ -154,6 +154,7 @@ class PromptTrainer(TrainerX):
     memory_is_checked = False
     # whether the run becomes longer than it was when it began
     _is_extended = False
+    _frozen_text: str | None = None
     #: views of a training image that a step can use (DATALOADER.K_TRANSFORMS): with two, the
     #: learner sees the first and the frozen CLIP the second
     most_views = 1
@@ -503,10 +504,21 @@ class PromptTrainer(TrainerX):
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
-            "config": self._stored_cfg().dump(),
+            "config": self._stored_text(),
             "torch": str(torch.__version__),
         }
         return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}
+
+    def _stored_text(self) -> str:
+        """Return the config of checkpoints as YAML, written once where it cannot change.
+
+        Writing it takes longer than an epoch on features.
+        """
+        if not self.cfg.is_frozen():
+            return self._stored_cfg().dump()
+        if self._frozen_text is None:
+            self._frozen_text = self._stored_cfg().dump()
+        return self._frozen_text
 
     def _stored_cfg(self) -> CfgNode:
         cfg = self.cfg.clone()
