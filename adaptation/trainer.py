@@ -477,6 +477,14 @@ class PromptTrainer(TrainerX):
             self.memory_is_checked = True
             check_runs([self], training)
 
+    def kept_bytes(self, training: bool) -> float:
+        """Return the bytes of features that the run keeps beside weights and learner.
+
+        Args:
+            training: whether it trains, or only tests.
+        """
+        return 0.0
+
     def after_epoch(self) -> None:
         super().after_epoch()
         self.model.teacher_cache.save()
