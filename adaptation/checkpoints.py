@@ -377,6 +377,7 @@ def checked_weights(
     classnames: Sequence[str],
     path: str,
     any_images: bool = False,
+    rows_of_all: tuple[Sequence[int], int] | None = None,
 ) -> dict[str, Tensor]:
     """Return the weights of a checkpoint after checking that they fit a learner.
 
@@ -387,6 +388,8 @@ def checked_weights(
         path: file of the checkpoint, named in errors.
         any_images: whether tensors of the learner that have a row for each training image take the
             number of images of the checkpoint.
+        rows_of_all: where the classes stand among more classes, and how many those are, for a
+            checkpoint of the published code with a row for each of these, which it does not name.
 
     Raises:
         ValueError: not a checkpoint, a newer layout, other names or shapes, or a class-specific
@@ -401,6 +404,7 @@ def checked_weights(
     _check_layout(meta, path)
     trained_on = meta.get("classnames", list(classnames))
     rows: list[int] | None = None
+    n_trained: int | None = None
     if learner.class_specific and trained_on != list(classnames):
         rows = _rows_of(classnames, trained_on) if learner.class_rows else None
         if rows is None:
@@ -417,9 +421,12 @@ def checked_weights(
         raise ValueError(f"{path} is damaged: {error}") from error
     if not meta:
         weights = learner.from_upstream(_trained_upstream(weights, learner))
+        n_trained = _number_of_rows(weights, learner)
+        if n_trained is not None and n_trained != len(classnames):
+            rows = _rows_of_unnamed(n_trained, classnames, rows_of_all, path)
     learner.make_room(weights, trained_on)
     if rows is not None:
-        weights = learner.select_classes(weights, rows, len(trained_on))
+        weights = learner.select_classes(weights, rows, n_trained or len(trained_on))
     per_image = [weights[key] for key in learner.per_image if key in weights]
     if any_images and per_image and per_image[0].dim():
         learner.set_n_images(len(per_image[0]))
@@ -455,6 +462,36 @@ def _rows_of(classnames: Sequence[str], trained_on: Sequence[str]) -> list[int] 
         return [places[name].pop(0) for name in classnames]
     except (KeyError, IndexError):
         return None
+
+
+def _number_of_rows(weights: Mapping[str, Tensor], learner: PromptLearner) -> int | None:
+    """Return how many classes all tensors with a row for each class have; None if they differ."""
+    found = [weights[key] for key in learner.class_rows if key in weights]
+    numbers = {len(tensor) for tensor in found if tensor.dim()}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _rows_of_unnamed(
+    n_trained: int,
+    classnames: Sequence[str],
+    rows_of_all: tuple[Sequence[int], int] | None,
+    path: str,
+) -> list[int]:
+    """Return where classes stand among those of a training that are not named.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    rows, n_all = rows_of_all or ((), 0)
+    if n_trained == n_all:
+        return list(rows)
+    listed = f" of {n_all} that its classnames.txt lists" if n_all else ""
+    raise ValueError(
+        f"{path} has a row for each of the {n_trained} classes that it was trained with and does "
+        f"not name them, and this run has {len(classnames)}{listed}: test it on the classes of its "
+        "training, in their order. Only variants of ImageNet choose rows, if their classnames.txt "
+        "lists all of its classes"
+    )
 
 
 def trained_classes(

@@ -237,6 +237,14 @@ class FeatureTrainer(PromptTrainer):
         for raw, label in batches[ranks.rank() :: ranks.world_size()]:
             yield ranks.portable((self.predict(raw).logits, label))
 
+    def kept_bytes(self, training: bool) -> float:
+        splits = ("val", "test") if training else (self.cfg.TEST.SPLIT,)
+        loaders: list[Any] = [self.loader_of(split) for split in splits]
+        n_features = sum(len(loader.dataset) for loader in loaders if loader is not None)
+        if training:  # and one more pass while it is encoded
+            n_features += (self.passes() + 1) * len(self.dm.dataset.train_x)
+        return 4.0 * n_features * self.model.clip.text_projection.shape[1]
+
     @torch.no_grad()
     def accuracy(self, split: str) -> float:
         """Return the accuracy in percent on the features of a split, of which there are images."""
@@ -274,8 +282,12 @@ class FeatureTrainer(PromptTrainer):
             self.train_loader_x = self.epoch_loader()
 
     def _encode_pool(self) -> None:
-        passes = [self.encode_pass(number) for number in range(self.passes())]
-        self.pool = FeaturePool(torch.stack([raw for raw, _ in passes]), passes[0][1])
+        first, labels = self.encode_pass(0)
+        features = first.new_empty(self.passes(), *first.shape)  # never twice in memory
+        features[0] = first
+        for number in range(1, self.passes()):
+            features[number], _ = self.encode_pass(number)
+        self.pool = FeaturePool(features, labels)
         if not self._goes_on:
             self.start_from(self.pool)
         self.take_pool(self.pool)

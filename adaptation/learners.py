@@ -169,7 +169,12 @@ def stored_projection(path: str, key: str) -> Tensor:
     """
     try:
         weights = load_checkpoint(path).get("state_dict")
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{key}: {error}; leave it empty for CLIP's own projection. How the authors learned "
+            "theirs is not published, so no run here writes such a file"
+        ) from error
+    except ValueError as error:
         raise type(error)(f"{key}: {error}") from error
     weight = weights.get("weight") if isinstance(weights, Mapping) else None
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not weight.is_floating_point():

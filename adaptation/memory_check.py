@@ -64,14 +64,20 @@ class Load:
         n_images: images of the batch, or of all runs that share the step.
         runs: number of runs that share the step.
         training: whether it is a training step.
+        kept: bytes of features that the run keeps (``PromptTrainer.kept_bytes``).
     """
 
     def __init__(
-        self, model: PromptedCLIP, n_images: int, runs: int = 1, training: bool = True
+        self,
+        model: PromptedCLIP,
+        n_images: int,
+        runs: int = 1,
+        training: bool = True,
+        kept: float = 0.0,
     ) -> None:
         clip, learner, plain = model.clip, model.learner, not model.encoders.fast
         self.n_images, self.training, self.runs = n_images, training, runs
-        self.bound = model.memory.bytes
+        self.bound, self.kept = model.memory.bytes, kept
         state = get_random_state()  # a learner of one's own may draw
         with torch.no_grad():
             text, image = Changes.of(learner.text_changes()), Changes.of(learner.image_changes())
@@ -125,7 +131,7 @@ class Load:
         found = kept + max(texts, images) + self.share * self.sets(self.n_images) * self.features
         if self.bound:
             found = min(found, self.share * self.bound)
-        return found + self.learner
+        return found + self.learner + self.kept
 
     def keeps_to(self, bound: float, n_images: int) -> bool:
         """Return whether a batch can be computed with this MODEL.MEMORY_GB, in bytes."""
@@ -200,12 +206,15 @@ def check_runs(trainers: Sequence[PromptTrainer], training: bool) -> None:
     if training:
         part = "TEST" if trainer.model.learner.on_features else "TRAIN_X"
         sizes = [_batch(cfg.DATALOADER[part].BATCH_SIZE, t.train_loader_x) for t in trainers]
-        load = Load(trainer.model, sum(sizes), runs=len(trainers))
+        kept = trainer.kept_bytes(training=True)
+        load = Load(trainer.model, sum(sizes), runs=len(trainers), kept=kept)
         _check(load, free, cfg, trainer.node, part, len(trainers))
     loader = trainer.loader_of(cfg.TEST.SPLIT)
     if loader is not None and not (training and cfg.TEST.NO_TEST):
         size = _batch(cfg.DATALOADER.TEST.BATCH_SIZE, loader)
-        _check(Load(trainer.model, size, training=False), free, cfg, trainer.node, "TEST")
+        kept = trainer.kept_bytes(training)
+        load = Load(trainer.model, size, training=False, kept=kept)
+        _check(load, free, cfg, trainer.node, "TEST")
 
 
 def _batch(size: int, loader: object) -> int:
@@ -223,6 +232,8 @@ def _check(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: int
     what += f" of {counted(load.n_images, 'image')} and {classes}"
     if runs > 1:
         what += f" for {runs} seeds together"
+    if load.kept:
+        what += f", beside {_gb(load.kept)} of features that the run keeps,"
     text = f"{what} needs about {_gb(needed)}, and {_gb(free.bytes)} of {free.of} are free"
     if needed > MARGIN * free.bytes:
         advice = "; ".join([*_advice(load, free, cfg, node, part, runs), SKIP])
@@ -236,14 +247,18 @@ def _advice(load: Load, free: Free, cfg: CfgNode, node: str, part: str, runs: in
     if not cfg.MODEL.FAST_ENCODERS:
         return ["leave out MODEL.FAST_ENCODERS False"]
     advice = []
-    # what the learner takes stays, and the bound is to be kept with room to spare
-    bound = float(f"{max(0.0, PROPOSED_SHARE * (free.bytes - load.learner)) / 1e9:.2g}") * 1e9
+    # what the learner and features take stays; the bound is to be kept with room to spare
+    left = free.bytes - load.learner - load.kept
+    bound = float(f"{max(0.0, PROPOSED_SHARE * left) / 1e9:.2g}") * 1e9
     batch = load.largest_batch(bound)
     if batch == load.n_images:
         advice.append(f"set MODEL.MEMORY_GB {bound / 1e9:g}")
     elif batch >= runs:
         key = f"DATALOADER.{part}.BATCH_SIZE {batch // runs}"
         advice.append(f"set MODEL.MEMORY_GB {bound / 1e9:g} and {key}")
+    for key in ("PASSES", "AUGMENT_EPOCH") if load.kept else ():
+        if cfg.TRAINER[node].get(key, 1) > 1:
+            advice.append(f"keep fewer views of an image (TRAINER.{node}.{key})")
     if runs > 1:
         advice.append("train fewer seeds together")
     if cfg.TRAINER[node].PREC == "fp32":

@@ -154,6 +154,7 @@ class PromptTrainer(TrainerX):
     memory_is_checked = False
     # whether the run becomes longer than it was when it began
     _is_extended = False
+    _frozen_text: str | None = None
     #: views of a training image that a step can use (DATALOADER.K_TRANSFORMS): with two, the
     #: learner sees the first and the frozen CLIP the second
     most_views = 1
@@ -207,6 +208,11 @@ class PromptTrainer(TrainerX):
                 f"captured steps nor several processes of a run do alike: set {key} 0, or leave "
                 f"out {what}"
             )
+        if cfg.OPTIM.CUDA_GRAPH and not self.has_steps:
+            raise ValueError(
+                f"OPTIM.CUDA_GRAPH captures training steps, and {cfg.TRAINER.NAME} takes none: set "
+                "it to False"
+            )
         if cfg.OPTIM.CUDA_GRAPH and precision == "amp":
             raise ValueError(
                 f"OPTIM.CUDA_GRAPH: TRAINER.{self.node}.PREC 'amp' reads on the host whether "
@@ -217,6 +223,20 @@ class PromptTrainer(TrainerX):
     def draws_in_steps(cls, cfg: CfgNode) -> str | None:
         """Return the key that has training steps draw random numbers; None where they draw none."""
         return None
+
+    def read_file(self, path: str) -> Mapping[str, Any]:
+        """Return the content of a checkpoint file, of this toolbox or of the published code.
+
+        A method whose published code saves something else than a table overrides this.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is damaged, or of other settings.
+        """
+        return self.read_published(load_checkpoint(path), path)
 
     def read_published(self, content: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         """Return a file's content as a checkpoint, ``state_dict`` and ``epoch``.
@@ -457,6 +477,14 @@ class PromptTrainer(TrainerX):
             self.memory_is_checked = True
             check_runs([self], training)
 
+    def kept_bytes(self, training: bool) -> float:
+        """Return the bytes of features that the run keeps beside weights and learner.
+
+        Args:
+            training: whether it trains, or only tests.
+        """
+        return 0.0
+
     def after_epoch(self) -> None:
         super().after_epoch()
         self.model.teacher_cache.save()
@@ -484,10 +512,21 @@ class PromptTrainer(TrainerX):
             "method": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "classnames": list(self.model.classnames),
-            "config": self._stored_cfg().dump(),
+            "config": self._stored_text(),
             "torch": str(torch.__version__),
         }
         return {**super().checkpoint_state(name, epoch, val_result), "meta": meta}
+
+    def _stored_text(self) -> str:
+        """Return the config of checkpoints as YAML, written once where it cannot change.
+
+        Writing it takes longer than an epoch on features.
+        """
+        if not self.cfg.is_frozen():
+            return self._stored_cfg().dump()
+        if self._frozen_text is None:
+            self._frozen_text = self._stored_cfg().dump()
+        return self._frozen_text
 
     def _stored_cfg(self) -> CfgNode:
         cfg = self.cfg.clone()
@@ -551,7 +590,7 @@ class PromptTrainer(TrainerX):
             return
         for name in self.get_model_names():
             path = checkpoint_path(directory, name, epoch)
-            checkpoint = self.read_published(load_checkpoint(path), path)
+            checkpoint = self.read_file(path)
             weights = self._checked_weights(checkpoint, name, path, any_images=True)
             self._models[name].load_state_dict(weights)
             classes = self.model.classnames
@@ -568,4 +607,6 @@ class PromptTrainer(TrainerX):
     ) -> dict[str, Tensor]:
         check_origin(checkpoint.get("meta", {}), self.cfg, path)
         learner: Any = self._models[name]
-        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images)
+        of_variant = getattr(self.dm.dataset, "rows_of_all", None)  # of ImageNet's variants
+        rows = of_variant() if of_variant and "meta" not in checkpoint else None
+        return checked_weights(checkpoint, learner, self.model.classnames, path, any_images, rows)

@@ -269,6 +269,16 @@ class ImageNetVariant(WnidDataset):
         test = self.read_test()
         return test, None, test
 
+    def rows_of_all(self):
+        """Return where its classes stand among all of ``classnames.txt``, and how many those are.
+
+        ImageNet's labels follow the sorted wnids, so a classifier of its classes has such rows.
+        """
+        everything = sorted(self.read_classnames())
+        rows = {wnid: row for row, wnid in enumerate(everything)}
+        folders = list_class_folders(self.image_dir, "<wnid>")
+        return [rows[wnid] for wnid in folders], len(everything)
+
     def read_test(self):
         """List the test images; labels follow the sorted class folders."""
         folders = list_class_folders(self.image_dir, "<wnid>")

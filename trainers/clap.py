@@ -40,6 +40,9 @@ from support.hints import nearest
 DISTANCES = ("l2", "cosine")
 MULTIPLIERS = ("balanced", "corrected", "constant", "adaptative")
 
+#: zero-shot logits that are computed at a time
+AT_ONCE = 2**24
+
 
 class PrototypeLearner(BaseFeaturesLearner, FeatureLearner):
     """Prototypes ``(C, embed_dim)`` of the classes, which start as the base features."""
@@ -123,16 +126,18 @@ def distances(kind: str, prototypes: Tensor, base: Tensor) -> Tensor:
     return (prototypes - base).pow(2).sum(dim=-1)
 
 
-def start_multipliers(words: Sequence[str], logits: Tensor, labels: Tensor) -> Tensor:
+def start_multipliers(
+    words: Sequence[str], right: Tensor, labels: Tensor, n_classes: int
+) -> Tensor:
     """Return the weight of each class's distance, ``(C,)``.
 
     Args:
         words: those of CONSTRAINT.
-        logits: ``(M, C)`` zero-shot logits of the training views.
-        labels: ``(M,)`` their classes.
+        right: ``(M,)`` zero-shot probabilities of the true classes of the training views.
+        labels: ``(M,)`` these classes.
+        n_classes: number of classes, C.
     """
-    right = logits.softmax(dim=-1).gather(1, labels[:, None]).squeeze(1)
-    sums, counts = torch.zeros(2, logits.shape[1], device=logits.device)
+    sums, counts = torch.zeros(2, n_classes, device=right.device)
     sums = sums.index_add(0, labels, right)
     counts = counts.index_add(0, labels, torch.ones_like(right))
     multipliers = sums / counts.clamp_min(1)  # a class without an image has no weight
@@ -191,8 +196,12 @@ class CLAP(ZSLP):
         if not len(self.multipliers):  # a run that goes on has them
             features, labels = pool.flat()
             text = F.normalize(self.model.learner.get_buffer("base_text_features"), dim=-1)
-            logits = self.model.logits(F.normalize(features, dim=-1), text)
-            self.multipliers = start_multipliers(self.words, logits, labels)
+            right = []
+            size = max(1, AT_ONCE // len(text))
+            for part, label in zip(features.split(size), labels.split(size), strict=True):
+                logits = self.model.logits(F.normalize(part, dim=-1), text)
+                right.append(logits.softmax(dim=-1).gather(1, label[:, None]).squeeze(1))
+            self.multipliers = start_multipliers(self.words, torch.cat(right), labels, len(text))
             self.rate = torch.zeros_like(self.multipliers)
 
     def distances(self) -> Tensor:

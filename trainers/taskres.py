@@ -6,8 +6,9 @@ As in its code: the base are raw features averaged over the texts, eight on Imag
 the data set's own, with the underscores of class names left in; it is not normalised before the
 residual is added, so that a step's size depends on its norm; the base is stored with the residuals,
 and both are what ImageNet's variants are classified with. ``ENHANCED_BASE`` names a file with a
-tuned text projection, as the authors publish them for ResNet-50 (how they were trained is not in
-the code). Departures: the enhanced base is used in every precision (there in fp16 alone, and
+tuned text projection, as the authors publish them for ResNet-50. Their first stage, which learned
+these files, is in neither code nor settings (optimiser and learning rate are not known), and so not
+here. Departures: the enhanced base is used in every precision (there in fp16 alone, and
 ignored without a word in others), the texts are the same however often a model is built (there a
 list grows), and settings that are never read (``N_CTX`` and the like) are left out.
 """

@@ -18,12 +18,18 @@ Tip-Adapter-F's epoch is the best on validation images (there: ImageNet's pair a
 chosen on test images, and of the two accuracies the larger is printed); ``SELECT_ON test`` and
 ``TEST.FINAL_MODEL best_test`` repeat these choices, and results say so. After a choice of the epoch
 the searched pair always counts. Everything but CLIP is float32 in every precision (there: half).
-Files of keys named after data set and shots alone, stale with another backbone, are not kept.
+Files of keys named after data set and shots alone, stale with another backbone, are not kept. Those
+of the published code are read (``--model-dir caches/<data set>/keys_16shots.pt``, of
+Tip-Adapter-F ``best_F_16shots.pt``, with ``values_16shots.pt`` beside it); they hold neither text
+features, which come from the run's own CLIP, nor a pair, which is searched as after a training.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +38,7 @@ from torch import Tensor, nn
 
 from adaptation.features import FeatureLearner, FeaturePool, FeatureTrainer, PoolLoader
 from adaptation.learner import Prediction, Steps
+from adaptation.published_caches import read_cache
 from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template
 from clip.model import CLIP
 from dassl.config import CfgNode
@@ -135,6 +142,10 @@ class CacheLearner(FeatureLearner):
                 counts[row] += (logits.argmax(dim=-1) == label).sum(dim=-1)
         return counts.cpu().numpy()
 
+    def from_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        whole = {key: value.long() for key, value in weights.items() if key == "labels"}
+        return {**weights, **whole}
+
     def check_values(self, weights: Mapping[str, Tensor]) -> None:
         labels, n_classes = weights["labels"], len(self.text_weights)
         if not torch.isin(labels, torch.arange(n_classes)).all():
@@ -155,6 +166,9 @@ class CacheTrainer(FeatureTrainer):
     """What Tip-Adapter and Tip-Adapter-F share."""
 
     node = "TIPADAPTER"
+    #: start of the name of the published code's file of keys
+    published_keys: str
+    _is_published = False
     bound_settings = ("SCALE",)
     keeps_pool = False
     extends = False
@@ -223,7 +237,34 @@ class CacheTrainer(FeatureTrainer):
         assert isinstance(learner, CacheLearner)
         return learner
 
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        self._is_published = False
+        super().load_model(directory, epoch)
+        if self._is_published:
+            self.finish()
+
+    def read_file(self, path: str) -> Mapping[str, Any]:
+        """Read a checkpoint, or the published code's file of keys with that of values beside it."""
+        if not re.fullmatch(rf"{self.published_keys}_\d+shots\.pt", (file := Path(path)).name):
+            return super().read_file(path)
+        self.check_search()
+        values = file.with_name(file.name.replace(self.published_keys, "values", 1))
+        n_classes, width = self.cache.text_weights.shape
+        keys, labels = read_cache(file, values, width, n_classes, in_columns=not self.has_steps)
+        self._is_published = True
+        state = {"keys": keys, "labels": labels, "pair": self._initial_pair}
+        return {"state_dict": {**self.cache.state_dict(), **state}, "epoch": 0}
+
     def before_train(self) -> None:
+        self.check_search()
+        super().before_train()
+
+    def check_search(self) -> None:
+        """Check that there are images to search the pair on, if it is searched.
+
+        Raises:
+            SettingError: there are none.
+        """
         node = self.node_cfg
         setting = f"TRAINER.{self.node}.SELECT_ON {node.SELECT_ON}"
         instead = f"TRAINER.{self.node}.SEARCH False keeps the initial pair"
@@ -232,7 +273,6 @@ class CacheTrainer(FeatureTrainer):
             self.check_validation(setting, text)
         elif node.SEARCH and self.test_loader is None:
             raise SettingError(f"{setting}: data set {self.cfg.DATASET.NAME} has none; {instead}")
-        super().before_train()
 
     def before_epoch(self) -> None:
         self.cache.pair.copy_(self._initial_pair)  # a run that goes on may have searched before
@@ -269,11 +309,14 @@ class TipAdapter(CacheTrainer):
     """A cache of training features beside the text classifier; nothing is trained."""
 
     has_steps = False
+    published_keys = "keys"
 
 
 @TRAINER_REGISTRY.register()
 class TipAdapterF(CacheTrainer):
     """Tip-Adapter's cache, with keys that are trained."""
+
+    published_keys = "best_F"
 
     def steps_per_epoch(self) -> int:
         return -(-len(self.dm.dataset.train_x) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)

@@ -121,14 +121,23 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     fpath = osp.abspath(osp.expanduser(fpath))
     if not osp.exists(fpath):
         raise FileNotFoundError(f'No checkpoint at "{fpath}"')
-    checkpoint = _read(fpath)
+    checkpoint = read_data(fpath)
     if not isinstance(checkpoint, dict):
         kind = type(checkpoint).__name__
         raise DamagedError(f"{fpath} is not a checkpoint of a run, but a {kind}")
     return checkpoint
 
 
-def _read(fpath: str) -> Any:
+def read_data(fpath: str) -> Any:
+    """Read a file of PyTorch as ``load_checkpoint`` does, whatever its data are.
+
+    Args:
+        fpath: a file that is there.
+
+    Raises:
+        ValueError: if the file cannot be read.
+        DamagedError: if the file is damaged; a ``ValueError``.
+    """
     try:
         check_container(fpath)
         require_intact(fpath)

@@ -49,6 +49,8 @@ WITHOUT_L1 = ["TRAINER.MMLOP.TEXT_LOSS_WEIGHT", "0.0", "TRAINER.MMLOP.IMAGE_LOSS
 #: name -> method and config pairs that differ from those below
 CASES: dict[str, tuple[str, list[str]]] = {method: (method, []) for method in METHODS} | {
     "zero-shot": ("ZeroshotCLIP", []),
+    # it takes no steps, so that it is not among METHODS
+    "a cache": ("TipAdapter", []),
     "batches of one image": (
         "CoCoOp",
         ["DATASET.NUM_SHOTS", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "1"],

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from dassl.engine import build_trainer
 from tests.adaptation.test_going_on import assert_same_end, build, interrupted  # noqa: F401
 from tests.conftest import CLASSNAMES
+from tests.datasets.miniatures import BY_STEM, WNIDS
 from tests.parity_files import relative_error
 from trainers import Predictor
 
@@ -44,6 +45,48 @@ def test_any_selection_of_the_classes(make_cfg, tmp_path, method):
     for names in (["cat", "dragon"], ["cat", "cat"]):
         with pytest.raises(ValueError, match=r"the 5 classes .*\(cat, .*or some of them"):
             Predictor.load(tmp_path, names)
+
+
+@pytest.mark.parametrize("stem", ["imagenet_a", "imagenet_r", "imagenet_sketch"])
+@pytest.mark.parametrize("method", METHODS)
+def test_published_files_for_variants_of_imagenet(make_cfg, tmp_path, method, stem):
+    """They name no classes: rows follow the WordNet ids, also of classes of one name."""
+    variant = BY_STEM[stem]
+    folder = variant.make(tmp_path / "data")
+    lines = [f"{wnid} {'shark' if 'shark' in name else name}" for wnid, name in WNIDS.items()]
+    (folder / "classnames.txt").write_text("\n".join(reversed(lines)))
+    root = ("DATASET.NAME", variant.name, "DATASET.ROOT", str(tmp_path / "data"))
+    trainer = build_trainer(make_cfg(method, *root))
+    learner, width = trainer.model.learner, base_of(trainer).shape[1]
+
+    def save(n_rows: int) -> dict[str, torch.Tensor]:
+        path = tmp_path / f"{n_rows}" / trainer.model_name / "model.pth.tar-3"
+        path.parent.mkdir(parents=True)
+        state = {name: torch.randn(n_rows, width) for name in learner.class_rows}
+        torch.save({"state_dict": state, "epoch": 3}, path)
+        return state
+
+    rows = {"imagenet_a": [1, 2, 3], "imagenet_r": [2, 3, 4]}.get(stem, [0, 1, 2, 3, 4])
+    assert len(rows) == len(trainer.dm.dataset.classnames)
+    state = save(len(WNIDS))
+    trainer.load_model(str(tmp_path / "5"), epoch=3)
+    for name, value in state.items():
+        assert torch.equal(learner.state_dict()[name], value[rows]), name
+    save(7)
+    with pytest.raises(ValueError, match=r"3 has a row for each of the 7 classes .* of 5 that its"):
+        trainer.load_model(str(tmp_path / "7"), epoch=3)
+    for name, value in state.items():
+        assert torch.equal(learner.state_dict()[name], value[rows]), "nothing was loaded"
+
+
+def test_published_files_of_more_classes_than_a_run_has(make_cfg, tmp_path):
+    trainer = build_trainer(make_cfg("TaskRes", "DATASET.SUBSAMPLE_CLASSES", "base"))
+    path = tmp_path / "prompt_learner" / "model.pth.tar-3"
+    path.parent.mkdir()
+    rows = dict.fromkeys(trainer.model.learner.class_rows, torch.zeros(5, 32))
+    torch.save({"state_dict": rows, "epoch": 3}, path)
+    with pytest.raises(ValueError, match=r"each of the 5 classes .* and this run has 3: test it"):
+        trainer.load_model(str(tmp_path), epoch=3)
 
 
 def test_of_classes_of_one_name_each_has_its_row(make_cfg, tmp_path):
@@ -105,7 +148,7 @@ def test_an_enhanced_base_has_a_projection_of_its_own(make_cfg, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No checkpoint at"),
+        (None, "No checkpoint at .* leave it empty .* not published"),
         ({"state_dict": {"bias": torch.zeros(3)}}, "no text projection"),
         ({"state_dict": {"weight": torch.zeros(3)}}, "no text projection"),
         ({"weight": torch.zeros(32, 64)}, "no text projection"),

@@ -197,3 +197,20 @@ def test_seeds_together_are_refused_in_one_line(build):
     trainer = build("run")
     with pytest.raises(ValueError, match=r"own .*predict.*one by one with --seed$"):
         check_trains_together(type(trainer), trainer.cfg)
+
+
+def test_a_frozen_config_is_written_once(build, monkeypatch):
+    """As YAML it takes longer than an epoch; a config that can change is written as it is."""
+    trainer, dumped = build("run"), []
+    dump = type(trainer.cfg).dump
+    monkeypatch.setattr(CfgNode, "dump", lambda cfg: dumped.append(1) or dump(cfg))
+
+    def stored() -> str:
+        return trainer.checkpoint_state("prompt_learner", 0)["meta"]["config"]
+
+    first = stored()
+    trainer.cfg.SEED = 7
+    changed = stored()
+    assert (len(dumped), "SEED: 1" in first, "SEED: 7" in changed) == (2, True, True)
+    trainer.cfg.freeze()
+    assert [stored(), stored()] == [changed] * 2 and len(dumped) == 3

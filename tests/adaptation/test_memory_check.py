@@ -141,6 +141,24 @@ def test_on_features(trainer, method):
         run.check_memory(training=True)
 
 
+@pytest.mark.parametrize(("method", "key"), [("ZSLP", "PASSES"), ("TipAdapter", "AUGMENT_EPOCH")])
+def test_kept_features(trainer, method, key):
+    """Views of training images, and each other image, are kept beside what encoding holds."""
+    node = f"TRAINER.{TRAINER_REGISTRY.get(method).node}"
+    runs = [trainer(f"{node}.{key}", views, method=method) for views in (2, 10**6)]
+    n_images, width = len(runs[0].dm.dataset.train_x), 32
+    few, many = (run.kept_bytes(training=True) for run in runs)
+    assert many - few == (10**6 - 2) * n_images * width * 4
+    others = len(runs[0].dm.dataset.val) + len(runs[0].dm.dataset.test)
+    assert few == (3 * n_images + others) * width * 4
+    assert runs[0].kept_bytes(training=False) == len(runs[0].dm.dataset.test) * width * 4
+    said = rf"beside \S+ GB of features that the run keeps, .*fewer views .*\({node}\.{key}\)"
+    with address_space(many / 2), pytest.raises(SettingError, match=said):
+        runs[1].check_memory(training=True)
+    with address_space(many / 2):
+        runs[0].check_memory(training=True)
+
+
 def test_seeds_together(trainer):
     runs = SeveralSeeds({seed: partial(trainer, "SEED", seed) for seed in (1, 2)})
     room = Load(runs.runs[0].trainer.model, 4).bytes

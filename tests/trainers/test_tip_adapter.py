@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train
 from adaptation.checkpoints import checked_weights
@@ -135,6 +136,7 @@ NODE = "TRAINER.TIPADAPTER"
         ((f"{NODE}.AUGMENT_EPOCH", 0), r"AUGMENT_EPOCH is 0: use 1 or more"),
         ((f"{NODE}.SEARCH_STEP", (9, 0)), r"SEARCH_STEP is .* of at least 1"),
         ((f"{NODE}.SEARCH_SCALE", (7.0,)), r"SEARCH_SCALE is .* two numbers"),
+        (("OPTIM.CUDA_GRAPH", True), r"^OPTIM\.CUDA_GRAPH .*TipAdapter takes none: set"),
     ],
 )
 def test_settings_that_cannot_be(make_cfg, pairs, message):
@@ -207,6 +209,82 @@ def test_views_of_the_keys_can_train_them(run):
         finally:
             del TRAINER_REGISTRY._obj_map["Counting"]
         assert counted == list(range(passes))
+
+
+def write_published(trainer, folder: Path) -> Path:
+    """Files as the published code writes them, in half precision; returns that of the keys."""
+    learner = trainer.model.learner
+    keys, values = learner.keys.detach().half(), F.one_hot(learner.labels, 5).half()
+    folder.mkdir()
+    torch.save(values, folder / "values_2shots.pt")
+    torch.save(keys.t(), folder / "keys_2shots.pt")
+    torch.save(torch.nn.Parameter(keys), folder / "best_F_2shots.pt")
+    return folder / f"{trainer.published_keys}_2shots.pt"
+
+
+@pytest.mark.parametrize("method", ["TipAdapter", "TipAdapterF"])
+def test_published_files(run, make_cfg, tmp_path, method):
+    """A run with another number of images reads them, and searches the pair; later ones do not."""
+    trained = run(method)
+    path = write_published(trained, tmp_path / "caches")
+    other = build_trainer(make_cfg(method, *FEW, "DATASET.NUM_SHOTS", 4))
+    other.load_model(str(path))
+    learner = other.model.learner
+    for key in ("keys", "labels", "text_weights"):
+        assert torch.allclose(learner.state_dict()[key], getattr(trained.cache, key), atol=1e-3)
+    chosen = other.run_notes.selection
+    assert (chosen["on"], chosen["images"]) == ("val", 20)
+    assert torch.equal(learner.pair, torch.tensor(list(chosen["values"].values())))
+    off = ("TRAINER.TIPADAPTER.SEARCH", False, "TRAINER.TIPADAPTER.INIT_BETA", 2.5)
+    plain = build_trainer(make_cfg(method, *off))
+    plain.load_model(str(path))
+    assert plain.model.learner.pair.tolist() == pytest.approx([2.5, 1.17])
+    assert plain.run_notes.selection is None
+    other.load_model(trained.output_dir)
+    assert torch.equal(other.model.learner.keys, trained.model.learner.keys)
+
+
+VALUES = F.one_hot(torch.arange(10) % 5, 5).half()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("values", None, r"does not say .* put values_2shots\.pt of the same"),
+        ("values", VALUES[:8], r"is of 8 images, and keys_2shots\.pt of 10"),
+        ("values", VALUES[:, :4], r"is of 4 classes, and this run has 5"),
+        ("values", 2 * VALUES, r"values_2shots\.pt is damaged: a row"),
+        ("values", [1.0], r"values_2shots\.pt should hold the values .* of another kind"),
+        ("keys", torch.zeros(64, 10), r"keys of 64 values, .* have 32: set --backbone"),
+        ("keys", torch.zeros(32), r"should hold the keys .* of shape \(32,\)"),
+        ("keys", torch.full((32, 10), torch.nan), "are not all finite"),
+    ],
+)
+def test_published_files_that_do_not_fit(make_cfg, tmp_path, name, content, message):
+    trainer = build_trainer(make_cfg("TipAdapter", *FEW))
+    torch.save(torch.zeros(32, 10), tmp_path / "keys_2shots.pt")
+    torch.save(VALUES, tmp_path / "values_2shots.pt")
+    path = tmp_path / f"{name}_2shots.pt"
+    if content is None:
+        path.unlink()
+    else:
+        torch.save(content, path)
+    before = {key: value.clone() for key, value in trainer.model.learner.state_dict().items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as info:
+        trainer.load_model(str(tmp_path / "keys_2shots.pt"))
+    assert "\n" not in str(info.value)
+    for key, value in trainer.model.learner.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_published_files_need_what_a_search_needs(make_cfg, tmp_path):
+    trainer = build_trainer(make_cfg("TipAdapter", *FEW))
+    path = write_published(trainer, tmp_path / "caches")
+    trainer.val_loader = None
+    with pytest.raises(SettingError, match=r"SELECT_ON val needs .*SEARCH False keeps"):
+        trainer.load_model(str(path))
+    with pytest.raises(ValueError, match=r"best_F_2shots\.pt is not a checkpoint of a run"):
+        trainer.load_model(str(tmp_path / "caches" / "best_F_2shots.pt"))
 
 
 @pytest.mark.parametrize("same", [False, True])
