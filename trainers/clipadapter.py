@@ -1,7 +1,8 @@
 """CLIP-Adapter: a small network on CLIP's image features, mixed with them.
 
 Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV 2024,
-arXiv 2110.04544. Two linear maps without bias and a hidden layer a quarter as wide as the features.
+arXiv 2110.04544; code: gaopengcuhk/CLIP-Adapter. Two linear maps without bias and a hidden layer a
+quarter as wide as the features.
 
 As in its code: a ReLU also behind the second map; the network reads raw features, and its result is
 mixed with raw features before they are brought to unit norm; one text per data set, and a ratio of

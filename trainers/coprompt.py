@@ -1,9 +1,10 @@
 """CoPrompt: MaPLe's prompts and an adapter of either feature, kept consistent with the frozen CLIP.
 
 Roy and Etemad, "Consistency-guided Prompt Learning for Vision-Language Models", ICLR 2024, arXiv
-2306.01195. Two views of every training image are drawn (``DATALOADER.K_TRANSFORMS`` 2): the learner
-classifies the first, and its features stay near the frozen CLIP's of the second, as its text
-features do near those of sentences about the classes (:mod:`adaptation.sentences`).
+2306.01195; code: ShuvenduRoy/CoPrompt. Two views of every training image are drawn
+(``DATALOADER.K_TRANSFORMS`` 2): the learner classifies the first, and its features stay near the
+frozen CLIP's of the second, as its text features do near those of sentences about the classes
+(:mod:`adaptation.sentences`).
 
 As in its code: prompts and template are MaPLe's for every data set; adapters have a quarter of the
 features' width, no bias, a ReLU behind both layers, and a share of 0.1 (image) and 0.2 (text); the
