@@ -125,6 +125,33 @@ def start_of_context(clip: CLIP, node: CfgNode, name: str, n_classes: int) -> Te
     return ctx
 
 
+class FeatureAdapter(nn.Module):
+    """Two layers, and the share of their result in the features.
+
+    As in CLIP-Adapter's code, and CoPrompt's after it: no bias, a ReLU behind both layers, raw
+    features in and out.
+
+    Args:
+        width: of the features.
+        reduction: how many times narrower the hidden layer is.
+        share: of the result that is adapted, 0 to 1.
+    """
+
+    def __init__(self, width: int, reduction: int, share: float) -> None:
+        super().__init__()
+        self.share, hidden = share, width // reduction
+        self.fc = nn.Sequential(
+            nn.Linear(width, hidden, bias=False),
+            nn.ReLU(),
+            nn.Linear(hidden, width, bias=False),
+            nn.ReLU(),
+        )
+
+    def mix(self, features: Tensor) -> Tensor:
+        """Return raw features ``(N, width)`` after the adapter, not normalised."""
+        return self.share * self.fc(features) + (1 - self.share) * features
+
+
 class BaseFeaturesLearner(PromptLearner):
     """Base class of learners with a vector for each class, and CLIP's raw text features beside it.
 

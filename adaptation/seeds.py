@@ -125,6 +125,7 @@ class SeedRun:
             self.trainer.num_batches = self.trainer.run_length.steps_of(epoch)
             self.log = EpochLog(self.trainer)
             batches = Batches(self.trainer.train_loader_x, most=self.trainer.num_batches)
+            self.loaded = batches
             done = self.going_on.begin_steps(self.log, batches)
             self.batches = enumerate(batches, done)
 
@@ -149,8 +150,9 @@ class SeedRun:
         with self.own_state():
             self.going_on.save()
 
-    def flush(self) -> None:
-        """Write the pending scalars of the epoch's log."""
+    def end_epoch(self) -> None:
+        """End the loader's workers, and write the pending scalars of the epoch's log."""
+        self.loaded.end()
         with self.own_output():
             self.log.flush()
 
@@ -282,7 +284,7 @@ def run_epoch(runs: Sequence[SeedRun], epoch: int) -> None:
     with ExitStack() as stack:
         for run in runs:
             run.begin_epoch(epoch)
-            stack.callback(run.flush)
+            stack.callback(run.end_epoch)
         for step in itertools.count():
             due = [(run, run.next_batch()) for run in runs]
             batches = [(run, batch) for run, batch in due if batch is not None]

@@ -31,6 +31,8 @@ KEYS = {
     "StanfordCars": "stanford_cars",
 }
 
+#: largest file, in bytes: 50 sentences for each of 1000 classes take a tenth
+MOST_BYTES = 1 << 26
 FORMAT = (
     'a JSON object {"class name": ["sentence", ...], ...} with as many sentences for every class'
 )
@@ -54,8 +56,8 @@ def find_sentences(given: str, data_root: str, data_set: str, key: str) -> Path:
     for folder in (Path(data_root).expanduser(), ROOT):
         path = folder / Path(given).expanduser()
         path = path if path.suffix == ".json" else path / name
-        if path.is_file():
-            return path
+        if path.exists():
+            return path  # what is no file is said where it is read
         places += [] if str(path) in places else [str(path)]
     raise FileNotFoundError(
         f"{key}: training on {data_set} reads sentences about its classes, and there is no file "
@@ -75,15 +77,25 @@ def read_sentences(path: str | Path, classnames: Sequence[str], length: int) -> 
         ``C`` lists of as many sentences.
 
     Raises:
-        ValueError: the file cannot be read, lacks a class, has other numbers of sentences for some
-            classes, or a sentence that is too long; names the file.
+        ValueError: the file cannot be read, names a class twice, lacks some, has other numbers of
+            sentences for some classes, or a sentence that is too long; names the file.
+        OSError: it is no ordinary file, or too large.
     """
     try:
-        content = parse_json(as_text(read_bytes(path)))
+        content = parse_json(as_text(read_bytes(path, MOST_BYTES)), object_pairs_hook=_each_once)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}; it should hold {FORMAT}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not {FORMAT}")
+    names = [name.replace("_", " ").casefold() for name in content]
+    if lacking := [n for n in classnames if n.replace("_", " ").casefold() not in names]:
+        shown = ", ".join(map(repr, lacking[:3]))
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        hint = nearest(lacking[0].replace("_", " "), list(content)) if len(lacking) == 1 else ""
+        raise ValueError(
+            f"{path} lacks {len(lacking)} of {len(classnames)} classes: {shown}{more}{hint}"
+            + ("; is it that of another data set?" if len(lacking) == len(classnames) else "")
+        )
     found = [_of_class(content, name.replace("_", " "), path) for name in classnames]
     for name, sentences in zip(classnames, found, strict=True):
         if len(sentences) != len(found[0]):
@@ -102,14 +114,21 @@ def read_sentences(path: str | Path, classnames: Sequence[str], length: int) -> 
     return found
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {twice!r} twice")
+    return content
+
+
 def _of_class(content: Mapping[str, Any], name: str, path: str | Path) -> list[str]:
     sentences = content.get(name)
     if sentences is None:
         alike = [key for key in content if key.replace("_", " ").casefold() == name.casefold()]
         if len(alike) > 1:
             raise ValueError(f"{path} has no class {name!r}, but {' and '.join(map(repr, alike))}")
-        if not alike:
-            raise ValueError(f"{path} has no class {name!r}{nearest(name, list(content))}")
         sentences = content[alike[0]]
     good = isinstance(sentences, list) and sentences
     if not good or not all(isinstance(text, str) and text.strip() for text in sentences):

@@ -17,7 +17,11 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
     """
     for name, part in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, n = re.subn(pattern, lambda m, part=part: m[1] + part + m[2], text, flags=re.DOTALL)
+
+        def put(match: re.Match[str], part: str = part) -> str:
+            return match[1] + part + match[2]
+
+        text, n = re.subn(pattern, put, text, flags=re.DOTALL)
         if n != 1:
             raise ValueError(f"the document needs one place for {name}, has {n}")
     return text

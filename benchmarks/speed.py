@@ -10,7 +10,12 @@ fill the tables of ``benchmarks/results/speed.md``.
 * ``eval``: a test batch of 100 images; the plain variant encodes the text for every batch;
 * ``memory``: the peak of a step, with ``--memory-of text`` or ``eval`` that of the text encoder or
   of a test batch, above what the process held before, in a process of its own;
-* ``flops``: operations of a step and of its text part, counted without running them.
+* ``flops``: operations of a step and of its text part, counted without running them;
+* ``cost``: a step of this toolbox beside the encoding of its images by CLIP without prompts, in
+  turn; settings are those of base-to-new.
+
+Methods that train on features take their steps without an encoder: benchmarks/feature_pools.py has
+their costs.
 
 Times are CPU seconds of the process, the variants in turn, after one run that is not counted. Of
 the text encoder alone, which is quick, a run that is not counted precedes each that is.
@@ -44,7 +49,7 @@ DOCUMENT = OUT.with_suffix(".md")
 BATCH, TEST_BATCH = 4, 100
 #: the plain computation, this toolbox, and this toolbox with MODEL.MEMORY_GB
 PLAIN, PACKED, WITHIN = "plain", "ours", "ours, MEMORY_GB "
-WHAT = ("step", "text", "eval", "memory", "flops")
+WHAT = ("step", "text", "eval", "memory", "flops", "cost")
 #: what tells one measurement from another
 KEYS = ("what", "method", "classes", "variant")
 #: what was aimed at: what, method, classes, at least this ratio (CPU time, user time)
@@ -89,15 +94,32 @@ def class_names(n_classes: int) -> list[str]:
     return [name + number for number in rounds for name in NAMES][:n_classes]
 
 
-def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: object) -> Any:
+def first_config(method: str) -> str:
+    """Return the name of the first ViT-B/16 config of a method."""
+    return min((ROOT / "configs/trainers" / method).glob("vit_b16*.yaml")).stem
+
+
+def base_to_new_config(method: str) -> str:
+    """Return the name of the config of a method that base-to-new takes for most data sets."""
+    from scripts.methods import find_method
+
+    return find_method(method).config_for("base2new", "", "16")
+
+
+def build(
+    method: str, n_classes: int, backbone: Path, variant: str, *pairs: object, config: str = ""
+) -> Any:
     """Build a method's trainer in float32, with classes but without images.
 
+    Sentences about the classes, where a method reads some, are one of each class.
+
     Args:
-        method: registry name; its first ViT-B/16 config counts.
+        method: registry name.
         n_classes: number of classes, named by ``class_names``.
         backbone: checkpoint file of a CLIP.
         variant: ``PLAIN``, ``PACKED``, or ``WITHIN`` and a number of 10^9 bytes.
         pairs: further config keys and values.
+        config: name of the config; by default ``first_config``.
     """
     import torch
 
@@ -111,7 +133,8 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     cfg, registered = get_cfg_default(), TRAINER_REGISTRY.get(method)
     trainers.extend_cfg(cfg)
     datasets.extend_cfg(cfg)
-    cfg.merge_from_file(str(min((ROOT / "configs/trainers" / method).glob("vit_b16*.yaml"))))
+    name = f"{config or first_config(method)}.yaml"
+    cfg.merge_from_file(str(ROOT / "configs/trainers" / method / name))
     cfg.merge_from_list(
         ["TRAINER.NAME", method, f"TRAINER.{registered.node}.PREC", "fp32", "USE_CUDA", False]
         + ["DATASET.NUM_SHOTS", 16]
@@ -134,6 +157,12 @@ def build(method: str, n_classes: int, backbone: Path, variant: str, *pairs: obj
     trainer = WithoutImages(cfg)
     trainer.num_batches, trainer.batch_idx = 2, 0  # never the last batch of an epoch
     trainer.model.frozen_text_features()
+    if "SENTENCES" in trainer.node_cfg:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "sentences.json")
+            path.write_text(json.dumps({name: [f"a photo of a {name}."] for name in names}))
+            trainer.node_cfg.SENTENCES = str(path)
+            trainer.model.frozen_sentence_features(trainer.sentences())
     if variant == PLAIN:
         trainer.model.encoders = Encoders(trainer.model.clip, fast=False)
     return trainer
@@ -223,6 +252,28 @@ def measure_time(
             if repeat >= 0:
                 found[variant]["user"].append(user)
                 found[variant]["system"].append(system)
+    return found
+
+
+def measure_cost(method: str, n_classes: int, backbone: Path, repeats: int) -> dict[str, Any]:
+    """Measure a step and the encoding of its images in turn, after one of each not counted."""
+    import torch
+
+    config = base_to_new_config(method)
+    trainer = build(method, n_classes, backbone, PACKED, config=config)
+    images = random_batch(trainer, BATCH)["img"]
+
+    @torch.no_grad()
+    def encode() -> None:
+        trainer.model.frozen_image_features(images)
+
+    runs = {"": step(trainer), "encoding_": encode}
+    found: dict[str, Any] = {"config": config}
+    for repeat in range(-1, repeats):
+        for name, run in runs.items():
+            used = dict(zip(("user", "system"), cpu_seconds(run), strict=True))
+            for field in used if repeat >= 0 else ():
+                found.setdefault(name + field, []).append(used[field])
     return found
 
 
@@ -338,7 +389,7 @@ def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
     pairs: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
     for record in records:
         pairs.setdefault(tuple(record[key] for key in KEYS[:3]), {})[record["variant"]] = record
-    time, memory, flops = [], [], []
+    time, memory, flops, cost = [], [], [], []
     for (what, method, n_classes), by_variant in pairs.items():
         head = {"method": method, "classes": n_classes}
         slow, fast = by_variant.get(PLAIN), by_variant.get(PACKED)
@@ -349,6 +400,14 @@ def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
                 row["tensors, GB"] = f"{record['tensors']:.2f}" if "tensors" in record else ""
                 row["CPU s, first run"] = f"{sum(seconds(record)):.1f}"
                 memory.append(row)
+        elif what == "cost":
+            record = by_variant[PACKED]
+            row = {**head, "config": record["config"]}
+            row["step, user s"] = f"{median(record['user']):.2f}"
+            row["encoding, user s"] = f"{median(record['encoding_user']):.2f}"
+            row["step / encoding (all runs)"] = ratios(record["user"], record["encoding_user"])
+            row["runs"] = len(record["user"])
+            cost.append(row)
         elif slow is None or fast is None:
             continue
         elif what == "flops":
@@ -368,7 +427,10 @@ def tables(records: Sequence[dict[str, Any]]) -> dict[str, str]:
             row["user time only"] = ratios(slow["user"], fast["user"])
             row["runs"] = len(fast["user"])
             time.append(row)
-    tables = {"time": time, "memory": memory, "flops": flops, "aims": aims(pairs)}
+    tables = {
+        **{"time": time, "memory": memory, "flops": flops, "cost": cost},
+        "aims": aims(pairs),
+    }
     return {
         name: tabulate(rows, "keys", "github", disable_numparse=True) + "\n"
         for name, rows in tables.items()
@@ -464,6 +526,8 @@ def act(args: argparse.Namespace) -> None:
                         found = {
                             v: measure[v](args.memory_of, method, n, backbone, v) for v in variants
                         }
+                    elif what == "cost":
+                        found = {PACKED: measure_cost(method, n, backbone, args.repeats)}
                     elif what == "flops":
                         found = {v: count_flops(method, n, backbone, v) for v in variants}
                     else:

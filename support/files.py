@@ -39,13 +39,13 @@ def require_ordinary(path: str | Path, most: int | None = None) -> None:
         raise OSError(errno.EFBIG, text, name)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Return the content of an ordinary file of at most ``MOST_TEXT`` bytes.
+def read_bytes(path: str | Path, most: int = MOST_TEXT) -> bytes:
+    """Return the content of an ordinary file of at most so many bytes.
 
     Raises:
         OSError: as :func:`require_ordinary`, or it cannot be read.
     """
-    require_ordinary(path, MOST_TEXT)
+    require_ordinary(path, most)
     return Path(path).read_bytes()
 
 

@@ -1,10 +1,10 @@
 """ZS-LP and CLAP: a prototype for each class, which starts as its zero-shot text features.
 
 Silva-Rodriguez et al., "A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models",
-CVPR 2024, arXiv 2312.12730. Prototypes start as CLIP's raw text features. ZS-LP trains them with
-cross-entropy alone. CLAP keeps them near their start: the squared distance of a class's prototype
-is weighted with the probability that zero-shot CLIP gives, on average over the training views, to
-the true class.
+CVPR 2024, arXiv 2312.12730; code: jusiro/CLAP. Prototypes start as CLIP's raw text features. ZS-LP
+trains them with cross-entropy alone. CLAP keeps them near their start: the squared distance of a
+class's prototype is weighted with the probability that zero-shot CLIP gives, on average over the
+training views, to the true class.
 
 As in its code: raw features are averaged over the texts, eight on ImageNet and elsewhere the data
 set's own, with the underscores of class names left in; prototypes are brought to unit norm where

@@ -1,7 +1,8 @@
 """CLIP-Adapter: a small network on CLIP's image features, mixed with them.
 
 Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters", IJCV 2024,
-arXiv 2110.04544. Two linear maps without bias and a hidden layer a quarter as wide as the features.
+arXiv 2110.04544; code: gaopengcuhk/CLIP-Adapter. Two linear maps without bias and a hidden layer a
+quarter as wide as the features.
 
 As in its code: a ReLU also behind the second map; the network reads raw features, and its result is
 mixed with raw features before they are brought to unit norm; one text per data set, and a ratio of
@@ -16,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptation.learner import PromptLearner, Steps
+from adaptation.learners import FeatureAdapter
 from adaptation.templates import dataset_template
 from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
@@ -26,30 +28,19 @@ from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
 
-class FeatureAdapter(PromptLearner):
-    """Network that image features are mixed with.
+class ImageAdapterLearner(FeatureAdapter, PromptLearner):
+    """Adapter behind the image encoder.
 
     Args:
-        embed_dim: width of the features.
+        width: of the features.
         reduction: how many times narrower the hidden layer is.
-        ratio: share of the network's result in the mixture, 0 to 1.
+        share: of the adapter's result in the features, 0 to 1.
         template: frozen words around the class name.
     """
 
-    def __init__(self, embed_dim: int, reduction: int, ratio: float, template: str) -> None:
-        super().__init__()
-        self.ratio, self.template = ratio, template
-        hidden = embed_dim // reduction
-        self.fc = nn.Sequential(
-            nn.Linear(embed_dim, hidden, bias=False),
-            nn.ReLU(),
-            nn.Linear(hidden, embed_dim, bias=False),
-            nn.ReLU(),
-        )
-
-    def mix(self, features: Tensor) -> Tensor:
-        """Return raw image features ``(B, embed_dim)`` after the adapter, not normalised."""
-        return self.ratio * self.fc(features) + (1 - self.ratio) * features
+    def __init__(self, width: int, reduction: int, share: float, template: str) -> None:
+        super().__init__(width, reduction, share)
+        self.template = template
 
     def image_features(self, clip: Steps, image: Tensor) -> Tensor:
         return F.normalize(self.mix(clip.encode_image(image)), dim=-1)
@@ -84,7 +75,9 @@ class CLIPAdapter(PromptTrainer):
             )
 
     @classmethod
-    def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> FeatureAdapter:
+    def build_learner(
+        cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
+    ) -> ImageAdapterLearner:
         node, width = cfg.TRAINER[cls.node], clip.text_projection.shape[1]
         if not 1 <= node.REDUCTION <= width:
             raise ValueError(
@@ -92,4 +85,4 @@ class CLIPAdapter(PromptTrainer):
                 f"have {width} values, takes 1 to {width}"
             )
         template = dataset_template(cfg.DATASET.NAME)
-        return FeatureAdapter(width, node.REDUCTION, node.RATIO, template)
+        return ImageAdapterLearner(width, node.REDUCTION, node.RATIO, template)

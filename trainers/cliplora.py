@@ -1,7 +1,7 @@
 """CLIP-LoRA: low-rank terms of attention's projections in both encoders, one setting for all data.
 
 Zanella and Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024,
-arXiv 2405.18541.
+arXiv 2405.18541; code: MaxZanella/CLIP-LoRA.
 
 As in its code: the factor of a term is alpha / sqrt(r); dropout of each term's input is drawn anew
 for each projection, block, position and text; logits are cosines times 100, whatever CLIP's own
@@ -52,13 +52,7 @@ PROJECTIONS = {
 }
 UPSTREAM = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.attn\.(\w+)\.w_lora_([AB])")
 #: settings that the published code keeps beside its weights, and their keys here
-METADATA = {
-    "r": "R",
-    "alpha": "ALPHA",
-    "encoder": "ENCODER",
-    "params": "PARAMS",
-    "position": "POSITION",
-}
+METADATA = {name: name.upper() for name in ("r", "alpha", "encoder", "params", "position")}
 
 
 def chosen_blocks(position: str, n_blocks: int) -> range:
@@ -115,24 +109,16 @@ class LowRankLearner(PromptLearner):
         self.text, self.vision, self.scale = modules(text), modules(vision), scale
 
     def _changes(self, blocks: Any) -> LayerChanges | None:
-        return {
-            int(number): BlockChange(
-                **{
-                    PROJECTIONS[letter][0]: term.change(self.scale)
-                    for letter, term in terms.items()
-                }
-            )
-            for number, terms in blocks.items()
-        } or None
+        def change(terms: Any) -> BlockChange:
+            of = {PROJECTIONS[p][0]: term.change(self.scale) for p, term in terms.items()}
+            return BlockChange(**of)
+
+        return {int(number): change(terms) for number, terms in blocks.items()} or None
 
     def places(self) -> list[str]:
         """Return the changed blocks by the published code's names, in its order."""
-        towers = (("", self.text), ("visual.", self.vision))
-        return [
-            f"{start}transformer.resblocks.{number}"
-            for start, blocks in towers
-            for number in blocks
-        ]
+        text = [f"transformer.resblocks.{number}" for number in self.text]
+        return text + [f"visual.transformer.resblocks.{number}" for number in self.vision]
 
     def text_changes(self) -> LayerChanges | None:
         return self._changes(self.text)

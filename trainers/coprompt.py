@@ -1,9 +1,10 @@
 """CoPrompt: MaPLe's prompts and an adapter of either feature, kept consistent with the frozen CLIP.
 
 Roy and Etemad, "Consistency-guided Prompt Learning for Vision-Language Models", ICLR 2024, arXiv
-2306.01195. Two views of every training image are drawn (``DATALOADER.K_TRANSFORMS`` 2): the learner
-classifies the first, and its features stay near the frozen CLIP's of the second, as its text
-features do near those of sentences about the classes (:mod:`adaptation.sentences`).
+2306.01195; code: ShuvenduRoy/CoPrompt. Two views of every training image are drawn
+(``DATALOADER.K_TRANSFORMS`` 2): the learner classifies the first, and its features stay near the
+frozen CLIP's of the second, as its text features do near those of sentences about the classes
+(:mod:`adaptation.sentences`).
 
 As in its code: prompts and template are MaPLe's for every data set; adapters have a quarter of the
 features' width, no bias, a ReLU behind both layers, and a share of 0.1 (image) and 0.2 (text); the
@@ -26,10 +27,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptation.learner import Prediction, Steps
-from adaptation.learners import MappedPromptLearner, start_of_coupled_prompts
+from adaptation.learners import (
+    FeatureAdapter,
+    MappedPromptLearner,
+    start_of_coupled_prompts,
+)
 from adaptation.losses import cosine_distance
 from adaptation.sentences import find_sentences, read_sentences
 from adaptation.trainer import PromptTrainer
@@ -48,29 +53,6 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Adapter(nn.Module):
-    """Two layers that a share of the features goes through.
-
-    Args:
-        width: of the features.
-        share: of the result that is adapted, 0 to 1.
-    """
-
-    def __init__(self, width: int, share: float) -> None:
-        super().__init__()
-        self.share, hidden = share, width // REDUCTION
-        self.fc = nn.Sequential(
-            nn.Linear(width, hidden, bias=False),
-            nn.ReLU(),
-            nn.Linear(hidden, width, bias=False),
-            nn.ReLU(),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Mix features ``(N, width)``, not normalised, with adapted ones."""
-        return self.share * self.fc(features) + (1 - self.share) * features
-
-
 class CoPromptLearner(MappedPromptLearner):
     """MaPLe's prompts, and an adapter behind either encoder.
 
@@ -81,15 +63,15 @@ class CoPromptLearner(MappedPromptLearner):
 
     def __init__(self, embed_dim: int, **prompts: Any) -> None:
         super().__init__(**prompts)
-        self.adapter_image = Adapter(embed_dim, IMAGE_SHARE)
-        self.adapter_text = Adapter(embed_dim, TEXT_SHARE)
+        self.adapter_image = FeatureAdapter(embed_dim, REDUCTION, IMAGE_SHARE)
+        self.adapter_text = FeatureAdapter(embed_dim, REDUCTION, TEXT_SHARE)
 
     def text_features(self, clip: Steps) -> Tensor:
-        return F.normalize(self.adapter_text(clip.encode_text(self.text_changes())), dim=-1)
+        return F.normalize(self.adapter_text.mix(clip.encode_text(self.text_changes())), dim=-1)
 
     def image_features(self, clip: Steps, image: Tensor) -> Tensor:
         features = clip.encode_image(image, self.image_changes())
-        return F.normalize(self.adapter_image(features), dim=-1)
+        return F.normalize(self.adapter_image.mix(features), dim=-1)
 
     def to_upstream(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         adapters = {key: value for key, value in weights.items() if key.startswith("adapter_")}

@@ -1,7 +1,7 @@
 """KgCoOp: a learned context whose class features stay near those of hand-written text.
 
 Yao et al., "Visual-Language Prompt Tuning with Knowledge-guided Context Optimization", CVPR 2023,
-arXiv 2303.13283.
+arXiv 2303.13283; code: htyao89/KgCoOp.
 
 As in its code: the distance is one minus the cosine (the paper: squared Euclidean distance, which
 is twice that); the teacher reads one text per data set, which differs from CoOp's for DTD; the

@@ -1,6 +1,7 @@
 """MMA: adapters beside the upper blocks of both encoders, with a map that the encoders share.
 
-Yang et al., "MMA: Multi-Modal Adapter for Vision-Language Models", CVPR 2024.
+Yang et al., "MMA: Multi-Modal Adapter for Vision-Language Models", CVPR 2024;
+code: ZjjConan/VLM-MultiModalAdapter.
 
 As in its code: an adapter reads what a block's attention reads, and its result is added to the
 block's; its gradients are divided by ``ADAPTER_SCALE``, what goes on to the block is not; adapters

@@ -1,8 +1,9 @@
 """MMRL: representation tokens of a shared space in the upper layers of both encoders.
 
-Guo and Gu, "MMRL: Multi-Modal Representation Learning for Vision-Language Models", CVPR 2025,
-arXiv 2503.08497. Learned are the space tokens, their maps to every listed layer of both encoders,
-and a second projection, of the image encoder's token rows; see :mod:`adaptation.representations`.
+Guo and Gu, "MMRL: Multi-Modal Representation Learning for Vision-Language Models", CVPR 2025, arXiv
+2503.08497; code: yunncheng/MMRL. Learned are the space tokens, their maps to every listed layer of
+both encoders, and a second projection, of the image encoder's token rows; see
+:mod:`adaptation.representations`.
 
 As in its code: texts are the data sets' zero-shot ones; layers count from 1; all maps into one
 encoder start equal; the second projection starts at random, so that its features carry nothing at

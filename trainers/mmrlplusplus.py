@@ -1,10 +1,10 @@
 """MMRL++: MMRL with shared maps, low-rank residuals, and tokens that take up those before them.
 
 Guo and Gu, "MMRL++: Parameter-Efficient and Interaction-Aware Representation Learning for
-Vision-Language Models", IJCV 2026, arXiv 2505.10088. Of every encoder one map of the space tokens
-is shared by all listed layers, each of which adds a low-rank term and a bias of its own; the second
-projection is CLIP's plus a low-rank term; a layer's tokens are BETA of the new ones and 1 - BETA of
-what the block before made of the old ones.
+Vision-Language Models", IJCV 2026, arXiv 2505.10088; code: yunncheng/MMRL. Of every encoder one map
+of the space tokens is shared by all listed layers, each of which adds a low-rank term and a bias of
+its own; the second projection is CLIP's plus a low-rank term; a layer's tokens are BETA of the new
+ones and 1 - BETA of what the block before made of the old ones.
 
 As in its code: all that the docstring of ``trainers/mmrl.py`` says but for the second projection,
 which starts as CLIP's; biases of one encoder start equal; no low-rank product has a factor. BETA

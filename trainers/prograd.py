@@ -1,8 +1,9 @@
 """ProGrad: a learned context whose gradient does not work against hand-written text.
 
-Zhu et al., "Prompt-aligned Gradient for Prompt Tuning", ICCV 2023, arXiv 2205.14865. Where the
-gradient of the cross-entropy points against that of a second loss, the divergence from the frozen
-CLIP's class distribution, the conflicting part is taken out of it.
+Zhu et al., "Prompt-aligned Gradient for Prompt Tuning", ICCV 2023, arXiv 2205.14865;
+code: BeierZhu/Prompt-align. Where the gradient of the cross-entropy points against that of a second
+loss, the divergence from the frozen CLIP's class distribution, the conflicting part is taken out of
+it.
 
 As in its code: the second loss is the cross-entropy with the teacher's distribution, times T^2
 (called KL there; only the direction of its gradient counts); the whole context is one vector in the

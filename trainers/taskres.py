@@ -1,6 +1,7 @@
 """TaskRes: a learned residual for each class, added to CLIP's raw text features.
 
-Yu et al., "Task Residual for Tuning Vision-Language Models", CVPR 2023, arXiv 2211.10277.
+Yu et al., "Task Residual for Tuning Vision-Language Models", CVPR 2023, arXiv 2211.10277;
+code: geekyutao/TaskRes.
 
 As in its code: the base are raw features averaged over the texts, eight on ImageNet and elsewhere
 the data set's own, with the underscores of class names left in; it is not normalised before the

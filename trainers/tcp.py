@@ -1,7 +1,7 @@
 """TCP: a learned context, and class tokens that a network makes of the frozen class features.
 
 Yao et al., "TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model", CVPR 2024,
-arXiv 2311.18231.
+arXiv 2311.18231; code: htyao89/Textual-based_Class-aware_prompt_tuning.
 
 As in its code: four context vectors in front, which from the ninth text block on (number 8 from 0)
 are replaced by the class's own four, without a positional embedding; a hidden layer a quarter as

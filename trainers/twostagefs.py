@@ -1,7 +1,7 @@
 """2SFS: layer norms of both encoders first, then a classifier on their features.
 
 Farina et al., "Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages", CVPR 2025,
-arXiv 2503.11609.
+arXiv 2503.11609; code: FarinaMatteo/rethinking_fewshot_vlms.
 
 As in its code: weights and biases of both layer norms of every block learn in the first stage,
 ``ln_pre``, ``ln_post`` and ``ln_final`` do not (its optimiser has them, and their gradients are

@@ -229,6 +229,10 @@ def common_position(runs: Sequence[tuple[str, Sequence[str]]], seeds: list[int])
 class Batches:
     """Batches of a loader in one epoch, with what it takes to come back to one of them.
 
+    As a context it ends the loader's workers where it ends. An iterator that something still holds,
+    as the frames of an exception do, is left to Python's collector of cycles. That takes apart the
+    queues to the workers before it tells these to end, and then waits for them in vain.
+
     Args:
         loader: loader of the batches.
         endless: start the loader again when it ends.
@@ -242,6 +246,12 @@ class Batches:
         self.starts: list[dict[str, Any]] = []
         self._earlier: list[dict[str, Any]] = []
         self._batches: Iterator[Any] | None = None
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
 
     def __iter__(self) -> Iterator[Any]:
         return self

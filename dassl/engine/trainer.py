@@ -120,7 +120,7 @@ class TrainerX(SimpleTrainer):
         self.set_model_mode("train")
         self.num_batches = self.run_length.steps_of(self.epoch)
         batches = Batches(self.train_loader_x, most=self.num_batches)
-        with EpochLog(self) as log:
+        with EpochLog(self) as log, batches:
             done = self.going_on.begin_steps(log, batches)
             for batch_idx, batch in enumerate(batches, done):
                 self.batch_idx = batch_idx
@@ -159,7 +159,7 @@ class TrainerXU(SimpleTrainer):
         self.num_batches = self.run_length.steps_of(self.epoch)
         batches_x = Batches(self.train_loader_x, endless=True)
         batches_u = Batches(self.train_loader_u, endless=True)
-        with EpochLog(self) as log:
+        with EpochLog(self) as log, batches_x, batches_u:
             done = self.going_on.begin_steps(log, batches_x, batches_u)
             for batch_idx in range(done, self.num_batches):
                 self.batch_idx = batch_idx

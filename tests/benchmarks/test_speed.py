@@ -32,23 +32,16 @@ def backbone(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> dict[str, tuple]:
-    """Settings without which a method's step would not be the same twice, or cannot be taken."""
-    sentences = tmp_path_factory.mktemp("sentences") / "some.json"
-    sentences.write_text(json.dumps({name: [f"a {name}"] for name in speed.class_names(3)}))
-    return {
-        "CLIPLoRA": ("TRAINER.CLIPLORA.DROPOUT", 0.0),
-        "CoPrompt": ("TRAINER.COPROMPT.SENTENCES", str(sentences)),
-    }
+#: settings without which a method's step would not be the same twice
+PAIRS = {"CLIPLoRA": ("TRAINER.CLIPLORA.DROPOUT", 0.0)}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_variants_compute_the_same(backbone, method, pairs):
+def test_variants_compute_the_same(backbone, method):
     """Features of both encoders, logits, and the gradient of every learnable tensor."""
     found = {}
     for variant in (speed.PLAIN, speed.PACKED):
-        trainer = speed.build(method, 3, backbone, variant, *pairs.get(method, ()))
+        trainer = speed.build(method, 3, backbone, variant, *PAIRS.get(method, ()))
         trainer.set_model_mode("train")
         batch = speed.random_batch(trainer, 2)
         prediction = trainer.model.predict(batch["img"])
@@ -101,6 +94,9 @@ def test_measurements_are_kept(backbone, tmp_path, monkeypatch):
         assert record["base"] > 0.1 and record["peak"] >= 0
     again = run("--what", "text", "--variants", "ours", "--cold")
     assert len(again) == len(both)
+    (cost,) = [r for r in run("--what", "cost", "--variants", "ours") if r["what"] == "cost"]
+    assert cost["config"] == speed.base_to_new_config("IVLP")
+    assert min(cost["user"]) > 0 and len(cost["user"]) == len(cost["encoding_user"]) == 2
 
 
 def test_tables_and_the_document():

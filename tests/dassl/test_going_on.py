@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -102,6 +103,21 @@ def test_every_kind_of_trainer_goes_on(build, kind, workers):
     resumed = build(kind, "resumed", *pairs)
     resumed.train()
     assert_same_end(straight, resumed)
+
+
+@pytest.mark.parametrize(("kind", "step"), [(DrawingXU, 0), (DrawingXU, 1), (Drawing, 1)])
+def test_workers_end_with_their_epoch(build, kind, step):
+    """Also those with batches left, while the run's exception is still held."""
+    pairs = ("DATALOADER.NUM_WORKERS", 1, "OPTIM.MAX_EPOCH", 1, "TRAIN.COUNT_ITER", "train_u")
+    trainer = build(kind, "run", *pairs)
+    if step:
+        end_in_step(trainer, step)
+        with pytest.raises(ToldToEnd) as held, REQUEST.signals():
+            trainer.train()
+        assert held.tb is not None
+    else:
+        trainer.train()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("sampler", ["RandomClassSampler", "RandomDomainSampler"])

@@ -50,6 +50,7 @@ READERS: dict[str, Reader] = {
     "names of folders and files": Reader(lists.OddNames, 40),
     "class names": Reader(texts.ClassNames, 60),
     "templates": Reader(texts.TemplateFile, 60),
+    "sentences of classes": Reader(texts.SentenceFile, 60),
     "config file": Reader(texts.ConfigFile, 20),
     "declared keys": Reader(texts.DeclaredKeys, 25),
     "table of sources": Reader(texts.SourcesTable, 15),

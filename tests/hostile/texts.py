@@ -16,7 +16,7 @@ import yaml
 from support.command_line import ROOT
 
 from .judging import CANARY
-from .mutations import Random, as_yaml, changed_tree, odd_text, write_hostile
+from .mutations import Random, as_json, as_yaml, changed_tree, odd_text, write_hostile
 
 
 @functools.cache
@@ -181,6 +181,35 @@ class TemplateFile:
         found = sorted(entry.name for entry in target.iterdir()) or ["texts.txt"]
         for template in given_templates(found, str(target))[:20]:
             class_prompts(small_clip(), ["cat", "golden_retriever"], template)
+
+
+class SentenceFile:
+    """Sentences about classes, which CoPrompt's teacher reads (TRAINER.COPROMPT.SENTENCES)."""
+
+    classnames = ("cat", "golden_retriever", "forget-me-not")
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def write(self, rng: Random | None, target: Path) -> None:
+        about = {
+            name.replace("_", " "): [f"The {name} is small.", f"A {name} is there."]
+            for name in self.classnames
+        }
+        path = target / "some.json"
+        if rng is None:
+            path.write_text(json.dumps(about))
+            return
+        canary = target.parent / CANARY
+        valid = json.dumps(about).encode()
+        write_hostile(rng, path, valid, lambda: as_json(rng, changed_tree(rng, about)), canary)
+
+    def read(self, target: Path) -> None:
+        from adaptation.sentences import find_sentences, read_sentences
+
+        path = find_sentences("some.json", str(target), "Digits", "TRAINER.COPROMPT.SENTENCES")
+        found = read_sentences(path, self.classnames, 77)
+        assert len({len(sentences) for sentences in found}) == 1 and all(found)
 
 
 class ClassNames:

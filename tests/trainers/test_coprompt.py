@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,18 @@ def test_names_in_any_case(tmp_path, content):
         ({**GOOD, "cat": "one"}, "'cat': a list of sentences was expected"),
         ({**GOOD, "cat": ["one", 2]}, "'cat': a list of sentences was expected"),
         ({**GOOD, "cat": ["one", "word " * 80]}, "'cat': a sentence has 82 tokens"),
+        ({**GOOD, "cat": None}, "'cat': a list of sentences was expected"),
+        ({**GOOD, "cat": {"0": "one"}}, "'cat': a list of sentences was expected"),
+        ({**GOOD, "cat": ["one", " "]}, "'cat': a list of sentences was expected"),
         ({k: v for k, v in GOOD.items() if k != "cat"} | {"Cats": ["a", "b"]}, "mean Cats"),
+        ({"tree": ["a"], "cat": ["a"]}, r"lacks 3 of 5 classes: 'golden_retriever', 'forget"),
+        ({"airbus": ["a"]}, r"lacks 5 of 5 .* and 2 more; is it that of another data set\?$"),
+        ({}, "lacks 5 of 5 classes"),
+        (json.dumps(GOOD)[:-20], "cannot be read: .*it should hold a JSON object"),
+        ('{"cat": ["a"], "cat": ["b"]}', "cannot be read: it has 'cat' twice"),
+        (json.dumps(GOOD).encode("utf-16"), "cannot be read: not UTF-8 text"),
+        (b"", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         (
             {k: v for k, v in GOOD.items() if k != "cat"} | {"Cat": ["a"], "CAT": ["a"]},
             "no class 'cat', but 'Cat' and 'CAT'",
@@ -139,10 +151,39 @@ def test_names_in_any_case(tmp_path, content):
 )
 def test_files_that_do_not_fit(tmp_path, content, match):
     path = tmp_path / "file.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    content = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=match) as error:
         read_sentences(path, CLASSNAMES, 77)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_file_of_sentences(tmp_path):
+    """Said where it is read, not as a file that is missing; a link to a file is one."""
+    path = tmp_path / "some.json"
+
+    def read() -> list[list[str]]:
+        found = find_sentences("some.json", str(tmp_path), "Digits", "KEY")
+        return read_sentences(found, CLASSNAMES, 77)
+
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"some\.json"):
+        read()
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"not a file, but a pipe.*some\.json"):
+        read()
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match=r"1,099,511,627,776 bytes.*some\.json"):
+        read()
+    path.unlink()
+    path.symlink_to(tmp_path / "there.json")
+    with pytest.raises(FileNotFoundError, match=r"no file .*some\.json"):
+        read()
+    (tmp_path / "there.json").write_text(json.dumps(GOOD))
+    assert len(read()) == len(CLASSNAMES)
 
 
 def test_unknown_distance(make_cfg):
