@@ -25,6 +25,14 @@ from tests.parity_files import recorded_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+#: files of single tests that take twenty seconds or more
+LONG = {
+    "test_device.py",
+    "test_end_to_end.py",
+    "test_first_steps.py",
+    "test_ranks.py",
+    "test_recipe.py",
+}
 CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 
 
@@ -68,7 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` or ``pipeline`` need a request, the former a CUDA device as well."""
+    """Tests marked ``gpu`` or ``pipeline`` need a request, the former a CUDA device as well.
+
+    The longest tests come first: at the end one process would wait for another.
+    """
+    items.sort(key=lambda item: item.path.name not in LONG)
     if not asked_for(config, "pipeline"):
         for item in items:
             if item.get_closest_marker("pipeline"):
