@@ -6,11 +6,17 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-venv=.venv files=(requirements.txt)
+venv=.venv files=(requirements.txt) options=()
 case ${1:-} in
 '') ;;
 deploy) files+=(requirements-deploy.txt) ;;
-dev) files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
+dev)
+    files+=(requirements-{slurm,deploy,trackers,dev}.txt)
+    # Half a minute is saved: what the tests import is compiled then, unless Python may not keep it.
+    if [ -z "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+        options=(--no-compile)
+    fi
+    ;;
 lowest) venv=.venv-lowest files+=(requirements-{slurm,deploy,trackers,dev}.txt) ;;
 *)
     echo "error: setup.sh takes deploy, dev, lowest or nothing, not '$1'" >&2
@@ -46,7 +52,7 @@ fi
 install() { # FILE
     local pip=("$venv/bin/python" -m pip install --disable-pip-version-check)
     if [ "$venv" = .venv ]; then
-        "${pip[@]}" -r "$1"
+        "${pip[@]}" ${options[@]+"${options[@]}"} -r "$1"
     else # by uv, which can take the lowest versions; those without a wheel for this Python do not count
         "${pip[@]}" "uv>=0.5,<1"
         "$venv/bin/python" -m uv pip install --python "$venv/bin/python" --upgrade \

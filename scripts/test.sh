@@ -7,4 +7,4 @@ bash scripts/setup.sh dev
 .venv/bin/python -m ruff check .
 .venv/bin/python -m mypy
 # One thread each: the models of the tests are too small for more.
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -15,6 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+import adaptation.predictor
+import adaptation.trainer
+from clip.loading import load_state_dict
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets.fewshot import FewShotDataset
@@ -22,6 +25,14 @@ from tests.parity_files import recorded_clip
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+#: files of single tests that take twenty seconds or more
+LONG = {
+    "test_device.py",
+    "test_end_to_end.py",
+    "test_first_steps.py",
+    "test_ranks.py",
+    "test_recipe.py",
+}
 CLASSNAMES = ("cat", "golden_retriever", "forget-me-not", "axolotl", "tree")
 
 
@@ -65,7 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` or ``pipeline`` need a request, the former a CUDA device as well."""
+    """Tests marked ``gpu`` or ``pipeline`` need a request, the former a CUDA device as well.
+
+    The longest tests come first: at the end one process would wait for another.
+    """
+    items.sort(key=lambda item: item.path.name not in LONG)
     if not asked_for(config, "pipeline"):
         for item in items:
             if item.get_closest_marker("pipeline"):
@@ -165,9 +180,32 @@ def tiny_run(data_root: Path, clip_cache, tmp_path_factory: pytest.TempPathFacto
     return run
 
 
+@pytest.fixture(scope="session")
+def read_once(vit_file: str, rn_file: str):
+    """Reading of weights that reads the recorded CLIPs once, which takes as long as building them.
+
+    Models are built of copies. Any other file is read whenever it is asked for.
+    """
+    known: dict[str, dict[str, torch.Tensor]] = {}
+
+    def load(name_or_path, root=None, before_reading=None):
+        name = str(name_or_path)
+        if name not in (vit_file, rn_file):
+            return load_state_dict(name_or_path, root, before_reading)
+        if before_reading is not None:
+            before_reading(Path(name))
+        if name not in known:
+            known[name] = load_state_dict(name)
+        return dict(known[name])
+
+    return load
+
+
 @pytest.fixture()
-def make_cfg(data_root: Path, vit_file: str, tmp_path: Path):
+def make_cfg(data_root: Path, vit_file: str, tmp_path: Path, read_once, monkeypatch):
     """Function that gives the config of a small run: trainer name, then config pairs."""
+    for module in (adaptation.trainer, adaptation.predictor):
+        monkeypatch.setattr(module, "load_state_dict", read_once)
     import datasets
     import trainers
 

@@ -76,7 +76,9 @@ def compute(func, args, kwargs):
     if there and others and name not in BETWEEN_DEVICES:
         shapes = [tuple(tensor.shape) for tensor in others]
         raise RuntimeError(f"{name} has arguments on two devices; on the CPU are those of {shapes}")
-    if (device := kwargs.get("device")) is not None:
+    if (device := kwargs.get("device")) is None and not there:
+        return func(*args, **kwargs)
+    if device is not None:
         there = device.type == NAME
         kwargs = {**kwargs, "device": torch.device("cpu") if there else device}
 

@@ -64,7 +64,7 @@ def test_test_scripts_lint_then_test(clone, script):
         "-m pip --version",
         "-m ruff check .",
         *(["-m mypy"] if script == "test.sh" else []),
-        "-m pytest -n 2 -k one",
+        "-m pytest -n 2 --dist worksteal -k one",
     ]
 
 
@@ -79,6 +79,17 @@ def test_changed_requirements_are_installed_once(clone):
     for _ in range(2):
         assert clone.call("scripts/setup.sh").returncode == 0
     assert clone.calls() == ["-m pip --version", INSTALL, "-m pip --version"]
+
+
+def test_packages_for_the_tests_are_compiled_when_they_are_imported(clone):
+    """Where Python keeps what it compiled."""
+    for forbidden in ("", "1"):
+        with open(clone.folder / "requirements.txt", "a") as file:
+            file.write("# changed\n")
+        done = clone.call("scripts/setup.sh", "dev", PYTHONDONTWRITEBYTECODE=forbidden)
+        assert done.returncode == 0, done.stderr
+    compiled_later = INSTALL.replace(" -r ", " --no-compile -r ")
+    assert [call for call in clone.calls() if "install" in call] == [compiled_later, INSTALL]
 
 
 def test_lowest_versions_are_installed_by_uv_once(clone):
