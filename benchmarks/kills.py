@@ -36,7 +36,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.documents import fill_document
 from benchmarks.methods import METHODS
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import read_json, write_json
@@ -48,6 +47,7 @@ from support.command_line import (
     positive,
     run_command,
 )
+from support.filled import fill_document
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "kills.json"

@@ -15,7 +15,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.documents import fill_document
 from benchmarks.speed import (
     BATCH,
     OUT,
@@ -27,6 +26,7 @@ from benchmarks.speed import (
     store,
 )
 from support.command_line import add_traceback, run_command
+from support.filled import fill_document
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 

@@ -27,12 +27,12 @@ from safetensors.torch import load_file
 from tabulate import tabulate
 from torch import Tensor
 
-from benchmarks.documents import fill_document
 from benchmarks.names import method_name
 from dassl.config import is_runtime_key, leaves
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import load_checkpoint, read_json, write_json
 from support.command_line import add_traceback, positive, run_command
+from support.filled import fill_document
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "repeat.json"

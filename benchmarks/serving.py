@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.documents import fill_document
 from dassl.utils import read_json, write_json
 from support.command_line import add_traceback, output_file, positive, run_command
+from support.filled import fill_document
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "serving.json"

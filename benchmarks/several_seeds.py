@@ -31,12 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from adaptation.seeds import SeveralSeeds, run_epoch
-from benchmarks.documents import fill_document
 from benchmarks.speed import save_random_clip
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.engine import build_trainer
 from dassl.utils import read_json, set_random_seed, write_json
 from support.command_line import add_traceback, run_command
+from support.filled import fill_document
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "several_seeds.json"

@@ -545,7 +545,7 @@ def act(args: argparse.Namespace) -> None:
                     )
     print("\n".join(tables(records).values()))
     if args.out == OUT:
-        from benchmarks.documents import fill_document
+        from support.filled import fill_document
 
         machines = sorted({record["machine"] for record in records})
         fill_document(DOCUMENT, {**tables(records), "machine": "; ".join(machines) + ".\n"})

@@ -27,11 +27,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.documents import fill_document
 from benchmarks.names import method_name
 from dassl.data.image_cache import CACHE_VARIABLE
 from dassl.utils import read_json, write_json
 from support.command_line import add_traceback, output_file, positive, run_command
+from support.filled import fill_document
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "benchmarks" / "results" / "whole_run.json"

@@ -146,7 +146,7 @@ def act(args: argparse.Namespace) -> None:
     if not args.write:
         print(table(), end="")
         return
-    from benchmarks.documents import fill
+    from support.filled import fill
 
     write_text(fill(PAGE.read_text("utf-8"), {"what works": table()}), PAGE)
     print(f"written: {PAGE}")

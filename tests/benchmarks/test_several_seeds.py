@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks import several_seeds
-from benchmarks.documents import fill
+from support.filled import fill
 
 
 def test_together_starts_fewer_operations(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from adaptation.features import FeatureTrainer
 from adaptation.trainer import PromptTrainer
 from benchmarks import speed
-from benchmarks.documents import fill
 from dassl.engine import TRAINER_REGISTRY
+from support.filled import fill
 from tests.parity_files import relative_error
 
 #: those whose steps encode anything
