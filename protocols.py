@@ -10,15 +10,22 @@ with by name a forwarder ``scripts/<method>/<script>.sh`` (a copy of another).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from support.hints import nearest
 
 # --- groups of data sets, by the names of their files in configs/datasets/ ------------------------
 
-#: those that come with the repository
-EMBEDDED = ("digits", "shapes")
+#: those that come with the repository, but for the variants of one
+EMBEDDED = ("digits", "letters", "symbols", "shapes")
+#: those of them that a sweep takes where none is named
+QUICK = EMBEDDED[:2]
+#: the one whose models are tested on others, and on variants of its own, where none is named
+EMBEDDED_SOURCE = "symbols"
+#: a further one, for choosing settings, so that none is chosen on what is reported
+FOR_SETTINGS = "lowercase_letters"
 #: those of the papers' tables, in their order
 ELEVEN = (
     "imagenet",
@@ -35,6 +42,13 @@ ELEVEN = (
 )
 #: those that ImageNet's models are tested on
 VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+#: data set -> those with its classes that its models are tested on in domain generalisation
+VARIANTS_OF = {
+    "imagenet": VARIANTS,
+    EMBEDDED_SOURCE: ("symbols_v2", "symbols_sketch", "symbols_a", "symbols_r"),
+}
+#: all that are written on first use
+GENERATED = (*EMBEDDED, FOR_SETTINGS, *VARIANTS_OF[EMBEDDED_SOURCE])
 #: data set that models for a test on other data sets are trained on, unless SOURCE names one
 SOURCE = "imagenet"
 
@@ -193,7 +207,8 @@ class Protocol:
         key: what the rows of tables and the published figures call it.
         title: of its tables.
         datasets: those of the papers, in the order of their tables.
-        only: what these are called, where no others can be tested on; else empty.
+        variants: source -> the data sets that its models are tested on, where no others can be;
+            else empty.
         averaged: what an average of the table is over.
         configs: the kind of config that a method takes, ``protocol`` in ``configs/methods/``.
         scripts: its own ones.
@@ -208,7 +223,7 @@ class Protocol:
     datasets: tuple[str, ...]
     configs: str
     scripts: tuple[Script, ...]
-    only: str = ""
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     averaged: str = "data sets"
     metrics: tuple[str, ...] = ("accuracy",)
     beside: tuple[str, ...] = ()
@@ -231,7 +246,16 @@ class Protocol:
         return any(script.transfers for script in self.scripts)
 
     def targets(self, source: str) -> tuple[str, ...]:
-        """Return the papers' data sets that models of a source are tested on."""
+        """Return the data sets that models of a source are tested on, the papers' where it is one.
+
+        Raises:
+            ValueError: the source has no variants.
+        """
+        if self.variants:
+            if source not in self.variants:
+                having = " ".join(self.variants)
+                raise ValueError(f"{source} has no variants to test on; those that have: {having}")
+            return self.variants[source]
         return tuple(d for d in self.datasets if not (self.transfers and d == source))
 
     @property
@@ -348,14 +372,14 @@ PROTOCOLS = (
         title="Domain generalisation",
         paper=_COOP,
         datasets=VARIANTS,
-        only="ImageNet's variants",
+        variants=VARIANTS_OF,
         averaged="variants",
         configs="xd",
         scripts=(
             Script(
                 name="dg_test",
                 arguments="[DATASET] SEED [MAX_EPOCH]",
-                does="test it on ImageNet's variants, or one of them",
+                does="test it on the source's variants, or one of them",
                 runs=(EVALUATION,),
                 trained_by="xd_train",
                 published="seed{seed}",
@@ -417,5 +441,10 @@ def protocol_of(folder: Folder, dataset: str) -> Protocol:
         dataset: that the run tests on.
     """
     writing = [protocol for protocol in PROTOCOLS if folder in protocol.folders]
-    own = [protocol for protocol in writing if protocol.only and dataset in protocol.datasets]
+    own = [protocol for protocol in writing if protocol.variants and source_of(dataset)]
     return (own or writing)[0]
+
+
+def source_of(variant: str) -> str:
+    """Return the data set that another one is a variant of; empty if it is none."""
+    return next((source for source, names in VARIANTS_OF.items() if variant in names), "")

@@ -48,7 +48,7 @@ _MODELS = {
         f"{_BASE}/3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/"
         "ViT-L-14-336px.pt"
     ),
-    "tiny": tiny.URL,
+    **tiny.URLS,
 }
 # Name -> what it is, for lists of the names.
 _ABOUT = {
@@ -61,7 +61,8 @@ _ABOUT = {
     "ViT-B/16": "ViT-B with patches of 16 pixels, images of 224 pixels",
     "ViT-L/14": "ViT-L with patches of 14 pixels, images of 224 pixels",
     "ViT-L/14@336px": "ViT-L with patches of 14 pixels, images of 336 pixels",
-    "tiny": "small ViT that comes with the repository, images of 32 pixels; docs/embedded.md",
+    "tiny": "the first small ViT that comes with the repository, for old runs; images of 32 pixels",
+    "tiny-2": "small ViT that comes with the repository, images of 32 pixels; docs/embedded.md",
 }
 _PAPER = (
     'Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML '
@@ -73,7 +74,7 @@ _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".safetensors"}
 
 
 def available_models() -> list[str]:
-    """List the names that ``load`` takes; ``tiny`` is embedded, the others are downloaded."""
+    """List the names that ``load`` takes; the tiny ones are embedded, the others downloaded."""
     return list(_MODELS)
 
 
@@ -103,8 +104,8 @@ def _download(url: str, root: str | Path | None = None) -> str:
         ValueError: the address does not name a SHA-256.
     """
     folder = cache_folder(root)
-    if url == tiny.URL:
-        return str(tiny.expand(tiny.WEIGHTS, folder))
+    if tiny.is_embedded(url):
+        return str(tiny.expand(tiny.weights_at(url), folder))
     parts = PurePosixPath(urlsplit(url).path).parts
     if len(parts) < 2 or not re.fullmatch(r"[0-9a-f]{64}", parts[-2]):
         raise ValueError(
@@ -145,8 +146,8 @@ def load_state_dict(
         path = source.fetch(root)
     elif name in _MODELS:
         url = _MODELS[name]
-        # The embedded file needs no expanded copy on the disk here.
-        path = tiny.WEIGHTS if url == tiny.URL else Path(_download(url, root))
+        # An embedded file needs no expanded copy on the disk here.
+        path = tiny.weights_at(url) if tiny.is_embedded(url) else Path(_download(url, root))
     else:
         path = _local_checkpoint(name)
     if before_reading is not None:

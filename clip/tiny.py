@@ -1,6 +1,6 @@
-"""The embedded backbone: its file format and how it becomes an ordinary CLIP state dict.
+"""The embedded backbones: their file format and how they become ordinary CLIP state dicts.
 
-The file is safetensors with the keys of OpenAI's state dict and float16 values. Only the token
+A file is safetensors with the keys of OpenAI's state dict and float16 values. Only the token
 table is stored differently, since most of its rows are never trained: ``token_embedding.ids``
 (int32, ascending) and ``token_embedding.rows`` hold the trained rows. The metadata say how many
 rows the whole table has (``vocab_size``) and, if the others are to be random instead of zero, the
@@ -21,8 +21,11 @@ from safetensors.torch import save_file
 from support.files import replacing, sha256_of
 from support.words import counted
 
-URL = "embedded:tiny"
-WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+FOLDER = Path(__file__).parent / "weights"
+#: what a backbone's address starts with, before its name
+SCHEME = "embedded:"
+#: name -> address; a name keeps its file, since old runs ask for it
+URLS = {name: SCHEME + name for name in ("tiny", "tiny-2")}
 
 TABLE = "token_embedding.weight"
 IDS = "token_embedding.ids"
@@ -32,6 +35,16 @@ ROWS = "token_embedding.rows"
 MOST_VALUES = 1 << 28
 # safetensors writes several metadata keys in random order; a single one keeps files reproducible.
 METADATA = "clip"
+
+
+def is_embedded(url: str) -> bool:
+    """Return whether an address is that of an embedded backbone."""
+    return url.startswith(SCHEME)
+
+
+def weights_at(url: str) -> Path:
+    """Return the file of an embedded backbone's address."""
+    return FOLDER / f"{url.removeprefix(SCHEME)}.safetensors"
 
 
 def is_packed(path: str | Path) -> bool:

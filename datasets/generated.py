@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from dassl.data.datasets import DatasetBase
+
 from .fewshot import FewShotDataset
 from .items import PARTS
 
@@ -83,3 +85,19 @@ class GeneratedDataset(FewShotDataset):
             split[part].append([name, label, classname])
         with open(os.path.join(folder, self.split_file), "w", encoding="utf-8") as file:
             json.dump(split, file, indent=1)
+
+
+class GeneratedVariant(GeneratedDataset):
+    """Generated test images of another data set's classes; shots and base/new do not apply.
+
+    The list is also the training list, since class names are taken from that; ``tests_of``, which
+    names that other data set, has training on it refused.
+    """
+
+    def __init__(self, cfg):
+        self.locate(cfg.DATASET.ROOT)
+        _, _, test = self.read_split(
+            os.path.join(self.dataset_dir, self.split_file), self.image_dir
+        )
+        self.check_lists(test, test)
+        DatasetBase.__init__(self, train_x=test, test=test)

@@ -255,8 +255,11 @@ def _sizes(lists):
 class ImageNetVariant(WnidDataset):
     """Test images for ImageNet's classes; shots and base/new classes do not apply.
 
-    The list is also the training list, since class names are taken from that.
+    The list is also the training list, since class names are taken from that; training on it is
+    refused.
     """
+
+    tests_of = "ImageNet"
 
     def __init__(self, cfg):
         self.locate(cfg.DATASET.ROOT)

@@ -7,43 +7,30 @@ and there is noise: pre-training shows none of the first, second and fourth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .generated import GeneratedDataset
 from .rendering import (
-    CANVAS,
     FILLS,
     HELD_OUT,
     OUTLINES,
-    RESOLUTION,
     contrasting_colour,
     fill_mask,
     jittered_colour,
+    occlude,
     outline_mask,
     paint,
+    texture,
     to_bytes,
 )
 
 COUNTS = {"train": 20, "val": 4, "test": 40}
 SEED = 2026
-
-
-def _texture(rng: np.random.Generator, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Mix two colours by a few waves, as in cloth or stone."""
-    y, x = np.mgrid[0:RESOLUTION, 0:RESOLUTION].astype(np.float32)
-    mix = np.zeros_like(x)
-    for _ in range(3):
-        angle, period = rng.uniform(0, math.pi), rng.uniform(4, 16)
-        along = x * math.cos(angle) + y * math.sin(angle)
-        mix += np.sin(2 * math.pi * along / period + rng.uniform(0, 2 * math.pi))
-    share = (1 / (1 + np.exp(-2 * mix)))[..., None]
-    return first + share * (second - first)
 
 
 def _jagged(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
@@ -54,17 +41,6 @@ def _jagged(rng: np.random.Generator, outline: np.ndarray) -> np.ndarray:
     return dense + rng.normal(0, 0.045, dense.shape)
 
 
-def _occlude(rng: np.random.Generator, image: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """Draw one or two bars across the picture."""
-    for _ in range(rng.integers(1, 3)):
-        mask = Image.new("L", (CANVAS, CANVAS))
-        ends = rng.uniform(0, CANVAS, 4).tolist()
-        width = int(rng.integers(4, 9))
-        ImageDraw.Draw(mask).line(ends, fill=255, width=width)
-        image = paint(image, mask, contrasting_colour(rng, rgb, 60.0))
-    return image
-
-
 def render(label: int, part: str, index: int) -> Image.Image:
     """Render an image of a class; the same arguments give the same image."""
     rng = np.random.default_rng([SEED, label, tuple(COUNTS).index(part), index])
@@ -72,7 +48,7 @@ def render(label: int, part: str, index: int) -> Image.Image:
     rgb = jittered_colour(rng, colour, strength=1.4)
     first = contrasting_colour(rng, rgb, 95.0)
     second = contrasting_colour(rng, rgb, 95.0)
-    image = _texture(rng, first, first + 0.6 * (second - first))
+    image = texture(rng, first, first + 0.6 * (second - first))
     radius = rng.uniform(0.24, 0.4)
     centre = tuple(0.5 + rng.uniform(-1, 1, 2) * (0.46 - radius))
     outline = _jagged(rng, OUTLINES[shape])
@@ -81,7 +57,7 @@ def render(label: int, part: str, index: int) -> Image.Image:
     inner = outline_mask(outline, centre, 0.6 * radius, angle=angle, stretch=stretch)
     fill = FILLS[rng.choice(5, p=(0.6, 0.1, 0.1, 0.1, 0.1))]
     image = paint(image, fill_mask(rng, mask, fill, inner), rgb)
-    image = _occlude(rng, image, rgb)
+    image = occlude(rng, image, rgb)
     mean = image.mean()
     image = mean + rng.uniform(0.6, 1.0) * (image - mean)  # less contrast
     image = image * rng.uniform(0.75, 1.2) + rng.normal(0, rng.uniform(8, 22), image.shape)

@@ -1,6 +1,6 @@
 """Pre-train the tiny CLIP that the repository ships, on images that it renders.
 
-``python -m pretrain --out clip/weights/tiny.safetensors`` makes the shipped file. The same seed,
+``python -m pretrain`` makes the shipped ``clip/weights/tiny-2.safetensors``. The same seed,
 number of threads and PyTorch build give the same file on the same processor; elsewhere the last
 bits differ. docs/embedded.md says how long it took.
 """
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from clip.model import CLIP
 from clip.packing import PackedText
 from clip.preprocessing import MEAN, STD
-from clip.tiny import WEIGHTS, pack
+from clip.tiny import FOLDER, pack
 from clip.tokens import tokenize
 from pretrain.captions import caption, matches, vocabulary
 from pretrain.images import N_VALUES, NONE, Attribute, render_collection
@@ -229,14 +229,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__)
     add = parser.add_argument
-    add("--out", type=output_file, default=WEIGHTS, help="file to write")
-    add("--steps", type=positive, default=2400)
+    add("--out", type=output_file, default=FOLDER / "tiny-2.safetensors", help="file to write")
+    add("--steps", type=positive, default=6000)
     add("--batch", type=positive, default=128, help="image-caption pairs per step")
-    add("--images", type=positive, default=60_000, help="rendered images")
+    add("--images", type=positive, default=100_000, help="rendered images")
     add("--warmup", type=positive, default=300, help="steps of linear warm-up")
     add("--lr", type=float, default=1e-3)
     add("--seed", type=int, default=0)
-    add("--threads", type=positive, default=2)
+    add("--threads", type=positive, default=1)
     add("--save-every", type=positive, default=500, help="steps between intermediate files")
     add_traceback(parser)
     return parser

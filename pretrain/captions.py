@@ -65,7 +65,9 @@ def _noun(rng: np.random.Generator, attributes: np.ndarray, named: np.ndarray) -
         noun = word
     else:
         named[Attribute.KIND] = kind
-        if kind == 2:
+        if kind == 3:
+            noun = f"{word} symbol" if draw < 0.2 else word
+        elif kind == 2:
             noun = f"letter {word}" if draw < 0.8 else word
         elif draw < 0.35:
             noun = word
@@ -136,5 +138,12 @@ def vocabulary() -> list[str]:
     """Return texts that together hold every token of captions, templates and class names."""
     words = [*OBJECTS, *KINDS, *FILLS, *BACKGROUNDS, *NUMBERS, "background", "on", "X"]
     words += [f"{word}s" for word in (*OBJECTS, *KINDS)] + [str(n) for n in range(10)]
-    texts = [*IMAGENET_TEMPLATES, *PLURAL_TEMPLATES, "number {}", "letter {}", "digit {}"]
+    texts = [
+        *IMAGENET_TEMPLATES,
+        *PLURAL_TEMPLATES,
+        "number {}",
+        "letter {}",
+        "digit {}",
+        "{} symbol",
+    ]
     return [*words, *(text.format("X") for text in texts)]

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import string
 from concurrent.futures import ProcessPoolExecutor
 from enum import IntEnum
-from functools import lru_cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
 from datasets.rendering import (
-    CANVAS,
     COLOURS,
     FILLS,
     HELD_OUT,
     OUTLINES,
     RESOLUTION,
+    SYMBOLS,
     contrasting_colour,
     fill_mask,
+    glyph_mask,
     gradient,
     jittered_colour,
     outline_mask,
@@ -33,8 +30,11 @@ from datasets.rendering import (
 SHAPES = tuple(OUTLINES)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = tuple(string.ascii_lowercase)
-OBJECTS = SHAPES + DIGITS + LETTERS
-KINDS = ("shape", "digit", "letter")
+PICTOGRAPHS = tuple(SYMBOLS)
+OBJECTS = SHAPES + DIGITS + LETTERS + PICTOGRAPHS
+KINDS = ("shape", "digit", "letter", "symbol")
+#: how often images of each kind are drawn
+SHARES = (0.36, 0.16, 0.18, 0.30)
 COLOUR_NAMES = tuple(COLOURS)
 #: backgrounds are a colour, or one of these
 GRADIENT, NOISY = len(COLOUR_NAMES), len(COLOUR_NAMES) + 1
@@ -64,6 +64,7 @@ FONTS = (
     "cmss10.ttf",
     "cmtt10.ttf",
 )
+SYMBOL_FONTS = ("DejaVuSans.ttf",)
 
 
 class Attribute(IntEnum):
@@ -97,34 +98,24 @@ N_VALUES = (
 )
 
 
-@lru_cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
-    # the basic layout engine: the other one depends on a library of the system
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _glyph_mask(
-    rng: np.random.Generator, text: str, centre: tuple[float, float], radius: float
+def _character(
+    rng: np.random.Generator,
+    text: str,
+    fonts: tuple[str, ...],
+    centre: tuple[float, float],
+    radius: float,
 ) -> Image.Image:
-    """Draw a character with random font, stroke width and affine jitter."""
-    font = _font(FONTS[rng.integers(len(FONTS))], 64)
-    stroke = int(rng.integers(0, 5))
-    mask = Image.new("L", (CANVAS, CANVAS))
-    draw = ImageDraw.Draw(mask)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=stroke)
-    corner = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
-    draw.text(corner, text, fill=255, font=font, stroke_width=stroke)
-    height = bottom - top
-    scale = height / (2 * radius * CANVAS)
-    angle, shear = rng.normal(0, 0.14), rng.normal(0, 0.15)
-    wide, high = scale / rng.uniform(0.8, 1.25), scale * rng.uniform(0.92, 1.1)
-    a, b = wide * math.cos(angle), wide * math.sin(angle) + shear
-    d, e = -high * math.sin(angle), high * math.cos(angle)
-    x, y = centre[0] * CANVAS, centre[1] * CANVAS
-    shift = (CANVAS / 2 - a * x - b * y, CANVAS / 2 - d * x - e * y)
-    matrix = (a, b, shift[0], d, e, shift[1])
-    return mask.transform(mask.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    """Draw a character with random font, width of its lines, and a little turned and sheared."""
+    return glyph_mask(
+        text,
+        fonts[rng.integers(len(fonts))],
+        centre,
+        radius * rng.uniform(0.92, 1.1),
+        angle=rng.normal(0, 0.14),
+        shear=rng.normal(0, 0.12),
+        stretch=rng.uniform(0.8, 1.25),
+        stroke=int(rng.integers(0, 5)),
+    )
 
 
 def _places(rng: np.random.Generator, count: int, radius: float) -> list[tuple[float, float]]:
@@ -193,8 +184,7 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         ``NONE`` where the image lacks one.
     """
     rng = np.random.default_rng([seed, index])
-    draw = rng.random()
-    kind = 0 if draw < 0.58 else 1 if draw < 0.9 else 2
+    kind = int(rng.choice(len(KINDS), p=SHARES))
     many = rng.random() < (0.22 if kind == 0 else 0.06)
     count = int(rng.integers(2, 5)) if many else 1
     size = NONE if many else int(rng.choice(3, p=(0.2, 0.4, 0.4) if kind == 0 else (0.1, 0.4, 0.5)))
@@ -203,7 +193,7 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         colour, member = COMBINATIONS[rng.integers(len(COMBINATIONS))]
     else:
         colour = int(rng.integers(len(COLOUR_NAMES)))
-        member = int(rng.integers(len(DIGITS) if kind == 1 else len(LETTERS)))
+        member = int(rng.integers(len((SHAPES, DIGITS, LETTERS, PICTOGRAPHS)[kind])))
     ink = kind != 0 and rng.random() < 0.35
     if ink:
         colour = COLOUR_NAMES.index("white" if rng.random() < 0.6 else "black")
@@ -224,12 +214,15 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
             inner = outline_mask(outline, centre, radius * 0.62, angle, stretch)
             mask = fill_mask(rng, mask, FILLS[fill], inner)
         elif kind == 1:
-            mask = _glyph_mask(rng, str(member), centre, radius)
+            mask = _character(rng, str(member), FONTS, centre, radius)
+        elif kind == 2:
+            mask = _character(rng, LETTERS[member].upper(), FONTS, centre, radius)
         else:
-            mask = _glyph_mask(rng, LETTERS[member].upper(), centre, radius)
+            text = chr(SYMBOLS[PICTOGRAPHS[member]])
+            mask = _character(rng, text, SYMBOL_FONTS, centre, radius)
         image = paint(image, mask, rgb)
-    image, found = _degrade(rng, image, kind != 0)
-    offset = (0, len(SHAPES), len(SHAPES) + len(DIGITS))[kind]
+    image, found = _degrade(rng, image, kind in (1, 2))
+    offset = (0, *np.cumsum([len(SHAPES), len(DIGITS), len(LETTERS)]).tolist())[kind]
     attributes = {
         Attribute.OBJECT: offset + member,
         Attribute.KIND: kind,

@@ -11,6 +11,7 @@ BACKBONES = {
     "ViT-L/14": ("vit-l-14", "vit_l14"),
     "RN50": ("rn50",),
     "RN101": ("rn101",),
+    "tiny-2": ("tiny-2", "tiny_2"),
     "tiny": ("tiny",),
 }
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from protocols import EMBEDDED, PROTOCOLS, by_name
+from protocols import GENERATED, PROTOCOLS, by_name
 from support.hints import nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,7 +146,7 @@ class Method:
         Raises:
             ValueError: no line fits.
         """
-        if dataset in EMBEDDED:
+        if dataset in GENERATED:
             return self.tiny
         for rule in self.configs:
             if rule.fits(protocol=protocol, dataset=dataset, shots=shots):

@@ -101,7 +101,7 @@ def lacking_data(stems: Iterable[str], env: Mapping[str, str]) -> list[str]:
     if env.get("DATA") and not Path(data).is_dir():
         return [f"DATA is {data}, which is no folder"]
     lacking = []
-    for stem in sorted(set(stems) - set(protocols.EMBEDDED)):
+    for stem in sorted(set(stems) - set(protocols.GENERATED)):
         try:
             from datasets.preparation.inspection import locate
 

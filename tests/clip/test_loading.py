@@ -198,7 +198,7 @@ def packed(tmp_path, monkeypatch):
     path = tmp_path / "source" / "tiny.safetensors"
     notes = {"token_seed": 3, "token_std": 0.02}
     tiny.pack(weights_of("vit"), range(1, VOCABULARY, 2), path, notes)
-    monkeypatch.setattr(tiny, "WEIGHTS", path)
+    monkeypatch.setattr(tiny, "FOLDER", path.parent)
     monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
     return path
 
@@ -231,7 +231,7 @@ def test_embedded_backbone_leaves_no_copy(packed, tmp_path):
 
 
 def test_missing_embedded_file(monkeypatch, tmp_path):
-    monkeypatch.setattr(tiny, "WEIGHTS", tmp_path / "tiny.safetensors")
+    monkeypatch.setattr(tiny, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"tiny.safetensors"):
         clip.load_state_dict("tiny")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 from dassl.engine import build_trainer
 from datasets.rendering import HELD_OUT
 from datasets.shapes import render
+from protocols import VARIANTS_OF
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +37,13 @@ def load(dataset_cfg, root):
 
 
 @pytest.mark.parametrize(
-    ("stem", "classes", "train", "test"), [("digits", 10, 300, 1397), ("shapes", 36, 720, 1440)]
+    ("stem", "classes", "train", "test"),
+    [
+        ("digits", 10, 300, 1397),
+        ("shapes", 36, 720, 1440),
+        ("letters", 26, 624, 1300),
+        ("symbols", 80, 1600, 2000),
+    ],
 )
 def test_sizes(load, stem, classes, train, test):
     data = load(stem)
@@ -47,7 +55,9 @@ def test_sizes(load, stem, classes, train, test):
         assert image.mode == "RGB"
 
 
-@pytest.mark.parametrize(("stem", "half"), [("digits", 5), ("shapes", 18)])
+@pytest.mark.parametrize(
+    ("stem", "half"), [("digits", 5), ("shapes", 18), ("letters", 13), ("symbols", 40)]
+)
 def test_base_and_new(load, stem, half):
     names = load(stem).classnames
     base = load(stem, "DATASET.SUBSAMPLE_CLASSES", "base", "DATASET.NUM_SHOTS", 16)
@@ -159,15 +169,39 @@ def test_no_root(dataset_cfg):
         build_dataset(dataset_cfg("digits", root=""))
 
 
-@pytest.mark.parametrize("data", ["Digits", "Shapes"])
+@pytest.mark.parametrize(("stem", "part"), [("letters", "train"), ("symbols", 0)])
+def test_letters_and_symbols_are_the_same_every_time(load, stem, part):
+    data, module = load(stem), importlib.import_module(f"datasets.{stem}")
+    first = [item for item in data.train_x if item.label == 7]
+    for index, item in enumerate(first[:3]):
+        with Image.open(item.impath) as image:
+            assert np.array_equal(np.asarray(image), np.asarray(module.render(7, part, index)))
+    assert data.classnames == sorted(data.classnames)
+
+
+@pytest.mark.parametrize("variant", VARIANTS_OF["symbols"])
+def test_variants_of_symbols(load, variant):
+    data, symbols = load(variant), load("symbols")
+    assert set(data.classnames) <= set(symbols.classnames)
+    assert data.num_classes in (40, 80)
+    assert {item.label for item in data.test} == set(range(data.num_classes))
+    seen = {hash(Path(item.impath).read_bytes()) for item in (*symbols.train_x, *symbols.test)}
+    assert seen.isdisjoint(hash(Path(item.impath).read_bytes()) for item in data.test)
+
+
+SHIPPED = [("tiny", "Digits"), ("tiny", "Shapes")]
+SHIPPED += [("tiny-2", data) for data in ("Digits", "Shapes", "Letters", "Symbols")]
+
+
+@pytest.mark.parametrize(("backbone", "data"), SHIPPED)
 @pytest.mark.parametrize("classes", ["base", "new"])
-def test_shipped_clip_is_above_chance_and_below_ceiling(make_cfg, root, data, classes):
+def test_shipped_clip_is_above_chance_and_below_ceiling(make_cfg, root, backbone, data, classes):
     """The bands are wide: they say that the shipped file works, not how well."""
     trainer = build_trainer(
         make_cfg(
             "ZeroshotCLIP",
             *("DATASET.NAME", data, "DATASET.ROOT", str(root)),
-            *("MODEL.BACKBONE.NAME", "tiny", "DATASET.SUBSAMPLE_CLASSES", classes),
+            *("MODEL.BACKBONE.NAME", backbone, "DATASET.SUBSAMPLE_CLASSES", classes),
         )
     )
     accuracy, chance = trainer.test(), 100 / len(trainer.dm.dataset.classnames)
