@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from dassl.config import decoded, is_runtime_key
+from dassl.config import DATA_SETS_KEY, decoded, is_runtime_key
 
 from .backbones import backbone_name
 from .record import RunResult, settings_of
@@ -54,14 +54,18 @@ def description(result: RunResult, part: str = "", seed: object = "") -> dict[st
 
 
 def description_across_data_sets(result: RunResult) -> dict[str, Any]:
-    """Return what has to agree among runs of several data sets that are averaged: name -> value."""
+    """Return what has to agree among runs of several data sets that are averaged: name -> value.
+
+    What is set for the data set alone, in its own file or below ``_DATASETS_``, need not agree.
+    """
     given = {} if result.record is None else result.record["given"]
     file = None if result.record is None else result.record["arguments"]["dataset_config_file"]
+    own = {key for key, by in given.items() if by == file or by.endswith(DATA_SETS_KEY)}
     return {
         name: value
         for name, value in description(result).items()
         if "." in name and not name.startswith("DATASET.")
-        if file is None or given.get(name.removesuffix(OF_TRAINING)) != file
+        if name.removesuffix(OF_TRAINING) not in own
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-from protocols import ELEVEN, VARIANTS
+from protocols import ELEVEN, GENERATED, VARIANTS
 
 from .agreement import description, description_across_data_sets, leave_out
 from .backbones import backbone_name
@@ -189,8 +189,8 @@ def lines_of(datasets: dict[str, dict[Method, Runs]]) -> dict[Method, Method]:
 
 
 def in_order(datasets: Iterable[str]) -> list[str]:
-    """Return data sets in the order of the papers' tables, then all others."""
-    known = ELEVEN + VARIANTS
+    """Return data sets in the order of the papers' tables, the embedded ones, then all others."""
+    known = ELEVEN + VARIANTS + GENERATED
     return sorted(datasets, key=lambda d: (known.index(d) if d in known else len(known), d))
 
 

@@ -13,13 +13,12 @@ from protocols import (
     EVALUATION,
     PROTOCOLS,
     PUBLISHED,
-    SOURCE,
     TRAINING,
-    VARIANTS,
     ZEROSHOT,
     Folder,
     protocol_of,
     read_folder,
+    source_of,
 )
 from support.command_line import ROOT
 
@@ -31,6 +30,8 @@ DATA_SETS = ROOT / "configs" / "datasets"
 TABLES = {protocol.key: protocol for protocol in PROTOCOLS}
 TITLES = {key: protocol.title for key, protocol in TABLES.items()}
 METRICS = {key: protocol.metrics for key, protocol in TABLES.items()}
+# Trainers that train nothing and draw no shots.
+ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 
 
 @dataclass(frozen=True, order=True)
@@ -48,7 +49,9 @@ class Method:
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.trainer} {self.config} ({shots_phrase(self.shots)})"
+        # in base-to-new their folders have a number of shots, which they do not draw
+        shots = 0 if self.trainer in ZERO_SHOT else self.shots
+        return f"{self.trainer} {self.config} ({shots_phrase(shots)})"
 
 
 def has_halves(protocol: str) -> bool:
@@ -163,8 +166,8 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         if kind.metric == "accuracy":
             zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
             shots = 0 if zero_shot else shots
-            if zero_shot and dataset in VARIANTS:
-                kind, source = EVALUATION, SOURCE
+            if zero_shot and source_of(dataset):
+                kind, source = EVALUATION, source_of(dataset)
             elif source == dataset:
                 kind, source = TRAINING, ""
         protocol, metric = protocol_of(kind, dataset).key, kind.metric

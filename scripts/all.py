@@ -17,7 +17,8 @@ From the environment, besides what run.sh reads:
   EXECUTOR, CLUSTER, RETRIES  as the options below
 
 If DATA is set, DATASETS defaults to the eleven of the benchmark (xd: those that are not the source;
-dg: ImageNet's variants), else to the two that come with the repository (xd: from digits to shapes).
+dg: ImageNet's variants), else to digits and letters, which need no download (xd: from symbols to
+digits, letters and shapes; dg: symbols' variants).
 docs/clusters.md shows it on one GPU, on several, and on a cluster.
 """
 

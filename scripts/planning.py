@@ -230,41 +230,72 @@ def check_pairs(words: Sequence[str]) -> None:
         raise ValueError(f"a key has no value in: {' '.join(words)}")
 
 
-def check_datasets(protocol: Protocol, script: Script, tested: Sequence[str], source: str) -> None:
-    """Check the data sets of a call.
+def check_is_for_training(dataset: str) -> None:
+    """Check that a data set has training images that are not its test images.
 
     Raises:
-        ValueError: there is none of such a name, or it is not one of the protocol.
+        ValueError: it is a variant of another one, for tests only.
     """
-    if protocol.only and not script.trains:
+    if source := protocols.source_of(dataset):
+        raise ValueError(
+            f"{dataset} is for tests only (its images are the test images): train on {source}"
+        )
+
+
+def check_datasets(
+    protocol: Protocol, script: Script, tested: Sequence[str], source: str, trains: bool
+) -> None:
+    """Check the data sets of a call.
+
+    Args:
+        protocol, script: what is called.
+        tested: data sets of its runs.
+        source: data set of the training.
+        trains: whether the call trains on them; a training script with published weights, or of a
+            method without training, only tests.
+
+    Raises:
+        ValueError: there is none of such a name, it is not one of the protocol, or the call would
+            train on one that is for tests only.
+    """
+    if protocol.variants and not script.trains:
         for dataset in tested:
-            if dataset not in protocol.datasets:
+            if dataset not in protocol.targets(source):
                 raise ValueError(
-                    f"{dataset} is none of {protocol.only} ({' '.join(protocol.datasets)}): use "
-                    "xd_test.sh"
+                    f"{dataset} is no variant of {source} ({' '.join(protocol.targets(source))}): "
+                    "use xd_test.sh"
                 )
     names = stems(DATASETS)
     for dataset in (*tested, source):
         if dataset not in names:
             hint = lacks_config(dataset) or nearest(dataset, names)
             raise ValueError(f"no data set {dataset}; there are: {' '.join(names)}{hint}")
+    if trains:
+        for dataset in tested:
+            check_is_for_training(dataset)
 
 
 def max_epoch(settings: Settings) -> int | None:
-    """Return the number of epochs that files and pairs come to; None where they set iterations.
+    """Return the epoch to test that files and pairs come to, the last one.
+
+    None where they set iterations, or images choose the epoch: then it is the one that is kept.
 
     Raises:
         ValueError: it is no whole number from 1 on.
     """
     cfg, values = get_cfg_default(), settings.values()
-    for key in (EPOCHS, ITERATIONS):
+    for key in (EPOCHS, ITERATIONS, "TEST.FINAL_MODEL"):
         if key in values:
             cfg.merge_from_list([key, values[key]])
-    if cfg.OPTIM.MAX_ITERATIONS:
+    if cfg.OPTIM.MAX_ITERATIONS or cfg.TEST.FINAL_MODEL != "last_step":
         return None
     if cfg.OPTIM.MAX_EPOCH < 1:
         raise ValueError(f"{EPOCHS} is {cfg.OPTIM.MAX_EPOCH}: use a whole number from 1 on")
     return cfg.OPTIM.MAX_EPOCH
+
+
+def _counts_steps(settings: Settings) -> bool:
+    return str(settings.values().get(ITERATIONS, 0)) != "0"
 
 
 def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[str, str]) -> Plan:
@@ -284,15 +315,18 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
     # A script that takes the shots as an argument ignores those of the environment.
     default_shots = "all" if "SHOTS" in script.arguments else env.get("SHOTS") or "16"
     args = read_arguments(script, words, default_shots, script.usage(method.name))
-    source = env.get("SOURCE") or protocols.SOURCE
+    of_variant = protocols.source_of(args.datasets[0]) if script.transfers and args.datasets else ""
+    source = env.get("SOURCE") or of_variant or protocols.SOURCE
     if script.trains and script.arguments.startswith("["):
         if args.datasets and env.get("SOURCE") and (source,) != args.datasets:
             raise ValueError(f"SOURCE is {source}, but {args.datasets[0]} is to be trained on")
         datasets = args.datasets or (source,)
     else:
-        datasets = args.datasets or protocol.datasets
+        datasets = args.datasets or protocol.targets(source)
     trained_on = source if script.transfers else datasets[0]
-    check_datasets(protocol, script, datasets, trained_on)
+    published = env.get("WEIGHTS", "")
+    trains = script.trains and method.trains and not published
+    check_datasets(protocol, script, datasets, trained_on, trains)
     _check_environment(method, script, env)
 
     asked = {"protocol": protocol.configs, "dataset": trained_on, "shots": args.shots}
@@ -312,7 +346,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         if unread:
             notes.append(f"{method.trainer} is not trained: left out is {', '.join(unread)}")
     epoch = max_epoch(_settings(files, pairs))
-    if epoch is None and args.epochs:
+    if args.epochs and _counts_steps(_settings(files, pairs)):
         raise ValueError(
             f"MAX_EPOCH is given, and {config} counts training steps: give OPTIM.MAX_ITERATIONS "
             "<number> instead"
@@ -327,7 +361,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         "source": source,
         "subfolder": env.get("SUBFOLDER", ""),
     }
-    output, published = env.get("OUTPUT") or "output", env.get("WEIGHTS", "")
+    output = env.get("OUTPUT") or "output"
     runs = _runs(
         method,
         script,
@@ -336,6 +370,7 @@ def plan(method_name: str, script_name: str, words: Sequence[str], env: Mapping[
         fields=fields,
         output=output,
         published=published,
+        trains=trains,
     )
     return Plan(
         method=method,
@@ -391,8 +426,8 @@ def _runs(
     fields: dict[str, str],
     output: str,
     published: str,
+    trains: bool,
 ) -> tuple[Run, ...]:
-    trains = script.trains and method.trains and not published
     if not trains:  # only training has something to share
         seeds = [one for seed in seeds for one in seed.split(",")]
     folders = script.published_runs if published and script.published_runs else script.runs

@@ -27,11 +27,11 @@ export PYTHON
 cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 jobs=${JOBS:-$((cores < 8 ? cores : 8))}
 
-echo "Base-to-new of zsclip, coop and mmlop on digits and shapes, seeds 1 2 3, $jobs at a time"
+echo "Base-to-new of zsclip, coop and mmlop on digits and letters, seeds 1 2 3, $jobs at a time"
 # Zero-shot first: these two also write the images of the data sets.
-JOBS=$jobs bash scripts/all.sh zsclip "digits shapes" 1
+JOBS=$jobs bash scripts/all.sh zsclip "digits letters" 1
 # The longest runs first, so that no core is left waiting at the end.
-JOBS=$jobs TOGETHER=1 bash scripts/all.sh "mmlop coop zsclip" "shapes digits"
+JOBS=$jobs TOGETHER=1 bash scripts/all.sh "mmlop coop zsclip" "letters digits"
 
 echo "Took $SECONDS s"
 "$PYTHON" parse_test_res.py --output "$OUTPUT"

@@ -227,6 +227,9 @@ def add_confusion(
         [Cell(true), Cell(predicted), Cell(str(n)), Cell(str(of)), Cell(f"{100 * n / of:.1f}")]
         for true, predicted, n, of in confused(matrix, classes, MOST_CONFUSIONS)
     ]
+    if not lines:
+        part.notes.append(f"No confusions, {title}, {who}: there are no mistakes")
+        return
     header = ["true class", "predicted class", "times", "of images", "%"]
     part.tables.append(View(f"Most frequent confusions, {title}, {who}", header, lines, 2))
 

@@ -209,7 +209,11 @@ class Gallery:
             if len(some) < len(classes)
             else ""
         )
-        found = f"lowest {_ends(numbers, classes[0])}, highest {_ends(numbers, classes[-1])}"
+        low, high = numbers[classes[0]], numbers[classes[-1]]
+        if low == high:
+            found = "no mistakes" if low == 100 else f"all have {low:.1f}"
+        else:
+            found = f"lowest {_ends(numbers, classes[0])}, highest {_ends(numbers, classes[-1])}"
         means = ", ".join(
             f"{styles[m]['label']} {fmean(of.values()):.2f}"
             for m, of in list(accuracies.items())[:MOST_NAMED]

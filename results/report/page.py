@@ -242,7 +242,9 @@ def best_of(key: str, rows: list[Row]) -> Best:
     row = max(here, key=lambda row: row.mean[metric])
     alike = sum(round(one.mean[metric], 2) == round(row.mean[metric], 2) for one in here) - 1
     more = f", and {counted(alike, 'other')} as good" if alike else ""
-    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}{more}")
+    seeds = len(row.seeds)
+    of = f"mean of {seeds} seeds" if seeds > 1 else "of one seed"
+    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}{more}; {of}")
 
 
 def render(page: Page) -> str:

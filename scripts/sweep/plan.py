@@ -61,26 +61,33 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
 
     Args:
         args: what is swept over.
-        env: the environment; SOURCE is set in it where xd has no data sets but the embedded ones.
+        env: the environment; SOURCE is set in it where models move between embedded data sets.
 
     Raises:
         ValueError: for a protocol, method, data set or number that cannot be.
     """
     from scripts.methods import DATASETS, find_method, lacks_config, one_of, stems
+    from scripts.planning import check_is_for_training
 
     every = protocols.by_name()
     protocol = every[one_of(env.get("PROTOCOL") or next(iter(every)), every, "PROTOCOL")]
     train = protocol.training
     there, datasets = stems(DATASETS), words(args.datasets)
-    papers = bool(protocol.only or env.get("DATA"))
-    if protocol.transfers and not (datasets or papers or env.get("SOURCE")):
-        env["SOURCE"] = protocols.EMBEDDED[0]
+    if protocol.transfers and not (env.get("DATA") or env.get("SOURCE")):
+        if not datasets:
+            env["SOURCE"] = protocols.EMBEDDED_SOURCE
+        elif protocol.variants:
+            env["SOURCE"] = protocols.source_of(datasets[0])
     source = one_of(env.get("SOURCE") or protocols.SOURCE, there, "SOURCE")
     if not datasets:
-        datasets = list(protocol.targets(source) if papers else protocols.EMBEDDED)
-        datasets = [name for name in datasets if not (protocol.transfers and name == source)]
+        if protocol.variants or env.get("DATA"):
+            datasets = list(protocol.targets(source))
+        elif protocol.transfers:
+            datasets = [name for name in protocols.EMBEDDED if name != source]
+        else:
+            datasets = list(protocols.QUICK)
     for name in datasets:
-        known = protocol.datasets if protocol.only else there
+        known = protocol.targets(source) if protocol.variants else there
         one_of(name, known, "data set", lacks_config(name))
     seeds = numbers(args.seeds, "SEEDS") or ["1", "2", "3"]
     if one_of(env.get("TOGETHER") or "0", ("0", "1"), "TOGETHER") == "1":
@@ -94,6 +101,9 @@ def plan(args: Asked, env: dict[str, str]) -> list[Chain]:
         method.check_has(protocol.name)
     methods = [method.name for method in found]
     sources = [source] if protocol.transfers else datasets
+    if any(method.trains for method in found) and not env.get("WEIGHTS"):
+        for name in sources:
+            check_is_for_training(name)
     chains = []
     for name, trained_on, number, seed in itertools.product(methods, sources, shots, seeds):
         rest = (*filter(None, [number]), seed, *args.opts)

@@ -232,13 +232,15 @@ def test_averages_over_data_sets_of_the_same_settings(tmp_path, capsys):
     assert f": {ELEVEN[1]} with OPTIM.LR 0.01 (not 0.002)\n" in captured.err
 
 
-def test_what_the_data_sets_file_sets_may_differ(tmp_path, capsys):
+@pytest.mark.parametrize("by", ["the data set's file", "tiny.yaml, _DATASETS_"])
+def test_what_is_set_for_the_data_set_alone_may_differ(tmp_path, capsys, by):
     for dataset in ELEVEN[:2]:
         folder = shots(tmp_path, 1, dataset)
-        settings = {"INPUT.SIZE": [len(dataset)] * 2}
+        settings = {"OPTIM.MAX_EPOCH": len(dataset)}
         write_record(folder, 50_000, dataset=dataset, settings=settings)
         content = record.read(folder)
-        content["given"]["INPUT.SIZE"] = content["arguments"]["dataset_config_file"]
+        file = content["arguments"]["dataset_config_file"]
+        content["given"]["OPTIM.MAX_EPOCH"] = by if by.endswith("_DATASETS_") else file
         record.write(folder, content)
     out, err = run(capsys, tmp_path)
     assert "50.00 (2/11)" in out and err == ""

@@ -101,8 +101,10 @@ def test_what_a_training_records(trained, data_root):
     assert metrics["average"] == pytest.approx(metrics["accuracy"])
 
     kept = predictions.read(trained, found)
-    assert kept.accuracy == metrics["accuracy"] and kept.macro_f1() == metrics["macro_f1"]
-    assert {name: metrics[name] for name in kept.scalars()} == kept.scalars()
+    assert kept.accuracy == pytest.approx(metrics["accuracy"])
+    assert kept.macro_f1() == metrics["macro_f1"]
+    scalars = kept.scalars()
+    assert {name: metrics[name] for name in scalars} == pytest.approx(scalars)
     assert metrics.keys().isdisjoint({"auroc", "base_in_all"}), "not asked for"
     assert kept.classes == data["classes"]["names"] and kept.split == "test"
     assert all((Path(data_root) / image).is_file() for image in kept.images)

@@ -15,7 +15,9 @@ import pytest
 import parse_test_res
 import train
 from results.report.gather import Run
-from results.report.page import Page
+from results.report.page import Page, best_of
+from results.rows import Row
+from results.runs import Method
 from support.command_line import ROOT
 
 from .writing import base2new, few_shot, transfer, write_record
@@ -255,6 +257,26 @@ def test_figures_are_there_and_say_their_finding_in_numbers(page):
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert [name for name, times in Counter(ids).items() if times > 1] == []
     assert page.locator("svg text", has_text="new accuracy (%)").count() > 0  # words, no outlines
+
+
+def test_the_table_of_runs_fits_a_laptop(page):
+    page.evaluate(  # a folder as long as they become
+        """[...document.querySelectorAll('.runs tbody th bdi')].forEach(e => {
+             e.textContent = "base2new/train_base/caltech101/shots_16/" + e.textContent })"""
+    )
+    of = page.locator(".scroll", has=page.locator(".runs")).filter(has_text="protocol")
+    assert of.evaluate("box => box.scrollWidth - box.clientWidth") == 0
+
+
+def test_a_best_of_one_seed_is_told_and_zero_shot_has_no_shots():
+    def best(trainer, *values):
+        method, numbers = Method(trainer, "tiny", 16), {"accuracy": values[0]}
+        row = Row("fewshot", "dtd", method, method, list(range(len(values))), numbers, numbers)
+        return best_of("fewshot", [row]).words
+
+    assert best("MMLoP", 70.0).endswith("MMLoP tiny (16 shots); of one seed")
+    assert best("MMLoP", 70.0, 72.0).endswith("mean of 2 seeds")
+    assert "ZeroshotCLIP tiny (zero-shot)" in best("ZeroshotCLIP", 60.0)
 
 
 def test_a_phone_is_not_scrolled_sideways(page):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols import VARIANTS
+from protocols import VARIANTS_OF
 from scripts.sweep.board import progress
 from scripts.sweep.plan import plan
 
@@ -73,9 +73,30 @@ def test_transfer_trains_once_for_all_data_sets():
         ("coop", "xd_test", "dtd", "2"),
         ("coop", "xd_test", "digits", "2"),
     ]
-    first, *rest = planned("coop", "", "2", PROTOCOL="dg")
-    assert first == ("coop", "xd_train", "imagenet", "2")
-    assert rest == [("coop", "dg_test", variant, "2") for variant in VARIANTS]
+    for source, variants in VARIANTS_OF.items():
+        first, *rest = planned("coop", "", "2", PROTOCOL="dg", SOURCE=source)
+        assert first == ("coop", "xd_train", source, "2")
+        assert rest == [("coop", "dg_test", variant, "2") for variant in variants]
+        # a variant says what its source is
+        assert planned("coop", variants[1], "2", PROTOCOL="dg") == [first, rest[1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "message"),
+    [
+        (("coop", "symbols symbols_r"), {}, "symbols_r is for tests only .*: train on symbols$"),
+        (("zsclip coop", "imagenetv2"), {"PROTOCOL": "fewshot"}, "imagenetv2 is for tests only"),
+        (("coop", "digits"), {"PROTOCOL": "xd", "SOURCE": "symbols_a"}, "symbols_a is for tests"),
+        (("zsclip", "symbols_r"), {"PROTOCOL": "fewshot"}, ""),
+        (("coop", "imagenet_a"), {"PROTOCOL": "xd"}, ""),
+    ],
+)
+def test_no_method_is_trained_on_a_variant(words, env, message):
+    if not message:
+        assert planned(*words, **env)
+        return
+    with pytest.raises(ValueError, match=message):
+        planned(*words, **env)
 
 
 def test_data_sets_by_default():
@@ -84,10 +105,12 @@ def test_data_sets_by_default():
     def datasets(**env: str) -> list[str]:
         return list(dict.fromkeys(call[2] for call in planned("coop", **env)))
 
-    assert datasets() == ["digits", "shapes"]
+    assert datasets() == ["digits", "letters"]
     assert len(datasets(DATA="/d")) == 11
     assert datasets(DATA="/d", PROTOCOL="fewshot") == datasets(DATA="/d")
-    assert datasets(PROTOCOL="xd") == ["digits", "shapes"]
+    assert datasets(PROTOCOL="xd") == ["symbols", "digits", "letters", "shapes"]
+    assert datasets(PROTOCOL="dg") == ["symbols", *VARIANTS_OF["symbols"]]
+    assert datasets(DATA="/d", PROTOCOL="dg") == ["imagenet", *VARIANTS_OF["imagenet"]]
     assert datasets(DATA="/d", PROTOCOL="xd") == datasets(DATA="/d")
     assert datasets(DATA="/d", PROTOCOL="xd")[0] == "imagenet"
 
@@ -114,7 +137,7 @@ def test_data_sets_by_default():
         (["MODEL.BACKBONE.NAME", "tiny"], {}, ".* in the place of METHOD: "),
         (["coop"], {"PROTOCOL": "b2n"}, "no PROTOCOL 'b2n'; there are: base2new base2new_all dg "),
         (["coop"], {"PROTOCOL": "xd", "SOURCE": "digit"}, "no SOURCE 'digit'; there are: "),
-        (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet_a "),
+        (["coop", "dtd"], {"PROTOCOL": "dg"}, "no data set 'dtd'; there are: imagenet"),
         (["coop"], {"PROTOCOL": "fewshot", "SHOTS": "few"}, "SHOTS must be whole numbers"),
         (["coop"], {"TOGETHER": "yes"}, "no TOGETHER 'yes'; there are: 0 1"),
         (["coop"], {"JOBS": "0"}, "JOBS must be a whole number from 1 on, not '0'"),
@@ -139,7 +162,7 @@ def test_dry_run_prints_the_commands_of_the_scripts(protocol, clone):
     assert done.returncode == 0, done.stderr
     commands = []
     for method, script, *words in planned("coop", "", "1", PROTOCOL=protocol):
-        source = {"SOURCE": "digits"} if protocol == "xd" else {}
+        source = {} if protocol == "base2new" else {"SOURCE": "symbols"}
         one = clone.call(f"scripts/{method}/{script}.sh", *words, DRY_RUN="1", **source)
         commands.append(shlex.split(one.stdout))
     assert [shlex.split(line) for line in done.stdout.splitlines()] == commands

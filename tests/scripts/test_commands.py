@@ -552,8 +552,8 @@ def test_folders_are_relative_to_the_caller(dry_run, tmp_path):
     ("ours", "data", "epoch"),
     [
         ("_BASE_: tiny.yaml", "", "20"),
-        ("_BASE_: ../../tiny.yaml", "", "10"),  # the engine's default
-        ("_BASE_: ../../tiny.yaml", "OPTIM: {MAX_EPOCH: 7}", "7"),
+        ("_BASE_: ../../base.yaml", "", "10"),  # the engine's default
+        ("_BASE_: ../../base.yaml", "OPTIM: {MAX_EPOCH: 7}", "7"),
         ("_BASE_: tiny.yaml\nOPTIM: {LR: 1}", "OPTIM: {MAX_EPOCH: 7}", "20"),
         ('{OPTIM: {"MAX_EPOCH": 4}}', "", "4"),
     ],
@@ -565,3 +565,14 @@ def test_load_epoch_is_that_of_the_config_code(ours, data, epoch, clone):
     done = clone.call("scripts/mmlop/base2new_test.sh", "digits", "1", CFG="mine", DRY_RUN="1")
     words = done.stdout.split()
     assert words[words.index("--load-epoch") + 1] == epoch, done.stderr
+
+
+@pytest.mark.parametrize("choice", ["last_step", "best_val"])
+def test_a_test_takes_the_weights_that_the_training_ended_with(choice, clone):
+    words = ("symbols_a", "1", "TEST.FINAL_MODEL", choice)
+    for script in ("dg_test", "xd_test"):  # a variant says what its source is
+        done = clone.call(f"scripts/mmlop/{script}.sh", *words, DRY_RUN="1")
+        command = done.stdout.split()
+        folder = f"symbols/MMLoP/tiny-TEST.FINAL_MODEL={choice}_16shots/seed1"
+        assert command[command.index("--model-dir") + 1].endswith(folder), done.stderr
+        assert ("--load-epoch" in command) == (choice == "last_step")

@@ -17,7 +17,7 @@ INSTALL = "-m pip install --disable-pip-version-check -r requirements.txt"
 def test_quickstart_prints_the_table_and_runs_once(clone):
     done = clone.call("scripts/quickstart.sh", JOBS="2", DATA="/elsewhere", TAG="other")
     assert done.returncode == 0, done.stderr
-    for dataset in ("digits", "shapes", "average of digits, shapes"):
+    for dataset in ("digits", "letters", "average of digits, letters"):
         section = done.stdout.split(f"### Base-to-new, {dataset} ")[1].split("###")[0]
         for trainer in ("ZeroshotCLIP", "CoOp", "MMLoP"):
             (row,) = (line for line in section.splitlines() if f"| {trainer} " in line)

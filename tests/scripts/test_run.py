@@ -60,7 +60,12 @@ ROOT = Path(__file__).parents[2]
         ("mmlop/xd_train", ["digits", "1"], {"SOURCE": "shapes"}, "SOURCE is shapes, but digits"),
         ("mmlop/xd_test", ["digits", "1"], {"SOURCE": "shape"}, "no data set shape; there are: "),
         ("mmlop/xd_test", ["1"], {}, "usage: scripts/mmlop/xd_test.sh DATASET SEED [MAX_EPOCH]"),
-        ("mmlop/dg_test", ["shapes", "1"], {}, "shapes is none of ImageNet's variants"),
+        ("mmlop/dg_test", ["shapes", "1"], {}, "shapes is no variant of imagenet ("),
+        ("mmlop/fewshot", ["symbols_r", "1"], {}, "symbols_r is for tests only (its images are"),
+        ("mmlop/base2new_train", ["symbols_v2", "1"], {}, "test images): train on symbols"),
+        ("tipadapter/fewshot", ["imagenet_a", "1"], {}, "imagenet_a is for tests only"),
+        ("mmlop/xd_train", ["imagenetv2", "1"], {}, "test images): train on imagenet"),
+        ("mmlop/xd_train", ["1"], {"SOURCE": "symbols_a"}, "symbols_a is for tests only"),
         ("zsclip/base2new", ["dtd", "1"], {}, "no protocol 'base2new'; there are: "),
         ("mmlop/fewshots", ["dtd", "1"], {}, "; did you mean fewshot?"),
         ("mlop/fewshot", ["dtd", "1"], {}, "no method 'mlop'; there are: "),
@@ -92,6 +97,20 @@ def test_zero_shot_clip_says_that_it_has_nothing_to_train(call):
     done = call("zsclip/xd_train", "digits", "1", DRY_RUN="1")
     assert done.returncode == 0
     assert done.stderr == "note: ZeroshotCLIP has nothing to train; it is tested\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "env"),
+    [
+        ("zsclip/fewshot", ("symbols_r", "1", "1"), {}),
+        ("mmlop/dg_test", ("symbols_r", "1"), {}),
+        ("mmlop/xd_test", ("imagenet_a", "1"), {}),
+        ("mmlop/fewshot", ("imagenet_a", "1", "1"), {"WEIGHTS": "weights"}),
+    ],
+)
+def test_variants_may_be_tested_on(dry_run, script, words, env):
+    (command,) = dry_run(script, *words, **env)
+    train.setup_cfg(train.build_parser().parse_args(command[2:]))
 
 
 def test_keys_of_training_give_zero_shot_clip_no_other_folder(call, dry_run):
@@ -251,9 +270,9 @@ def finished(tmp_path, monkeypatch, capfd):
         ("", "TEST.PER_CLASS_RESULT True", "ran train.py", ""),
         ("TEST.NO_TEST True", "", "ran train.py", ""),
         ("TEST.PER_CLASS_RESULT True", "", "finished already", ""),
-        ("", "OPTIM.LR 0.1", "", "a finished run with OPTIM.LR 0.01 (now 0.1): give the settings"),
+        ("", "OPTIM.LR 0.1", "", "a finished run with OPTIM.LR 0.005 (now 0.1): give the settings"),
         ("OPTIM.LR 0.1", "OPTIM.LR 1e-1", "finished already", ""),
-        ("OPTIM.LR 0.1", "", "", "OPTIM.LR 0.1 (now 0.01)"),
+        ("OPTIM.LR 0.1", "", "", "OPTIM.LR 0.1 (now 0.005)"),
         ("OPTIM.MOMENTUM 0", "", "", "OPTIM.MOMENTUM 0.0 (now 0.9)"),
         ("TRAINER.COOP.N_CTX 3", "", "", "TRAINER.COOP.N_CTX 3 (now 4)"),
         ("OPTIM.MAX_EPOCH 5", "OPTIM.MAX_EPOCH 5", "finished already", ""),
@@ -264,7 +283,7 @@ def finished(tmp_path, monkeypatch, capfd):
             "OPTIM.MAX_EPOCH 5",
             "TRAIN.EXTEND True OPTIM.LR 1",
             "",
-            "0.01 (now 1), OPTIM.MAX_EPOCH 5",
+            "0.005 (now 1), OPTIM.MAX_EPOCH 5",
         ),
     ],
 )
