@@ -1,9 +1,10 @@
 """All methods side by side on the embedded data: ``python -m benchmarks.methods``.
 
 Runs what ``benchmarks/results/methods.jsonl`` lacks and fills the tables and figures of
-``docs/benchmark.md`` and the table of averages in ``README.md``: base-to-new and MMLoP's ablation
-on both data sets, few-shot learning of some methods on the digits, and of those that fit only the
-classes of their training; every method with its shipped ``tiny.yaml``.
+``docs/benchmark.md`` and the table of averages in ``README.md``: base-to-new on every embedded
+data set, domain generalisation and transfer from the symbols, few-shot curves on the letters, and
+the tables of MMLoP's ablation on both; every method with its shipped ``tiny.yaml``. ``--left`` says
+what is still to be run. The tables of a part are filled when all of its runs are there.
 """
 
 from __future__ import annotations
@@ -11,131 +12,146 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
-from benchmarks.documents import fill_document
-from benchmarks.sweep import ROOT, Run, sweep
+from benchmarks.embedded_tables import (
+    OURS,
+    PAPER_ROWS,
+    ablation_table,
+    against_table,
+    averages_table,
+    halves_table,
+    paper_shots_table,
+    save_standing,
+    separation_table,
+    shots_table,
+    standing_table,
+    transfer_table,
+)
+from benchmarks.sweep import ROOT, Run, missing, results_of, sweep
+from protocols import VARIANTS_OF, source_of
 from results.plots import save_plots
+from results.published.figures import read_published
 from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
-from results.tables import cell, render_tables
 from scripts.ablation import read_tables
 from scripts.methods import method_names, read_method
 from support.command_line import add_traceback, positive, run_command
+from support.filled import fill_document
 
-DATA = ("digits", "shapes")
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
+#: the data sets, those first that the ablation is run on
+DATA = ("letters", "symbols", "digits", "shapes")
+ABLATION_DATA = DATA[:2]
+FEW_SHOT_DATA = "letters"
+SOURCE = "symbols"
+VARIANTS = VARIANTS_OF[SOURCE]
+OTHERS = tuple(data for data in DATA if data != SOURCE)
 TRAINED = [method for method in map(read_method, method_names()) if method.trains]
 #: all that have something to train
 METHODS = tuple(dict.fromkeys(method.trainer for method in TRAINED))
 #: those of them that fit the classes of their training only
 OF_THEIR_CLASSES = tuple(m.trainer for m in TRAINED if "base2new" not in m.protocols)
-FEW_SHOT_METHODS = ("CoOp", "PromptSRC", "MMLoP", *OF_THEIR_CLASSES)
+#: the curves of the paper, and those of the classifiers
+FEW_SHOT_METHODS = ("CoOp", "MaPLe", "PromptSRC", OURS, *OF_THEIR_CLASSES)
 SHOTS = (1, 2, 4, 8, 16)
-
+ZERO_SHOT = "ZeroshotCLIP"
 
 #: the tables of MMLoP's paper: table -> run -> config pairs
-ABLATION = read_tables("MMLoP")
+ABLATION = read_tables(OURS)
+OUT = ROOT / "benchmarks" / "results" / "methods.jsonl"
 DOCUMENT = ROOT / "docs" / "benchmark.md"
 README = ROOT / "README.md"
 
 
 def base_to_new_runs() -> list[Run]:
     """Return runs of every method that has the protocol; zero-shot CLIP needs one seed."""
-    zero_shot = [Run("ZeroshotCLIP", "ZeroshotCLIP", data, SEEDS[0]) for data in DATA]
+    zero_shot = [Run(ZERO_SHOT, ZERO_SHOT, data, SEEDS[0]) for data in DATA]
     methods = [method for method in METHODS if method not in OF_THEIR_CLASSES]
-    return zero_shot + [Run(m, m, data, s) for data in DATA for m in methods for s in SEEDS]
+    return zero_shot + [Run(m, m, data, s) for s in SEEDS for data in DATA for m in methods]
 
 
 def ablation_runs() -> list[Run]:
     """Return runs of MMLoP with parts changed; unchanged it is among the base-to-new runs."""
     changed = {run: pairs for runs in ABLATION.values() for run, pairs in runs.items() if pairs}
     return [
-        Run(run, "MMLoP", data, seed, pairs)
-        for run, pairs in changed.items()
-        for data in DATA
+        Run(run, OURS, data, seed, pairs)
+        for data in ABLATION_DATA
         for seed in SEEDS
+        for run, pairs in changed.items()
     ]
 
 
 def few_shot_runs() -> list[Run]:
-    """Return runs of some methods with 1 to 16 images per class of the digits."""
-    zero_shot = Run("ZeroshotCLIP", "ZeroshotCLIP", DATA[0], SEEDS[0], protocol="fewshot")
-    return [zero_shot] + [
-        Run(m, m, DATA[0], seed, shots=shots, protocol="fewshot")
-        for m in FEW_SHOT_METHODS
-        for shots in SHOTS
+    """Return runs of some methods with 1 to 16 images per class."""
+    return [
+        Run(m, m, FEW_SHOT_DATA, seed, shots=shots, protocol="fewshot")
         for seed in SEEDS
+        for shots in SHOTS
+        for m in FEW_SHOT_METHODS
     ]
+
+
+def transfer_runs() -> list[Run]:
+    """Return runs on all classes of the source that are tested on its variants and other data."""
+    return [
+        Run(m, m, SOURCE, s, protocol="transfer", targets=targets_of(m))
+        for s in SEEDS
+        for m in METHODS
+    ]
+
+
+def targets_of(method: str) -> tuple[str, ...]:
+    """Return the data sets that a method's transfer is tested on."""
+    return VARIANTS if method in OF_THEIR_CLASSES else (*VARIANTS, *OTHERS)
+
+
+def zero_shot_runs() -> list[Run]:
+    """Return runs of zero-shot CLIP on all classes of everything."""
+    return [
+        Run(ZERO_SHOT, ZERO_SHOT, data, SEEDS[0], protocol="fewshot") for data in (*DATA, *VARIANTS)
+    ]
+
+
+#: what ``--only`` names -> its runs, in the order in which they are made
+PARTS = {
+    "zeroshot": zero_shot_runs,
+    "base2new": base_to_new_runs,
+    "ablation": ablation_runs,
+    "transfer": transfer_runs,
+    "fewshot": few_shot_runs,
+}
 
 
 def rows_of(results: Sequence[dict]) -> list[Row]:
     """Average the results of runs over seeds, and over data sets."""
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
-    for result in results:
-        few_shot = result["protocol"] == "fewshot"
-        shots = 0 if few_shot and result["method"] == "ZeroshotCLIP" else result["shots"]
-        method = Method(result["label"], result["config"], shots)
-        runs = scores[result["protocol"]][result["data"]][method]
-        for part in ("accuracy",) if few_shot else ("base", "new"):
-            value = result["all" if few_shot else part]
-            runs.by_seed.setdefault(part, {})[result["seed"]] = value
+
+    def add(protocol: str, data: str, method: Method, result: dict, values: dict) -> None:
+        runs = scores[protocol][data][method]
+        for metric, value in values.items():
+            runs.by_seed.setdefault(metric, {})[result["seed"]] = value
         runs.facts = {
             "MODEL.BACKBONE.NAME": {result["config"]},
             "parameters": {str(result["parameters"])},
         }
+
+    for result in results:
+        zero_shot = result["method"] == ZERO_SHOT
+        if result["protocol"] == "base2new":
+            method = Method(result["label"], result["config"], result["shots"])
+            values = {part: result[part] for part in ("base", "new")}
+            add("base2new", result["data"], method, result, values)
+            continue
+        method = Method(result["label"], result["config"], 0 if zero_shot else result["shots"])
+        add("fewshot", result["data"], method, result, {"accuracy": result["all"]})
+        for target, accuracy in result.get("on", {}).items():
+            protocol = "dg" if source_of(target) == result["data"] else "cross"
+            moved = Method(result["label"], result["config"], result["shots"], result["data"])
+            add(protocol, target, moved, result, {"accuracy": accuracy})
     return make_rows(scores, ci95=False, note=print)
-
-
-def averages_table(rows: Sequence[Row]) -> str:
-    """Lay out base-to-new averages over the data sets, the method with the largest H first."""
-    averages = [row for row in rows if row.protocol == "base2new" and row.covered]
-
-    def parameters(row: Row) -> str:
-        # those of a classifier go by the classes
-        return "by classes" if row.parameters is None else f"{row.parameters:,}"
-
-    lines = [
-        {"method": row.method.trainer, "trained parameters": parameters(row)}
-        | {metric: cell(row, metric) for metric in ("base", "new", "H")}
-        for row in sorted(averages, key=lambda row: -row.mean["H"])
-    ]
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
-
-
-def shots_table(rows: Sequence[Row]) -> str:
-    """Lay out few-shot accuracies, a method per line and a column per number of shots."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: row.method.shots):
-        line = cells.setdefault(row.method.trainer, {"method": row.method.trainer})
-        line[f"{row.method.shots} shots"] = cell(row, "accuracy")
-    columns = dict.fromkeys(key for line in cells.values() for key in line)
-    lines = [{key: line.get(key, "-") for key in columns} for line in cells.values()]
-    return tabulate(lines, headers="keys", tablefmt="github") + "\n"
-
-
-def ablation_table(results: Sequence[dict], runs: Iterable[str]) -> str:
-    """Return the named runs, a line each: parameters, and base, new and H per data set and average.
-
-    H of the average is the harmonic mean of the averages of base and new.
-    """
-    by_run = defaultdict(dict)
-    for row in rows_of(results):
-        by_run[row.method.trainer][row.dataset] = row
-    lines = []
-    for run in runs:
-        rows = by_run[run]
-        line = {"run": run, "parameters": f"{rows[DATA[0]].parameters:,}"}
-        for dataset, row in rows.items():
-            values = [f"{row.mean[metric]:.1f}" for metric in ("base", "new", "H")]
-            short = "average" if dataset.startswith("average") else dataset
-            line[f"{short}: base / new / H"] = f"{' / '.join(values)} ± {row.std['H']:.1f}"
-        lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -143,31 +159,69 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
     parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
+    parser.add_argument("--left", action="store_true", help="say what is to be run, and stop")
     add_traceback(parser)
     return parser
 
 
+def say_what_is_left() -> set[str]:
+    """Print how many runs of every part and method are missing; return the parts that are whole."""
+    whole = set()
+    for part, make in PARTS.items():
+        runs = make()
+        left = Counter(run.label for run in missing(runs, OUT))
+        said = "; left: " + ", ".join(f"{label} {n}" for label, n in left.items()) if left else ""
+        print(f"{part}: {len(runs) - left.total()} of {len(runs)} runs are there{said}")
+        if not left:
+            whole.add(part)
+    return whole
+
+
+def fill(whole: set[str]) -> None:
+    """Fill the tables of parts, draw the figures."""
+    there = {part: results_of(PARTS[part](), OUT) if part in whole else [] for part in PARTS}
+    compared, published = rows_of(there["base2new"]), read_published()
+    curves = rows_of([*there["zeroshot"], *there["fewshot"]])
+    curves = [row for row in curves if (row.protocol, row.dataset) == ("fewshot", FEW_SHOT_DATA)]
+    folder, tables = ROOT / "docs" / "figures", {}
+    if "base2new" in whole:
+        tables |= {
+            "standing": standing_table(compared),
+            "against": against_table(compared, DATA),
+            "separation": separation_table(compared, DATA, "PromptSRC", "CoOp"),
+            "base2new": halves_table(compared, DATA),
+        }
+        fill_document(README, {"averages": averages_table(compared)})
+        save_standing(compared, folder / "standing.png")
+        save_plots(compared + (curves if "fewshot" in whole else []), folder, print)
+    if {"base2new", "ablation"} <= whole:
+        unchanged = next(run for run, pairs in ABLATION["steps"].items() if not pairs)
+        same = [
+            {**result, "label": unchanged}
+            for result in there["base2new"]
+            if result["label"] == OURS and result["data"] in ABLATION_DATA
+        ]
+        ablated = rows_of([*there["ablation"], *same])
+        for table in PAPER_ROWS:
+            tables[table] = ablation_table(ablated, table, ABLATION_DATA, published)
+    if {"zeroshot", "transfer"} <= whole:
+        moved = rows_of([*there["zeroshot"], *there["transfer"]])
+        tables |= {"dg": transfer_table(moved, "dg"), "xd": transfer_table(moved, "cross")}
+    if {"zeroshot", "fewshot"} <= whole:
+        tables["fewshot"] = shots_table(curves, FEW_SHOT_DATA)
+        tables["fewshot-paper"] = paper_shots_table(published, FEW_SHOT_METHODS)
+    fill_document(DOCUMENT, tables)
+
+
 def act(args: argparse.Namespace) -> None:
-    """Run what is missing, fill the document, draw the figures."""
-    out = ROOT / "benchmarks" / "results" / "methods.jsonl"
-
-    def done(runs: list[Run]) -> list[dict]:
-        return sweep(runs, out, args.root, args.jobs)
-
-    methods, few_shot, ablation = map(done, (base_to_new_runs(), few_shot_runs(), ablation_runs()))
-    whole = next(run for run, pairs in ABLATION["steps"].items() if not pairs)
-    ablation += [{**r, "label": whole} for r in methods if r["label"] == "MMLoP"]
-    compared, shots = rows_of(methods), rows_of(few_shot)
-    fill_document(
-        DOCUMENT,
-        {
-            "base2new": render_tables(compared, "github", "accuracy"),
-            "fewshot": shots_table(shots),
-            **{table: ablation_table(ablation, runs) for table, runs in ABLATION.items()},
-        },
-    )
-    fill_document(README, {"averages": averages_table(compared)})
-    save_plots(compared + shots, ROOT / "docs" / "figures", print)
+    """Run what is missing, then fill the documents."""
+    if args.left:
+        say_what_is_left()
+        return
+    for part in args.only:
+        sweep(PARTS[part](), OUT, args.root, args.jobs)
+    fill(say_what_is_left())
 
 
 def main(argv: list[str] | None = None) -> int:

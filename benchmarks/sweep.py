@@ -2,12 +2,14 @@
 
 A base-to-new run trains on the base classes, tests them, and tests the new classes with the same
 learner, as ``scripts/<method>/base2new_train.sh`` and ``base2new_test.sh`` do, in one process; a
-few-shot run trains and tests all classes.
+few-shot run trains and tests all classes; a transfer does so and tests other data sets then, as
+``xd_test.sh`` and ``dg_test.sh`` do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,8 +20,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+from support.files import write_text
+
+if TYPE_CHECKING:
+    from dassl.config import CfgNode
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,8 +37,9 @@ class Run:
     """One run: what is trained on what, and the config pairs that differ from the file's.
 
     ``label`` names the setting in tables; ``pairs`` are config keys and values in turn;
-    ``protocol`` is ``base2new`` or ``fewshot``; ``scales`` multiply start values, by the names of
-    the learner's tensors.
+    ``protocol`` is ``base2new``, ``fewshot`` or ``transfer``, and ``targets`` are the data sets
+    that the last one tests on; ``scales`` multiply start values, by the names of the learner's
+    tensors.
     """
 
     label: str
@@ -42,12 +51,66 @@ class Run:
     shots: int = 16
     protocol: str = "base2new"
     scales: tuple[tuple[str, float], ...] = ()
+    targets: tuple[str, ...] = ()
+
+
+def config_of(run: Run, data: str, classes: str, root: str, folder: str) -> CfgNode:
+    """Return the config of a run on some classes of a data set.
+
+    Args:
+        run: the setting.
+        data: the data set, by the name of its file.
+        classes: base, new or all.
+        root: data root.
+        folder: for the results.
+    """
+    import datasets
+    import trainers
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    datasets.extend_cfg(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / "datasets" / f"{data}.yaml"))
+    cfg.merge_from_file(str(ROOT / "configs" / "trainers" / run.method / f"{run.config}.yaml"))
+    cfg.merge_from_list(
+        ["DATASET.ROOT", root, "DATASET.NUM_SHOTS", run.shots, "SEED", run.seed]
+        + ["DATASET.SUBSAMPLE_CLASSES", classes, "OUTPUT_DIR", folder]
+        + ["TRAINER.NAME", run.method, "VERBOSE", False]
+        # a run that chooses its epoch on validation images ends with the one chosen
+        + ["TEST.NO_TEST", cfg.TEST.FINAL_MODEL == "last_step"]
+        + list(run.pairs)
+    )
+    return cfg
+
+
+def settings_of(run: Run) -> str:
+    """Return a fingerprint of the configs of a run, of what differs from the defaults."""
+    import datasets
+    import trainers
+    from dassl.config import get_cfg_default
+    from dassl.config.node import leaves
+
+    default = get_cfg_default()
+    trainers.extend_cfg(default)
+    datasets.extend_cfg(default)
+    known = dict(leaves(default))
+
+    def own_of(data: str) -> dict[str, str]:
+        cfg = config_of(run, data, "all", "", "")
+        return {key: repr(value) for key, value in leaves(cfg) if value != known[key]}
+
+    own: dict[str, object] = {**own_of(run.data)}
+    if run.targets:
+        own["targets"] = [own_of(target) for target in run.targets]
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def do_run(run: Run, root: str) -> dict[str, object]:
-    """Do a run; return accuracies in percent (``base``, ``new`` and their ``hm``, or ``all``).
+    """Do a run; return accuracies in percent.
 
-    Trainable ``parameters`` and ``seconds`` of the run come with them.
+    They are ``base``, ``new`` and their ``hm``, or that of ``all`` classes, and ``on`` for those on
+    each target. Trainable ``parameters`` and ``seconds`` of processor time come with them.
 
     Args:
         run: the setting.
@@ -55,82 +118,101 @@ def do_run(run: Run, root: str) -> dict[str, object]:
     """
     import torch
 
-    import datasets
-    import trainers
-    from dassl.config import get_cfg_default
     from dassl.engine import build_trainer
     from dassl.utils import count_num_param, set_random_seed
 
     torch.set_num_threads(1)
-    start = time.perf_counter()
-    parts = ("base", "new") if run.protocol == "base2new" else ("all",)
-    accuracy = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        for classes in parts:
-            cfg = get_cfg_default()
-            trainers.extend_cfg(cfg)
-            datasets.extend_cfg(cfg)
-            cfg.merge_from_file(str(ROOT / "configs" / "datasets" / f"{run.data}.yaml"))
-            method_file = ROOT / "configs" / "trainers" / run.method / f"{run.config}.yaml"
-            cfg.merge_from_file(str(method_file))
-            cfg.merge_from_list(
-                ["DATASET.ROOT", root, "DATASET.NUM_SHOTS", run.shots, "SEED", run.seed]
-                + ["DATASET.SUBSAMPLE_CLASSES", classes, "OUTPUT_DIR", folder]
-                + ["TRAINER.NAME", run.method, "VERBOSE", False]
-                # a run that chooses its epoch on validation images ends with the one chosen
-                + ["TEST.NO_TEST", cfg.TEST.FINAL_MODEL == "last_step"]
-                + list(run.pairs)
-            )
-            set_random_seed(run.seed)
-            with contextlib.redirect_stderr(io.StringIO()):
-                trainer = build_trainer(cfg)
-                for name, factor in run.scales:
-                    trainer.model.learner.get_parameter(name).data.mul_(factor)
-                if classes == "new":
-                    trainer.load_model(folder, epoch=cfg.OPTIM.MAX_EPOCH)
-                elif trainer.get_model_names():
-                    try:
-                        trainer.train()
-                    except FloatingPointError:
-                        accuracy = dict.fromkeys(parts, 0.0)
-                        break
-                accuracy[classes] = trainer.test()
-    learner = getattr(trainer.model, "learner", None)
-    parameters = count_num_param(learner) if learner is not None else 0
-    if run.protocol == "base2new":
-        base, new = accuracy["base"], accuracy["new"]
-        accuracy["hm"] = 2 * base * new / (base + new) if base + new else 0.0
-    seconds = round(time.perf_counter() - start, 1)
-    setting = json.loads(json.dumps(asdict(run)))  # as the file gives it back
-    return {**setting, **accuracy, "parameters": parameters, "seconds": seconds}
+    start = time.process_time()
+    halves = run.protocol == "base2new"
+    trained = (run.data, "base" if halves else "all")
+    others = [(run.data, "new")] if halves else [(target, "all") for target in run.targets]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        cfg = config_of(run, *trained, root, folder)
+        set_random_seed(run.seed)
+        trainer = build_trainer(cfg)
+        for name, factor in run.scales:
+            trainer.model.learner.get_parameter(name).data.mul_(factor)
+        learner = getattr(trainer.model, "learner", None)
+        parameters = count_num_param(learner) if learner is not None else 0
+        accuracy = dict.fromkeys((trained, *others), 0.0)
+        try:
+            if trainer.get_model_names():
+                trainer.train()
+            accuracy[trained] = trainer.test()
+            for data, classes in others:
+                other = config_of(run, data, classes, root, folder)
+                set_random_seed(run.seed)
+                trainer = build_trainer(other)
+                last = cfg.TEST.FINAL_MODEL == "last_step"
+                trainer.load_model(folder, epoch=cfg.OPTIM.MAX_EPOCH if last else None)
+                accuracy[data, classes] = trainer.test()
+        except FloatingPointError:  # the loss is not finite: nothing was learned
+            pass
+    found: dict[str, object] = {trained[1]: accuracy[trained]}
+    if halves:
+        base, new = accuracy.values()
+        found |= {"new": new, "hm": 2 * base * new / (base + new) if base + new else 0.0}
+    if run.targets:
+        found["on"] = {target: accuracy[target, "all"] for target in run.targets}
+    found |= {"parameters": parameters, "seconds": round(time.process_time() - start, 1)}
+    return {**json.loads(_setting(run)), **found}
+
+
+def _setting(run: Run) -> str:
+    """Return what a file of results says of a run's setting."""
+    return json.dumps({**asdict(run), "settings": settings_of(run)})
+
+
+def missing(runs: Iterable[Run], out: Path) -> list[Run]:
+    """Return the runs that a file of results does not hold, or holds with another config."""
+    have = set(map(_key, _read(out)))
+    return [run for run in runs if _key(json.loads(_setting(run))) not in have]
 
 
 def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[str, object]]:
     """Do the runs that ``out`` does not hold yet, ``jobs`` at a time, and return all results.
 
     Results are appended as they come in, so an interrupted sweep goes on where it stopped.
+
+    Raises:
+        RuntimeError: runs failed; all others were done. Names them.
     """
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    have = {_key(result) for result in done}
-    wanted = list(runs)
-    todo = [run for run in wanted if _key(asdict(run)) not in have]
+    todo, failed = missing(runs, out), []
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
+    if out.exists() and not out.read_text().endswith("\n"):
+        write_text("".join(f"{json.dumps(result)}\n" for result in _read(out)), out)
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
-        futures = [pool.submit(do_run, run, str(root)) for run in todo]
+        futures = {pool.submit(do_run, run, str(root)): run for run in todo}
         for future in tqdm(as_completed(futures), total=len(futures), disable=None):
-            result = future.result()
-            done.append(result)
-            file.write(json.dumps(result) + "\n")
+            if error := future.exception():
+                failed.append(f"{futures[future]}: {type(error).__name__}: {error}")
+                continue
+            file.write(json.dumps(future.result()) + "\n")
             file.flush()
-    keys = {_key(asdict(run)) for run in wanted}
-    return [result for result in done if _key(result) in keys]
+    if failed:
+        raise RuntimeError("\n".join([f"{len(failed)} of {len(todo)} runs failed:", *failed]))
+    return results_of(runs, out)
+
+
+def results_of(runs: Iterable[Run], out: Path) -> list[dict[str, object]]:
+    """Return the results that a file holds of runs."""
+    keys = {_key(json.loads(_setting(run))) for run in runs}
+    return [result for result in _read(out) if _key(result) in keys]
+
+
+def _read(out: Path) -> list[dict[str, object]]:
+    lines = out.read_text().splitlines(keepends=True) if out.exists() else []
+    # a killed sweep may leave half a line
+    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
 
 
 def _key(result: dict[str, object]) -> str:
-    fields = ("label", "method", "data", "seed", "pairs", "config", "shots", "protocol")
-    # results from before there were scales had none
-    return json.dumps([*(result[field] for field in fields), result.get("scales", [])])
+    return json.dumps([result.get(field) for field in (*Run.__dataclass_fields__, "settings")])
 
 
 def summarise(
