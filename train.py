@@ -98,7 +98,7 @@ def epilog() -> str:
 trainers (their settings: configs/trainers/NAME/*.yaml):
 {names("trainers/*")}
 
-data sets (configs/datasets/NAME.yaml; digits and shapes come with the repository):
+data sets (configs/datasets/NAME.yaml; digits, letters, symbols and shapes come with it):
 {names("datasets/*.yaml")}
 
 example:
@@ -251,13 +251,19 @@ def data_set_of(args: argparse.Namespace) -> str:
 def given_keys(args: argparse.Namespace) -> dict[str, str]:
     """Return config key -> what set it: a file, an option, or the ``KEY VALUE`` pairs.
 
+    Of what a file sets for the data set alone, ``_DATASETS_`` stands behind the file.
+
     Args:
         args: the parsed command line, its files checked.
     """
-    from dassl.config import keys_of_file
+    from dassl.config import DATA_SETS_KEY, keys_of_data_set, keys_of_file
 
-    files, data_set = map(resolve_alias, config_files(args).values()), data_set_of(args)
-    given = {key: path for path in files for key in keys_of_file(path, data_set)}
+    given: dict[str, str] = {}
+    data_set = data_set_of(args)
+    for path in map(resolve_alias, config_files(args).values()):
+        given |= dict.fromkeys(keys_of_file(path, data_set), path)
+        own = keys_of_data_set(path, data_set)
+        given |= dict.fromkeys(own, f"{path}, {DATA_SETS_KEY}")
     for option, key in OPTION_KEYS.items():
         if getattr(args, option) is not None:
             given[key] = f"--{option.replace('_', '-')}"
@@ -355,14 +361,14 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         KeyError: for unknown config keys.
-        ValueError: for values of the wrong type, settings of another method, and unknown trainers
-            or data sets.
+        ValueError: for values of the wrong type, settings of another method, unknown trainers or
+            data sets, and a training on a data set that is for tests only.
         FileNotFoundError: for config files or a folder to resume from that do not exist.
     """
     import datasets
     import trainers
     from dassl.config import data_sets_of_file, get_cfg_default
-    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.data.datasets import DATASET_REGISTRY, check_is_for_training
     from dassl.engine import TRAINER_REGISTRY
     from dassl.engine.going_on import saved_in
 
@@ -401,8 +407,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if not name:
             raise ValueError(f"{option} is missing; it can name {', '.join(sorted(names))}")
         registry.check(name, option)
-    own = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "node", None)
-    check_method_keys(given_keys(args), cfg.TRAINER.NAME, own)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    check_method_keys(given_keys(args), cfg.TRAINER.NAME, getattr(trainer, "node", None))
+    # the engine checks it, too; here nothing has been written
+    if getattr(trainer, "trains", True) and not (args.eval_only or args.no_train):
+        check_is_for_training(DATASET_REGISTRY.get(cfg.DATASET.NAME))
     if cfg.RESUME and not Path(cfg.RESUME).is_dir():
         raise FileNotFoundError(f"--resume: no folder {cfg.RESUME}")
     if cfg.RESUME and not saved_in(cfg.RESUME):

@@ -84,10 +84,22 @@ def find_checkpoint(run: str, epoch: int | None = None) -> str:
     return checkpoint_path(run, names[0], epoch)
 
 
+def bundle_instead(folder: str | Path) -> str | None:
+    """Explain that a folder is a bundle and what predicts with it; None where it is none."""
+    if not osp.isfile(osp.join(folder, "bundle.json")):
+        return None
+    return (
+        f"{folder} is a bundle that tools.export wrote, not a run folder: label images with "
+        f"python {osp.join(folder, 'predict.py')}, or serve it with serve.py --bundle {folder}"
+    )
+
+
 def _instead_of_a_run(folder: str) -> str:
     """Explain that a folder holds no model of a run, and what to do."""
     if not osp.isdir(folder):
         return f"the run folder {folder} does not exist. Train first, or correct --model-dir"
+    if said := bundle_instead(folder):
+        return said
     if _models(folder):
         return f"{folder} is the folder of a model; name the run folder above it"
     for depth in range(1, LEVELS + 1):

@@ -10,12 +10,20 @@ from torch import Tensor
 
 from dassl.utils.checkpoint import read_data
 
+#: how far the norm of a key may be from 1: keys are stored in half precision
+NORM_TOLERANCE = 0.02
+
 
 def _matrix(path: Path, what: str) -> Tensor:
     found = read_data(str(path))
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.dim() != 2:
         kind = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "of another kind"
         raise ValueError(f"{path} should hold {what}, a matrix, and holds something {kind}")
+    if not found.is_floating_point():
+        raise ValueError(
+            f"{path} is damaged: {what} are of type {str(found.dtype).removeprefix('torch.')}, and "
+            "published code writes real numbers with a point"
+        )
     if not found.isfinite().all():
         raise ValueError(f"{path} is damaged: {what} are not all finite")
     return found.detach().float()
@@ -31,7 +39,8 @@ def read_cache(
         values_path: file of the values, ``(N, C)``, which are 1 for the class of a key and else 0.
         embed_dim: width of the backbone's features.
         n_classes: number of classes of the run, C.
-        in_columns: whether keys are stored as ``(embed_dim, N)``, else as ``(N, embed_dim)``.
+        in_columns: whether the file is Tip-Adapter's, of unit keys ``(embed_dim, N)``, else
+            Tip-Adapter-F's, of trained keys ``(N, embed_dim)`` of any norm.
 
     Returns:
         keys ``(N, embed_dim)`` float32, and the classes of them ``(N,)``.
@@ -39,7 +48,7 @@ def read_cache(
     Raises:
         FileNotFoundError: there are no values.
         ValueError: a file is damaged or holds something else, the two are not of one cache, or it
-            has another width or number of classes.
+            has another width or number of classes, no keys at all, or none for a class.
     """
     keys = _matrix(path, "the keys of a cache")
     keys = keys.t().contiguous() if in_columns else keys
@@ -47,6 +56,14 @@ def read_cache(
         raise ValueError(
             f"{path} has keys of {keys.shape[1]} values, and features of this backbone have "
             f"{embed_dim}: set --backbone to that of its training"
+        )
+    if not len(keys):
+        raise ValueError(f"{path} is damaged: it has no keys; fetch or make it again")
+    norms = keys.norm(dim=1)
+    if in_columns and (wrong := (norms - 1).abs() > NORM_TOLERANCE).any():
+        raise ValueError(
+            f"{path} is damaged: {int(wrong.sum())} of {len(keys)} keys are not of unit norm (the "
+            f"first has {norms[wrong][0]:.3g}); fetch or make it again"
         )
     if not values_path.is_file():
         raise FileNotFoundError(
@@ -67,4 +84,10 @@ def read_cache(
     labels = values.argmax(dim=1)
     if not torch.equal(values, F.one_hot(labels, n_classes).to(values)):
         raise ValueError(f"{values_path} is damaged: a row is not 1 for one class and else 0")
+    counts = labels.bincount(minlength=n_classes)
+    if empty := int((counts == 0).sum()):
+        raise ValueError(
+            f"{values_path} has no key for {empty} of {n_classes} classes (the first: class "
+            f"{int(counts.argmin())}, counted from 0): put the two of one whole training there"
+        )
     return keys, labels

@@ -192,11 +192,12 @@ class SeveralSeeds:
         Seeds that have no such place in common go on from the last checkpoint of each.
 
         Raises:
-            ValueError: see ``check_trains_together``.
+            ValueError: see ``check_trains_together``, or the data set is for tests only.
             FloatingPointError: a loss is not finite; the text names the seed.
             RuntimeError: a training step draws random numbers.
         """
         check_trains_together(type(self.runs[0].trainer), self.runs[0].trainer.cfg)
+        self.runs[0].trainer.check_training_images()
         check_runs([run.trainer for run in self.runs], training=True)
         for run in self.runs:
             run.trainer.memory_is_checked = True

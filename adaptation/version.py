@@ -1,3 +1,3 @@
 """Version of the toolbox, which every checkpoint and record stores."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

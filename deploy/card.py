@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip.clip import available_models
-from clip.tiny import URL as EMBEDDED
+from clip.tiny import URLS as EMBEDDED
 from dassl.config import CfgNode
 from dassl.utils import count_num_param
 from results import record
@@ -19,7 +19,7 @@ SHOWN = 30
 
 def licence(backbone: str) -> str:
     """Say what is known about the terms of a backbone's weights."""
-    if backbone == EMBEDDED.rpartition(":")[2]:
+    if backbone in EMBEDDED:
         return "The backbone comes with the toolbox that wrote this, under its licence."
     if backbone in available_models():
         return (

@@ -32,8 +32,8 @@ PAGE = Path(__file__).with_name("page.html")
 OVERHEAD = 64 * 1024
 #: longest side of a picture, in lengths of its shortest
 MAX_RATIO = 100
-#: options of a request for labels, in its address
-OPTIONS = ("top_k", "attention")
+#: options of a request for labels, in its address, and what they may be
+OPTIONS = {"top_k": "a whole number, 1 or more", "attention": "true or false"}
 #: the header ``Host``: an address of IPv6 in brackets or a name, and perhaps a port
 HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::\d*)?")
 #: kinds of files that are decoded, those of cameras and the web
@@ -136,7 +136,10 @@ def build_app(model: Model, limits: Limits, hosts: Sequence[str] | None = None) 
 
     @app.exception_handler(RequestValidationError)
     async def explain_options(_request: Request, error: RequestValidationError) -> JSONResponse:
-        texts = [f"{entry['loc'][-1]}: {entry['msg']}" for entry in error.errors()]
+        texts = [
+            f"{entry['loc'][-1]} is {entry['input']!r:.80}: use {OPTIONS[entry['loc'][-1]]}"
+            for entry in error.errors()
+        ]
         return JSONResponse({"error": "; ".join(texts)}, 422)
 
     @app.exception_handler(Exception)
@@ -174,7 +177,7 @@ def build_app(model: Model, limits: Limits, hosts: Sequence[str] | None = None) 
             meant = nearest(unknown[0], OPTIONS)
             raise HTTPException(422, f"no option {unknown[0]!r}: {known}{meant}")
         if top_k < 1:
-            raise HTTPException(422, f"top_k is {top_k}: use 1 or more")
+            raise HTTPException(422, f"top_k is {top_k}: use {OPTIONS['top_k']}")
         if attention and model.attention is None:
             raise HTTPException(422, "this model has no attention map")
         entries: list[dict[str, Any]] = []

@@ -57,6 +57,18 @@ def test_later_settings_win(files):
     assert setup(*files, "DATASET.NUM_SHOTS", "all").DATASET.NUM_SHOTS == -1
 
 
+def test_what_set_a_key_is_known(files):
+    method = files[-1]
+    with open(method, "a", encoding="utf-8") as file:
+        file.write("_DATASETS_: {EuroSAT: {OPTIM: {LR: 3, NAME: adam}}, UCF101: {SEED: 4}}\n")
+    words = [*files, "--seed", "5", "OPTIM.NAME", "sgd"]
+    given = train.given_keys(train.build_parser().parse_args(words))
+    assert given["DATASET.ROOT"] == files[1]
+    assert given["OPTIM.MAX_EPOCH"] == method
+    assert given["OPTIM.LR"] == f"{method}, _DATASETS_"
+    assert (given["SEED"], given["OPTIM.NAME"]) == ("--seed", "KEY VALUE")
+
+
 @pytest.mark.parametrize(
     ("words", "seed"),
     [([], 2), (["--seed", "0"], 0), (["--seed", "-1"], -1), (["--seed", "3", "SEED", "0"], 0)],

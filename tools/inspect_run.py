@@ -83,6 +83,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], Predictions]:
         FileNotFoundError: no such folder, or a file that it lacks; says what to do.
         ValueError: the run was not tested, or a file is damaged.
     """
+    from adaptation.checkpoints import bundle_instead
     from results import predictions, record
     from results.logs import BadLog
 
@@ -92,7 +93,8 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], Predictions]:
         found = record.read(folder)
         if found is None:
             raise FileNotFoundError(
-                f"{folder} is no folder of a finished run: it has no {record.FILE}; name the "
+                bundle_instead(folder)
+                or f"{folder} is no folder of a finished run: it has no {record.FILE}; name the "
                 "folder that train.py --output-dir named"
             )
         if found["result"] is None:

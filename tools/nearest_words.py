@@ -54,8 +54,8 @@ def vocabulary(backbone: str, n_tokens: int) -> Tensor:
     from clip import tiny
     from clip.loading import _MODELS
 
-    embedded = _MODELS.get(backbone) == tiny.URL
-    path = tiny.WEIGHTS if embedded else Path(backbone).expanduser()
+    url = _MODELS.get(backbone, "")
+    path = tiny.weights_at(url) if tiny.is_embedded(url) else Path(backbone).expanduser()
     if path.suffix == ".safetensors" and path.is_file() and tiny.is_packed(path):
         return tiny.trained_ids(path)
     return torch.arange(n_tokens)

@@ -41,6 +41,7 @@ class ZeroshotCLIP(TrainerX):
     """
 
     splits_batches = True  # there is no loss
+    trains = False
 
     def __init__(self, cfg: CfgNode) -> None:
         cfg = cfg.clone()

@@ -7,10 +7,12 @@ from typing import Any
 
 from .defaults import get_cfg_default
 from .node import (
+    DATA_SETS_KEY,
     CfgNode,
     data_sets_of_file,
     declare_from_file,
     decoded,
+    keys_of_data_set,
     keys_of_file,
     leaves,
     values_of_file,
@@ -18,6 +20,7 @@ from .node import (
 from .runtime import RUNTIME_KEYS, is_runtime_key
 
 __all__ = [
+    "DATA_SETS_KEY",
     "RUNTIME_KEYS",
     "CfgNode",
     "clean_cfg",
@@ -26,6 +29,7 @@ __all__ = [
     "decoded",
     "get_cfg_default",
     "is_runtime_key",
+    "keys_of_data_set",
     "keys_of_file",
     "leaves",
     "optional",

@@ -167,6 +167,15 @@ def values_of_file(path: str, data_set: str = "") -> dict[str, Any]:
     return dict(leaves(_read_for(path, data_set)))
 
 
+def keys_of_data_set(path: str, data_set: str) -> list[str]:
+    """Return the dotted keys that a YAML file, or one it builds on, sets for one data set alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`values_of_file`.
+    """
+    return [key for key, _ in leaves(_data_sets(_read_yaml(path), path).get(data_set, {}))]
+
+
 def data_sets_of_file(path: str) -> list[str]:
     """Return the registry names of the data sets that a YAML file has settings for.
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dassl.config import optional
 from dassl.data import DataManager
+from dassl.data.datasets import check_is_for_training
 from dassl.data.rank_batches import dealt_batches, sliced
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -109,6 +110,8 @@ class SimpleTrainer(TrainerBase):
         cfg: configuration.
     """
 
+    #: whether ``train`` trains; False where it only tests
+    trains = True
     # `build_data_loader` sets them; `epoch` is assigned before that
     train_loader_x: Any = None
     train_loader_u: Any = None
@@ -192,6 +195,15 @@ class SimpleTrainer(TrainerBase):
         else:
             return
         raise SettingError(f"{setting} needs validation images, and {problem}: {instead}")
+
+    def check_training_images(self) -> None:
+        """Check that the training images are not the test images.
+
+        Raises:
+            SettingError: the data set is for tests only.
+        """
+        # a trainer with loaders of its own may have no data manager
+        check_is_for_training(type(getattr(getattr(self, "dm", None), "dataset", None)))
 
     def check_cfg(self, cfg: Any) -> None:
         """Check that the configuration fits the trainer; this class accepts any."""
@@ -306,7 +318,12 @@ class SimpleTrainer(TrainerBase):
         return self.run_length.first_step(self.epoch + 1) - 1
 
     def train(self) -> None:  # type: ignore[override]  # Dassl's: the config says which epochs
-        """Train from ``start_epoch`` to ``max_epoch``."""
+        """Train from ``start_epoch`` to ``max_epoch``.
+
+        Raises:
+            SettingError: the data set is for tests only.
+        """
+        self.check_training_images()
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:

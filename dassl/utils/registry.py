@@ -204,7 +204,8 @@ class Registry:
         """Say where a class of this name, akin to those here, is not registered; else nothing."""
         kin = {base for obj in self._obj_map.values() for base in getattr(obj, "__mro__", ())}
         for module in Registry._modules:
-            for known, cls in vars(sys.modules[module]).items():
+            # a module may have been taken out again
+            for known, cls in vars(sys.modules.get(module, object)).items():
                 same = known.lower() == name.lower() and isinstance(cls, type)
                 if same and cls in self._obj_map.values():
                     continue  # only its spelling is wrong

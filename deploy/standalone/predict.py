@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # not there with python -I
 
 from bundle import Bundle  # noqa: E402
+from PIL import Image, UnidentifiedImageError  # noqa: E402
 
 SUFFIXES = ".jpg .jpeg .jfif .png .ppm .pgm .bmp .tif .tiff .webp .gif".split()
 COLUMNS = ["image", "rank", "label", "probability", "rejected", "best_label", "best_probability"]
@@ -31,6 +32,24 @@ def read_names(text):
     given = "," in text and not Path(text).exists()
     names = text.split(",") if given else Path(text).read_text("utf-8").splitlines()
     return [name.strip() for name in names if name.strip()]
+
+
+def explain(path, error):
+    """Say what is wrong with a file that cannot be read, and what to do about it."""
+    remedy = "replace it by a sound copy, or remove it"
+    if isinstance(error, PermissionError):
+        reason = "permission denied"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"{error} Make it smaller"
+    elif not path.stat().st_size:
+        reason = f"the file is empty: {remedy}"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = f"it is damaged, not an image, or of a kind that Pillow does not know: {remedy}"
+    elif isinstance(error, ValueError):  # pixels that cannot be converted
+        reason = str(error)
+    else:
+        reason = f"{error}; the file is damaged: {remedy}"
+    return f'cannot read image "{path}": {reason}'
 
 
 def show(path, labels, args):
@@ -58,13 +77,16 @@ def main():
     add("--min-probability", type=float, default=0.0, metavar="P", help=helped)
     add("--csv", action="store_true", help=f"a table: {', '.join(COLUMNS)}")
     add("--skip-bad", action="store_true", help="name files that are no images and leave them out")
-    if json.loads((HERE / "bundle.json").read_text("utf-8"))["text_encoder"]:
-        helped = "other class names: a file with one per line, or the names"
-        add("--classes", metavar="FILE|NAME,NAME", help=helped)
-    parser.set_defaults(classes=None)
+    helped, fixed = "other class names: a file with one per line, or the names", ""
+    if not json.loads((HERE / "bundle.json").read_text("utf-8"))["text_encoder"]:
+        fixed = "the classes of this bundle are fixed: export it with --text-encoder to choose them"
+        helped = argparse.SUPPRESS
+    add("--classes", metavar="FILE|NAME,NAME", help=helped)
     args = parser.parse_args()
     if args.top_k < 1 or not 0 <= args.min_probability <= 1:
         parser.error("--top-k is a whole number from 1 on, --min-probability one from 0 to 1")
+    if args.classes and fixed:
+        parser.error(f"--classes: {fixed}")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         bundle = Bundle(HERE)
@@ -77,13 +99,16 @@ def main():
             print(",".join(COLUMNS))
         for at in paths:
             try:
-                (found,) = bundle.probabilities(bundle.read(at)[None])
+                picture = bundle.read(at)
             except Exception as error:  # Pillow raises nearly anything for a damaged file
+                said = explain(at, error)
                 if not args.skip_bad:
-                    raise
-                print(f"skipped: {at}: {error}", file=sys.stderr)
+                    print(f"error: {said}; --skip-bad leaves such files out", file=sys.stderr)
+                    return 2
+                print(f"skipped: {said}", file=sys.stderr)
                 bad += 1
                 continue
+            (found,) = bundle.probabilities(picture[None])
             order = (-found).argsort(kind="stable")[: args.top_k]
             show(at, [(bundle.labels[index], float(found[index])) for index in order], args)
     except Exception as error:

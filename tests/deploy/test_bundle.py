@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import predict
+import serve
 from clip.tokens import tokenize
 from clip.weights import build_model
 from support.command_line import run_command
@@ -24,7 +25,7 @@ from tests.conftest import ROOT
 from tests.parity_files import recorded_clip
 from tests.results.writing import write_record
 from tests.trainers.test_contract import METHODS
-from tools import export
+from tools import export, inspect_run
 from trainers import Predictor
 
 pytest.importorskip("onnxruntime", reason="needs requirements-deploy.txt")
@@ -210,7 +211,7 @@ finally:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"error: {names}: cannot identify" in done.stderr
+    assert f'error: cannot read image "{names}": it is damaged, not an image' in done.stderr
 
 
 @pytest.fixture()
@@ -262,26 +263,47 @@ def test_the_command_of_a_bundle_prints_as_predict_py(bundled, tiny_run, photos,
 
 
 def test_the_command_of_a_bundle_leaves_out_or_stops_at_what_is_no_picture(
-    bundled, photos, tmp_path
+    bundled, tiny_run, photos, tmp_path, capsys
 ):
     shutil.copytree(photos, tmp_path / "in")
     (tmp_path / "in" / "aa.png").write_bytes(b"no picture")
     status, _, err = bundled(tmp_path / "in")
-    assert status == 2 and err.count("\n") == 1 and "aa.png: cannot identify" in err
+    assert status == 2 and err.count("\n") == 1 and "skipped" not in err
+    # the words of the toolbox's own command
+    assert predict.main(["--model-dir", str(tiny_run), str(tmp_path / "in")]) == 2
+    assert err == capsys.readouterr().err and "--skip-bad leaves such files out" in err
     status, out, err = bundled(tmp_path / "in", "--skip-bad", "--top-k", "1")
     assert status == 0 and "aa.png" not in out and out.count("%") == 2
     assert "skipped 1 of 3 files" in err
+    (tmp_path / "in" / "aa.png").write_bytes((photos / "b.PNG").read_bytes()[:-40])
+    status, _, err = bundled(tmp_path / "in")
+    assert status == 2 and "the file is damaged: replace it" in err
     (tmp_path / "empty").mkdir()
     for words, part in (
         ([tmp_path / "empty"], "empty: no such image or folder, or no images in it"),
         ([tmp_path / "absent.png"], "absent.png: no such image or folder"),
         ([photos, "--top-k", 0], "--top-k is a whole number from 1 on"),
         ([photos, "--min-probability", "nan"], "--min-probability one from 0 to 1"),
-        ([photos, "--classes", "a,b"], "unrecognized arguments: --classes"),
+        ([photos, "--classes", "a,b"], "export it with --text-encoder"),
     ):
         status, out, err = bundled(*words)
         assert (status, out) == (2, "")
         assert part in err
+
+
+def test_commands_on_runs_say_that_a_folder_is_a_bundle(tiny_bundle, photos, tmp_path, capsys):
+    photo, out = str(photos / "b.PNG"), str(tmp_path / "out.safetensors")
+    for command in (
+        lambda: predict.main(["--model-dir", str(tiny_bundle), photo]),
+        lambda: serve.main(["--model-dir", str(tiny_bundle)]),
+        lambda: run_command(export.build_parser(), export.export, [str(tiny_bundle), out]),
+        lambda: run_command(inspect_run.build_parser(), inspect_run.run, [str(tiny_bundle)]),
+    ):
+        assert command() == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1
+        assert f"python {tiny_bundle / 'predict.py'}" in err
+        assert f"serve.py --bundle {tiny_bundle}" in err
 
 
 @pytest.mark.parametrize(("precision", "size"), [("fp16", 0.6), ("int8", 0.65)])
@@ -310,7 +332,7 @@ def test_a_bundle_tells_what_it_is_and_nothing_of_this_machine(tiny_bundle, tiny
         "forget-me-not",
     ):
         assert part in card
-    for path in tiny_bundle.iterdir():
+    for path in filter(Path.is_file, tiny_bundle.iterdir()):  # not what an import leaves
         assert str(ROOT).encode() not in path.read_bytes(), path.name
         assert str(tiny_run).encode() not in path.read_bytes(), path.name
 

@@ -110,7 +110,11 @@ def test_attention_is_a_map_of_the_patches(client, paths):
 def test_health_and_info(client):
     assert client.get("/health").json() == {"status": "ok"}
     info = client.get("/info").json()
-    assert (info["method"], info["backbone"], info["labels"]) == ("MMLoP", "tiny", list(CLASSNAMES))
+    assert (info["method"], info["backbone"], info["labels"]) == (
+        "MMLoP",
+        "tiny-2",
+        list(CLASSNAMES),
+    )
     assert info["limits"] == {"picture_bytes": 1_000_000, "pictures": 3, "pixels": 2_000_000}
     assert info["attention"] is True
 
@@ -147,7 +151,8 @@ def test_what_is_no_picture_is_named_and_the_others_are_answered(client, paths):
         ({"files": files(*[b"x"] * 4)}, 413, "at most 3"),
         ({"files": files(b"x" * 5_000_000)}, 413, "too large"),
         ({"params": {"top_k": 0}}, 422, "top_k"),
-        ({"params": {"top_k": "x"}}, 422, "top_k"),
+        ({"params": {"top_k": "x"}}, 422, "top_k is 'x': use a whole number, 1 or more"),
+        ({"params": {"attention": "x"}}, 422, "attention is 'x': use true or false"),
         (
             {"params": {"topk": 2}},
             422,

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.documents import fill_document
 from support.command_line import add_traceback, output_file, positive, run_command
 from support.files import write_json
+from support.filled import fill_document
 
 from .judging import CLOCK_SECONDS, clean_environment, judge, warm_up
 from .readers import READERS

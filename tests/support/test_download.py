@@ -107,7 +107,7 @@ def test_download_once(tmp_path, capfd):
         assert Path(first) == tmp_path / "new" / "folder" / "model.pt"
         assert Path(first).read_bytes() == CONTENT
         assert not list(tmp_path.rglob("*.part"))
-        assert "model.pt: 100%" in capfd.readouterr().err  # the progress bar
+        assert "%" not in capfd.readouterr().err  # no progress bar where nobody looks
         assert clip._download(server.url, tmp_path / "new" / "folder") == first
         assert len(server.asked) == 1
 
@@ -127,17 +127,15 @@ def test_broken_connection_is_resumed(path):
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= HALF
 
 
-def test_later_call_resumes(path, capfd):
+def test_later_call_resumes(path):
     part = path.with_name("model.pt.part")
     with serving(Reply(cut=HALF)) as server, pytest.raises(RuntimeError, match="1 attempts"):
         get(server, path, attempts=1)
     kept = part.stat().st_size
     assert 0 < kept <= HALF and not path.exists()
-    capfd.readouterr()
     with serving() as server:
         get(server, path)
         assert server.asked == [f"bytes={kept}-"]
-    assert "model.pt: 100%" in capfd.readouterr().err  # of the whole file, not of the rest
     assert path.read_bytes() == CONTENT and not part.exists()
 
 
@@ -330,7 +328,8 @@ def test_choice_of_cache_folder(tmp_path, monkeypatch):
 
 def test_official_addresses():
     urls = dict(clip._MODELS)
-    assert urls.pop("tiny") == "embedded:tiny"
+    for name in ("tiny", "tiny-2"):
+        assert urls.pop(name) == f"embedded:{name}"
     assert list(urls) == [
         *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
         *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),

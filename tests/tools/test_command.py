@@ -20,7 +20,7 @@ COMMANDS = sorted(
     path.stem for path in (ROOT / "tools").glob("*.py") if path.stem not in ("__init__", "command")
 )
 #: those that are not about one run
-WITHOUT_RUN = {"clean", "config_reference"}
+WITHOUT_RUN = {"clean", "config_reference", "what_works"}
 #: those that do not read what a run learned
 WITHOUT_WEIGHTS = {"inspect_run", *WITHOUT_RUN}
 

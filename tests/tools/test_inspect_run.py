@@ -21,7 +21,8 @@ from results.inspection import (
     within_noise,
 )
 from results.predictions import Predictions
-from results.report.one_run import bins_view, class_view
+from results.report.one_run import bins_view, class_view, part_of
+from results.report.svg import page_style
 from support.command_line import ROOT, run_command
 from tests.conftest import CLASSNAMES
 from tools import inspect_run
@@ -176,9 +177,9 @@ def test_sheets_are_bounded_and_those_of_an_earlier_call_go(tmp_path, data_root)
     own = made(5, 200)
     shown = Inspection(own).mistakes
     pictures = inspect_run.read_photos(shown, [str(images[i % 9]) for i in range(200)], False)
-    names = list(inspect_run.write_sheets(pictures, tmp_path, len(shown)))
+    names = list(inspect_run.write_sheets(pictures, tmp_path, len(shown), "a run"))
     assert len(names) == -(-len(shown) // inspect_run.ON_SHEET) > 1
-    assert list(inspect_run.write_sheets(pictures[:3], tmp_path, len(shown))) == names[:1]
+    assert list(inspect_run.write_sheets(pictures[:3], tmp_path, len(shown), "a run")) == names[:1]
     assert [path.name for path in tmp_path.iterdir()] == names[:1]
 
 
@@ -206,6 +207,12 @@ def test_a_perfect_run_has_no_mistakes():
     right = Predictions(10 * np.eye(3, dtype=np.float32)[own.labels], own.labels, own.classes)
     found = Inspection(right)
     assert found.mistakes == [] and all(not line.taken_for for line in found.classes)
+    with page_style():
+        part = part_of({"method": "MMLoP", "shots": 16}, found, "digits")
+    assert not any("Most frequent confusions" in view.title for view in part.tables)
+    assert any("no mistakes" in note for note in part.notes)
+    captions = " ".join(drawn.caption for drawn in part.figures)
+    assert "No mistakes." in captions and "highest" not in captions
     matrix = np.diag(np.full(200, 3))
     figure = confusion_picture(matrix, [str(label) for label in range(200)], "title")
     assert "no mistakes" in {text.get_text() for axes in figure.axes for text in axes.texts}

@@ -37,8 +37,8 @@ def test_distances_are_euclidean_and_words_trained(tiny_run):
     predictor = Predictor.load(tiny_run)
     rows = nearest_words.nearest_words(predictor, 3)
     prompts = list(predictor.model.learner.text_changes().prompts())
-    table = load_state_dict("tiny")["token_embedding.weight"]
-    trained = tiny.trained_ids(tiny.WEIGHTS)
+    table = load_state_dict("tiny-2")["token_embedding.weight"]
+    trained = tiny.trained_ids(tiny.weights_at("embedded:tiny-2"))
     assert len(rows) == len(prompts) * 4 * 3
     for block, name, token, rank, word, distance in rows:
         row = prompts[block].tokens[token].detach()

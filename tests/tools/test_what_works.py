@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.documents import fill
 from dassl.engine import TRAINER_REGISTRY
 from support.command_line import run_command
+from support.filled import fill
 from tools import what_works
 from tools.what_works import PAGE, WAYS, Way, refusal
 

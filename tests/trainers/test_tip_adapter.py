@@ -245,6 +245,8 @@ def test_published_files(run, make_cfg, tmp_path, method):
 
 
 VALUES = F.one_hot(torch.arange(10) % 5, 5).half()
+KEYS = F.normalize(torch.arange(320.0).reshape(32, 10) % 7 + 1, dim=0).half()
+LONG = torch.where(torch.arange(10) == 3, 1.03, 1.0).half()
 
 
 @pytest.mark.parametrize(
@@ -258,11 +260,20 @@ VALUES = F.one_hot(torch.arange(10) % 5, 5).half()
         ("keys", torch.zeros(64, 10), r"keys of 64 values, .* have 32: set --backbone"),
         ("keys", torch.zeros(32), r"should hold the keys .* of shape \(32,\)"),
         ("keys", torch.full((32, 10), torch.nan), "are not all finite"),
+        ("keys", torch.zeros(32, 0), r"keys_2shots\.pt .* has no keys"),
+        ("keys", torch.zeros(32, 10), r"keys_2shots\.pt .* 10 of 10 keys are not of unit norm"),
+        ("keys", LONG * KEYS, r"1 of 10 keys are not of unit norm \(the first has 1\.03\)"),
+        ("keys", KEYS.long(), r"keys_2shots\.pt .* keys of a cache are of type int64"),
+        ("keys", KEYS.to(torch.complex64), r"keys_2shots\.pt .* are of type complex64"),
+        ("values", VALUES.long(), r"values_2shots\.pt .* values of a cache are of type int64"),
+        ("values", VALUES.to(torch.complex64), r"values_2shots\.pt .* are of type complex64"),
+        ("values", VALUES.bool(), r"values_2shots\.pt .* are of type bool"),
+        ("values", VALUES[torch.arange(10) % 3], r"no key for 2 of 5 classes .*first: class 3,"),
     ],
 )
 def test_published_files_that_do_not_fit(make_cfg, tmp_path, name, content, message):
     trainer = build_trainer(make_cfg("TipAdapter", *FEW))
-    torch.save(torch.zeros(32, 10), tmp_path / "keys_2shots.pt")
+    torch.save(KEYS, tmp_path / "keys_2shots.pt")
     torch.save(VALUES, tmp_path / "values_2shots.pt")
     path = tmp_path / f"{name}_2shots.pt"
     if content is None:

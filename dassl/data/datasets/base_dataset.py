@@ -77,6 +77,8 @@ class DatasetBase:
     dataset_dir = ""
     # Names of the domains of a multi-domain data set.
     domains: Sequence[str] = []
+    # Data set to train on, where train_x holds the test images, for the sake of class names.
+    tests_of = ""
     # What to do about a damaged image file, as the end of a sentence.
     image_remedy = "fetch or extract it again"
 
