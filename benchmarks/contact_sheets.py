@@ -34,7 +34,7 @@ def draw(stem: str, root: Path, out: Path) -> None:
     cfg.merge_from_file(str(ROOT / "configs" / "datasets" / f"{stem}.yaml"))
     cfg.DATASET.ROOT = str(root)
     data = build_dataset(cfg)
-    # classes of a few do not show what a data set is like: they are spread over all
+    # of a data set with more classes, some from first to last
     shown = np.unique(np.linspace(0, data.num_classes - 1, CLASSES).round().astype(int))
     lines = -(-len(shown) // COLUMNS)
     figure, grid = plt.subplots(

@@ -305,7 +305,7 @@ def save_standing(rows: Sequence[Row], path: Path) -> None:
     """Draw H of OURS minus that of every other method, with both intervals."""
     import matplotlib.pyplot as plt
 
-    from results.plots import EMPHASISED, looks
+    from results.plots import looks
     from support.files import replacing
 
     differences = against(rows)
@@ -323,7 +323,7 @@ def save_standing(rows: Sequence[Row], path: Path) -> None:
             axes.plot(seeds.mean, y, "o", color=colour, markeredgecolor="black", zorder=3)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
-    axes.set_xlabel(f"H of {EMPHASISED} minus that of the method (points)")
+    axes.set_xlabel(f"H of {OURS} minus that of the method (points)")
     axes.margins(y=0.02)
     # the intervals over data sets may leave the picture, those over seeds not
     widest = max(
@@ -331,7 +331,7 @@ def save_standing(rows: Sequence[Row], path: Path) -> None:
     )
     axes.set_xlim(-1.3 * widest, 1.3 * widest)
     axes.set_title(
-        f"thick: 95 % over seeds; thin: 95 % over data sets; right of 0: {EMPHASISED} is ahead",
+        f"thick: 95 % over seeds; thin: 95 % over data sets; right of 0: {OURS} is ahead",
         fontsize=8,
     )
     with replacing(str(path)) as temporary:

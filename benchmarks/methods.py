@@ -10,11 +10,9 @@ what is still to be run. The tables of a part are filled when all of its runs ar
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.embedded_tables import (
     OURS,
@@ -30,7 +28,7 @@ from benchmarks.embedded_tables import (
     standing_table,
     transfer_table,
 )
-from benchmarks.sweep import ROOT, Run, missing, results_of, sweep
+from benchmarks.sweep import ROOT, Run, missing, results_of, sweep, sweep_parser
 from protocols import VARIANTS_OF, source_of
 from results.plots import save_plots
 from results.published.figures import read_published
@@ -38,7 +36,7 @@ from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from scripts.ablation import read_tables
 from scripts.methods import method_names, read_method
-from support.command_line import add_traceback, positive, run_command
+from support.command_line import run_command
 from support.filled import fill_document
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -156,12 +154,9 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
+    parser = sweep_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
     parser.add_argument("--left", action="store_true", help="say what is to be run, and stop")
-    add_traceback(parser)
     return parser
 
 

@@ -7,20 +7,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from statistics import fmean, pstdev
 
 from tabulate import tabulate
 
 from benchmarks.embedded_tables import halves_table
 from benchmarks.methods import ABLATION, rows_of
-from benchmarks.sweep import ROOT, Run, sweep
-from support.command_line import add_traceback, positive, run_command
+from benchmarks.sweep import ROOT, Run, sweep, sweep_parser
+from results.rows import harmonic
+from support.command_line import run_command
 from support.filled import fill_document
 
 DATA = ("digits", "shapes")
@@ -129,7 +128,7 @@ def average_table(results: Sequence[dict], rates: Sequence[float]) -> str:
             for seed in sorted({r["seed"] for r in mine}):
                 of_seed = [r for r in mine if r["seed"] == seed]
                 base, new = (fmean(r[part] for r in of_seed) for part in ("base", "new"))
-                values.append(2 * base * new / (base + new) if base + new else 0.0)
+                values.append(harmonic(base, new))
             line[f"lr {rate:g}"] = f"{fmean(values):.1f} ± {pstdev(values):.1f}"
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True) + "\n"
@@ -137,11 +136,7 @@ def average_table(results: Sequence[dict], rates: Sequence[float]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
-    add_traceback(parser)
-    return parser
+    return sweep_parser(__doc__)
 
 
 def act(args: argparse.Namespace) -> None:

@@ -8,18 +8,16 @@ lower-case letters, a data set that nothing else is reported of. Results are kep
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
 from tabulate import tabulate
 
-from benchmarks.sweep import ROOT, Run, config_of, sweep
+from benchmarks.sweep import ROOT, Run, config_of, sweep, sweep_parser
 from protocols import FOR_SETTINGS
 from scripts.methods import method_names, read_method
-from support.command_line import add_traceback, positive, run_command
+from support.command_line import run_command
 from support.filled import fill_document
 
 SEEDS = (1, 2)
@@ -99,11 +97,7 @@ def table(results: Sequence[dict]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
-    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
-    add_traceback(parser)
-    return parser
+    return sweep_parser(__doc__)
 
 
 def act(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ few-shot run trains and tests all classes; a transfer does so and tests other da
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
@@ -18,12 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from results.rows import harmonic
+from support.command_line import add_traceback, positive
 from support.files import write_text
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ def do_run(run: Run, root: str) -> dict[str, object]:
     found: dict[str, object] = {trained[1]: accuracy[trained]}
     if halves:
         base, new = accuracy.values()
-        found |= {"new": new, "hm": 2 * base * new / (base + new) if base + new else 0.0}
+        found |= {"new": new, "hm": harmonic(base, new)}
     if run.targets:
         found["on"] = {target: accuracy[target, "all"] for target in run.targets}
     found |= {"parameters": parameters, "seconds": round(time.process_time() - start, 1)}
@@ -165,6 +168,19 @@ def do_run(run: Run, root: str) -> dict[str, object]:
 def _setting(run: Run) -> str:
     """Return what a file of results says of a run's setting."""
     return json.dumps({**asdict(run), "settings": settings_of(run)})
+
+
+def sweep_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a command that sweeps.
+
+    Args:
+        description: docstring of its module, of which the help shows the first paragraph.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--root", type=Path, default=ROOT / "data", help="data root")
+    add_traceback(parser)
+    return parser
 
 
 def missing(runs: Iterable[Run], out: Path) -> list[Run]:
@@ -212,7 +228,9 @@ def _read(out: Path) -> list[dict[str, object]]:
 
 
 def _key(result: dict[str, object]) -> str:
-    return json.dumps([result.get(field) for field in (*Run.__dataclass_fields__, "settings")])
+    return json.dumps(
+        [result.get(key) for key in (*(field.name for field in fields(Run)), "settings")]
+    )
 
 
 def summarise(
