@@ -93,7 +93,9 @@ OUTLINES: dict[str, np.ndarray] = {
     "bolt": np.array([(0.3, -1), (-0.6, 0.15), (0, 0.15), (-0.3, 1), (0.6, -0.2), (0.05, -0.2)]),
 }
 
-#: everyday name -> character of the DejaVu Sans font, in alphabetical order
+#: font of matplotlib's that has all SYMBOLS
+SYMBOL_FONT = "DejaVuSans.ttf"
+#: everyday name -> its character, in alphabetical order
 SYMBOLS: dict[str, int] = {
     "airplane": 0x2708,
     "alembic": 0x2697,

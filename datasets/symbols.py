@@ -27,6 +27,7 @@ from .generated import GeneratedDataset, GeneratedVariant
 from .rendering import (
     CANVAS,
     RESOLUTION,
+    SYMBOL_FONT,
     SYMBOLS,
     contrasting_colour,
     fill_mask,
@@ -38,7 +39,6 @@ from .rendering import (
     to_bytes,
 )
 
-FONT = "DejaVuSans.ttf"
 COUNTS = {"train": 20, "val": 4, "test": 25}
 SEED = 2029
 #: parts that are not in COUNTS, for random streams of their own
@@ -63,7 +63,7 @@ def render(label: int, part: int, index: int) -> Image.Image:
     ink, paper = np.full(3, rng.uniform(0, 60)), np.full(3, rng.uniform(200, 255))
     mask = glyph_mask(
         chr(SYMBOLS[NAMES[label]]),
-        FONT,
+        SYMBOL_FONT,
         *placed(rng, 0.38, 0.45),
         angle=rng.normal(0, 0.12),
         shear=rng.normal(0, 0.15),
@@ -95,7 +95,7 @@ def sketch(label: int, index: int) -> Image.Image:
         near = tuple(np.array(centre) + rng.normal(0, 0.01, 2))
         mask = glyph_mask(
             chr(SYMBOLS[NAMES[label]]),
-            FONT,
+            SYMBOL_FONT,
             near,
             radius,
             angle=angle + rng.normal(0, 0.03),
@@ -117,7 +117,7 @@ def rendition(label: int, index: int) -> Image.Image:
 
     def drawn(stroke: int, hollow: int = 0) -> Image.Image:
         return glyph_mask(
-            text, FONT, *place, angle=angle, stretch=stretch, stroke=stroke, hollow=hollow
+            text, SYMBOL_FONT, *place, angle=angle, stretch=stretch, stroke=stroke, hollow=hollow
         )
 
     rgb = rng.uniform(0, 255, 3)

@@ -15,6 +15,7 @@ from datasets.rendering import (
     HELD_OUT,
     OUTLINES,
     RESOLUTION,
+    SYMBOL_FONT,
     SYMBOLS,
     contrasting_colour,
     fill_mask,
@@ -64,7 +65,6 @@ FONTS = (
     "cmss10.ttf",
     "cmtt10.ttf",
 )
-SYMBOL_FONTS = ("DejaVuSans.ttf",)
 
 
 class Attribute(IntEnum):
@@ -219,7 +219,7 @@ def render(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
             mask = _character(rng, LETTERS[member].upper(), FONTS, centre, radius)
         else:
             text = chr(SYMBOLS[PICTOGRAPHS[member]])
-            mask = _character(rng, text, SYMBOL_FONTS, centre, radius)
+            mask = _character(rng, text, (SYMBOL_FONT,), centre, radius)
         image = paint(image, mask, rgb)
     image, found = _degrade(rng, image, kind in (1, 2))
     offset = (0, *np.cumsum([len(SHAPES), len(DIGITS), len(LETTERS)]).tolist())[kind]
