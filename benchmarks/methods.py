@@ -134,6 +134,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
         runs.facts = {
             "MODEL.BACKBONE.NAME": {result["config"]},
             "parameters": {str(result["parameters"])},
+            "zero_shot": {str(result["method"] == ZERO_SHOT)},
         }
 
     for result in results:

@@ -32,12 +32,11 @@ def description(result: RunResult, part: str = "", seed: object = "") -> dict[st
         seed: the seed of the run.
     """
     if result.record is None:
-        zero_shot = result.facts.get("parameters") == "0"
-        return _of_settings(_logged(result.facts), part, zero_shot)
+        return _of_settings(_logged(result.facts), part, result.zero_shot)
     record = result.record
     own, data = settings_of(record), record["data"]
     images = data["train"] and data["train"]["sha256"]
-    if record["parameters"] == 0:
+    if result.zero_shot:
         found = _of_settings(own, part, without_training=True)
     elif not record["eval_only"]:
         found = _of_settings(own, part) | _of_training(own, images, seed)

@@ -69,7 +69,7 @@ def _trained(run: RunResult) -> tuple[str | None, str | None]:
 
     A test's are those that the record of the training has, which its own record repeats.
     """
-    if run.facts.get("parameters") == "0":
+    if run.zero_shot:
         return None, None
     if run.facts.get("eval_only") == "False":
         return run.facts.get("TEST.FINAL_MODEL"), _epochs_in(run.facts)
@@ -163,9 +163,7 @@ def blanks(
         runs_of: names of the table's methods, with their runs. Zero-shot ones are not missed.
     """
     trained = [
-        (name, runs)
-        for name, runs in runs_of
-        if not runs or any(run.facts.get("parameters") != "0" for run in runs)
+        (name, runs) for name, runs in runs_of if not all(run.zero_shot for run in runs) or not runs
     ]
     lacking: dict[str, list[str]] = {}
     for column in columns:

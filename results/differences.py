@@ -93,7 +93,7 @@ def seed_differences(row: Row, baseline: Row, metric: str) -> list[float]:
     ours, theirs = by_seed(row, metric), by_seed(baseline, metric)
     if not ours or not theirs:
         return []
-    fixed = [one.parameters == 0 for one in (row, baseline)]
+    fixed = [one.zero_shot for one in (row, baseline)]
     if all(fixed):
         return [fmean(ours.values()) - fmean(theirs.values())]
     if fixed[0]:
@@ -213,7 +213,7 @@ class Baseline:
         there = self._found.get((row.protocol, row.dataset, row.method.source), [])
         same = [one for one in there if one.method.shots == row.method.shots]
         if not same:
-            same = [one for one in there if one.parameters == 0]
+            same = [one for one in there if one.zero_shot]
         return same[0] if same else None
 
     def differences(self, rows: Sequence[Row], note: Callable[[str], None]) -> Differences:

@@ -66,7 +66,7 @@ def read_facts(path: Path) -> dict[str, str]:
         The arguments (``eval_only``), the configuration (``MODEL.BACKBONE.NAME``),
         ``parameters``, the number of trainable ones, and ``images_per_class``, where there were
         fewer than shots (``4 to 6``), each as far as the log shows it. A run that only tests, with
-        no weights to load, is zero-shot and trains 0 parameters.
+        no weights to load, has ``zero_shot`` (``True``) and trains 0 parameters.
     """
     facts: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
@@ -84,7 +84,7 @@ def read_facts(path: Path) -> dict[str, str]:
     if counts:
         facts["parameters"] = counts[-1].replace(",", "")
     elif facts.get("eval_only") == "True" and facts.get("model_dir") == "":
-        facts["parameters"] = "0"
+        facts |= {"parameters": "0", "zero_shot": "True"}
     if few := [match[1] for line in lines if (match := FEW_IMAGES.fullmatch(line.strip()))]:
         facts["images_per_class"] = few[-1]
     return facts

@@ -532,7 +532,7 @@ def parameters(
 ) -> Figure | None:
     """Return H, or accuracy, against the number of trainable parameters.
 
-    Zero-shot models are lines across.
+    Methods that train none are lines across.
 
     Args:
         rows: of all protocols.

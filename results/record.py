@@ -287,11 +287,19 @@ def identity_in(folder: str | Path) -> dict[str, Any] | None:
     return identity(record) if record else None
 
 
+def _is_zero_shot(record: Mapping[str, Any]) -> bool:
+    """Tell whether nothing was learned; a method may learn from images and train no parameters."""
+    learned = record["seconds"]["training"] is not None or record["model"]["model_dir"]
+    return record["parameters"] == 0 and not learned
+
+
 def facts_of(record: Mapping[str, Any]) -> dict[str, str]:
     """Return what a record says about its run, as ``logs.read_facts`` does of a log."""
     said = record["arguments"] | dict(leaves(record["config"]))
     facts = {key: str(value) for key, value in said.items()}
     facts["parameters"] = str(record["parameters"])
+    if _is_zero_shot(record):
+        facts["zero_shot"] = "True"
     counts, shots = record["images_per_class"], record["shots"]
     if counts and shots and counts["most"] < shots:
         least, most = counts["least"], counts["most"]
@@ -314,6 +322,11 @@ class RunResult:
     value: float
     facts: dict[str, str]
     record: dict[str, Any] | None = None
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether nothing was learned for it, as far as is known."""
+        return self.facts.get("zero_shot") == "True"
 
     @property
     def chosen_on_test(self) -> bool:

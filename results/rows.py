@@ -71,6 +71,11 @@ class Row:
         return ", ".join(sorted({backbone_name(name) or name for name in names}))
 
     @property
+    def zero_shot(self) -> bool:
+        """Whether nothing was learned, so that neither seed nor shots count."""
+        return self.facts.get("zero_shot") == {"True"}
+
+    @property
     def parameters(self) -> int | None:
         """Number of trainable parameters; None where the logs show none, or several."""
         counts = self.facts.get("parameters", set())
@@ -290,7 +295,7 @@ def note_missing_seeds(protocol: str, rows: list[Row], note: Callable[[str], Non
         rows: of the data sets, without averages.
         note: called with a line for every method and set of seeds.
     """
-    trained = [row for row in rows if row.parameters != 0]
+    trained = [row for row in rows if not row.zero_shot]
     tables = {(row.method.source, row.method.shots) for row in trained}
     for table in sorted(tables):
         mine = [row for row in trained if (row.method.source, row.method.shots) == table]

@@ -164,7 +164,7 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         number, source = fields.get("shots", "0"), fields.get("source", "")
         shots = math.inf if number == "all" else int(number)
         if kind.metric == "accuracy":
-            zero_shot = kind is ZEROSHOT or facts.get("parameters") == "0"
+            zero_shot = kind is ZEROSHOT or result.zero_shot
             shots = 0 if zero_shot else shots
             if zero_shot and source_of(dataset):
                 kind, source = EVALUATION, source_of(dataset)

@@ -13,7 +13,7 @@ import pytest
 import parse_test_res
 from results.differences import paired
 
-from .writing import base2new, few_shot, transfer, write_record
+from .writing import base2new, few_shot, transfer, write_record, write_run
 
 #: 97.5% points of Student's t, by degrees of freedom
 T = {1: 12.7062, 2: 4.30265}
@@ -92,6 +92,25 @@ def test_zero_shot_is_paired_with_every_seed(tmp_path, capsys):
     assert numbers(record, "new")[::3] == (0, "2 seeds")
     h = [2 * b * n / (b + n) for b, n in ((80, 50), (90, 70), (50, 60))]
     assert numbers(record, "H")[0] == pytest.approx(h[2] - (h[0] + h[1]) / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("write", [write_run, write_record])
+def test_a_method_without_parameters_that_reads_images_is_not_zero_shot(write, tmp_path, capsys):
+    """Tip-Adapter's cache is of the images of its shots and seed."""
+    unit = 1 if write is write_run else 1000  # of percent: records count images
+    for shots, start in ((1, 50), (4, 60)):
+        for seed in (1, 2, 3):
+            for trainer, ahead in (("TipAdapter", 2 * seed), ("CoOp", 0)):
+                folder = tmp_path / "dtd" / trainer / f"tiny_{shots}shots" / f"seed{seed}"
+                counts = {"parameters": 2048 if trainer == "CoOp" else 0}
+                counts |= {"seed": seed, "shots": shots} if write is write_record else {}
+                write(folder, unit * (start + seed + ahead), trainer, "dtd", **counts)
+    half = T[2] * 2 / math.sqrt(3)
+    for shots, mean in ((1, 56.0), (4, 66.0)):
+        record = found(capsys, tmp_path, "CoOp", trainer="TipAdapter", shots=shots)
+        assert (record["accuracy"], record["parameters"]) == (pytest.approx(mean), 0)
+        assert numbers(record)[0] == pytest.approx(4.0)
+        assert numbers(record)[1:3] == pytest.approx((4 - half, 4 + half), abs=1e-3)
 
 
 def test_averages_are_over_data_sets(tmp_path, capsys):

@@ -205,13 +205,15 @@ def write_record(
     test_images: str = "t",
     train_images: str = "",
     chosen_on: str | None = None,
+    shots: int = 16,
+    parameters: int = 2048,
 ) -> None:
     """Write the record of one run, as train.py does.
 
     Args:
         folder: the run's.
         correct: number of test images that it tells.
-        trainer: registry name; ZeroshotCLIP trains nothing.
+        trainer: registry name; ZeroshotCLIP learns nothing.
         dataset: its config file's name.
         seed: of the run.
         total: number of test images.
@@ -221,13 +223,16 @@ def write_record(
         test_images: stands for the list of them.
         train_images: stands for what the seed draws besides.
         chosen_on: split that chose the epoch.
+        shots: images of each class that it learned from.
+        parameters: number of those that it trains.
     """
     config: dict[str, dict] = {}
+    zero_shot = trainer == "ZeroshotCLIP"
     file = ROOT / "configs" / "datasets" / f"{dataset}.yaml"
     registered = values_of_file(str(file))["DATASET.NAME"] if file.is_file() else dataset
     given = {
         "DATASET.NAME": registered,
-        "DATASET.NUM_SHOTS": 16,
+        "DATASET.NUM_SHOTS": shots,
         "DATASET.SUBSAMPLE_CLASSES": part,
         "MODEL.BACKBONE.NAME": "ViT-B/16",
         "OPTIM.LR": 0.002,
@@ -250,8 +255,8 @@ def write_record(
             "eval_only": of is not None,
             "seed": seed,
             "seeds_together": None,
-            "shots": 16,
-            "images_per_class": {"least": 16, "most": 16},
+            "shots": shots,
+            "images_per_class": {"least": shots, "most": shots},
             "data": {
                 "name": registered,
                 "classes": {"number": 2, "sha256": f"{dataset} {part}", "names": ["a", "b"]},
@@ -276,11 +281,14 @@ def write_record(
                 "per_class": [],
             },
             "not_tested": None,
-            "parameters": 0 if trainer == "ZeroshotCLIP" else 2048,
+            "parameters": 0 if zero_shot else parameters,
             "device": {"type": "cpu", "name": "CPU"},
             "started": "2026-01-01T00:00:00+00:00",
             "ended": "2026-01-01T00:01:00+00:00",
-            "seconds": {"training": None if of else 40.0 + seed, "epochs": [], "testing": 1.0},
+            "seconds": {
+                "training": None if of or zero_shot else 40.0 + seed,
+                **{"epochs": [], "testing": 1.0},
+            },
             "memory": {"host_bytes": None, "cuda_bytes": None},
             "versions": {"library": "0"},
             "git": None,
