@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.parity.limits import LOGITS, TRAINING
-from tests.parity.test_methods import save_upstream, settings, upstream_state
+from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS, TRAINING
+from tests.parity.test_methods import save_upstream, settings, steps, upstream_state
 from tests.parity_files import Recorded, relative_error
 from trainers.promptsrc import gaussian_weights
 
@@ -50,6 +50,57 @@ def test_aggregation(build):
             assert relative_error(getattr(holder, key.replace(".", "_")), value) < 1e-6
 
 
+def learned(learner, key: str) -> torch.Tensor:
+    """Our tensor, all blocks of an encoder, that holds the one of a published name."""
+    return learner.text if "text_encoder" in key or "ctx" in key else learner.vision
+
+
+def block(key: str) -> int:
+    """Number of the block that a published name belongs to."""
+    return int(key.split(".")[3]) if "resblocks" in key else 0
+
+
+#: term of the log -> what its recorded loss is called, and whether that has its weight
+TERMS = {
+    "ce": ("ce", True),
+    "text": ("scl_text", False),
+    "image": ("scl_image", False),
+    "logits": ("scl_logits", True),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in steps() if Recorded(name).named("grad_scl_logits")]
+)
+def test_terms_of_the_loss_and_their_gradients(build, name, tmp_path):
+    recorded = Recorded(name)
+    trainer = build("PromptSRC", recorded, *settings(recorded))
+    state = upstream_state("PromptSRC", recorded.named("param"), len(recorded.classnames))
+    trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
+    trainer.set_model_mode("train")
+    prediction = trainer.model.predict(recorded["images"])
+    frozen = prediction.frozen()
+    assert relative_error(frozen.text_features, recorded["teacher_text"]) < FEATURES
+    assert relative_error(frozen.image_features, recorded["teacher_image"]) < FEATURES
+    assert relative_error(frozen.logits, recorded["teacher_logits"]) < LOGITS
+    _, terms = trainer.loss(prediction, recorded["labels"])
+    assert terms.keys() == TERMS.keys()
+    for term, (published, weighted) in TERMS.items():
+        expected = recorded[f"loss_{published}" if weighted else f"loss_{published}_unweighted"]
+        weight = 1.0 if weighted else recorded.config[f"{term.upper()}_LOSS_WEIGHT"]
+        assert relative_error(terms[term], weight * expected) < LOSS, term
+        grads = recorded.named(f"grad_{published}")
+        assert grads, term
+        for key, value in grads.items():
+            whole = learned(trainer.model.learner, key)
+            (grad,) = torch.autograd.grad(terms[term], whole, retain_graph=True, allow_unused=True)
+            grad = torch.zeros_like(whole) if grad is None else grad
+            if not value.any():
+                assert not grad[block(key)].any(), (term, key)
+                continue
+            assert relative_error(grad[block(key)], value) < GRADIENTS, (term, key)
+
+
 def test_training_run(build, tmp_path):
     recorded = Recorded("promptsrc_training")
     recorded.config["trainer"] = "PromptSRC"
@@ -62,8 +113,7 @@ def test_training_run(build, tmp_path):
     tracked = recorded.named("after_epoch")
 
     def now(key: str) -> torch.Tensor:
-        tensors = learner.text if "text_encoder" in key or "ctx" in key else learner.vision
-        return tensors[int(key.split(".")[3]) if "resblocks" in key else 0]
+        return learned(learner, key)[block(key)]
 
     trainer.num_batches, step = recorded.config["batches_per_epoch"], 0
     for epoch in range(recorded.config["epochs"]):
