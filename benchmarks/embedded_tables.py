@@ -14,6 +14,8 @@ from results.tables import cell
 
 #: the method that the others are compared with
 OURS = "MMLoP"
+#: the paper of OURS, as sources of published figures name it
+PAPER = "arXiv 2602.21397v1"
 #: what every method is compared with
 REFERENCES = ("ZeroshotCLIP", "CoOp", "PromptSRC")
 #: run of an ablation -> the paper's table and its name of the row
@@ -198,13 +200,19 @@ def shots_table(rows: Iterable[Row], dataset: str) -> str:
     return lay_out([{key: line.get(key, "-") for key in columns} for line in cells.values()])
 
 
-def transfer_table(rows: Sequence[Row], protocol: str) -> str:
+def transfer_table(rows: Sequence[Row], protocol: str, figures: Iterable[Figure]) -> str:
     """Lay out a transfer: source, targets, and the targets' average with its differences.
 
     Args:
         rows: of all protocols.
         protocol: cross or dg.
+        figures: the published ones; the paper's averages stand in a column of their own.
     """
+    paper = {
+        figure.trainer: figure.value
+        for figure in figures
+        if (figure.protocol, figure.dataset) == (protocol, "average") and PAPER in figure.source
+    }
     mine = [row for row in rows if row.protocol == protocol]
     found: dict[str, dict[str, Row]] = {}
     for row in mine:
@@ -224,6 +232,8 @@ def transfer_table(rows: Sequence[Row], protocol: str) -> str:
             other = found.get(reference, {}).get("average")
             difference = over_seeds(rows_of_it["average"], other, "accuracy")
             line[f"average - {reference}"] = "" if reference == method else shown(difference)
+        if paper:
+            line["average in the paper"] = paper.get(method, "-")
         lines.append(line)
     return lay_out(lines)
 

@@ -203,7 +203,8 @@ def fill(whole: set[str]) -> None:
             tables[table] = ablation_table(ablated, table, ABLATION_DATA, published)
     if {"zeroshot", "transfer"} <= whole:
         moved = rows_of([*there["zeroshot"], *there["transfer"]])
-        tables |= {"dg": transfer_table(moved, "dg"), "xd": transfer_table(moved, "cross")}
+        for name, protocol in (("dg", "dg"), ("xd", "cross")):
+            tables[name] = transfer_table(moved, protocol, published)
     if {"zeroshot", "fewshot"} <= whole:
         tables["fewshot"] = shots_table(curves, FEW_SHOT_DATA)
         tables["fewshot-paper"] = paper_shots_table(published, FEW_SHOT_METHODS)

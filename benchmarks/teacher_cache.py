@@ -60,7 +60,7 @@ def make_step(model: PromptedCLIP) -> Callable[[list[str] | None], None]:
     def step(views: list[str] | None) -> None:
         prediction = model.predict(image, views)
         frozen = prediction.frozen()
-        terms = consistency_terms(prediction, frozen, text=25.0, image=10.0, logits=1.0)
+        terms = consistency_terms(prediction, frozen, (25.0, 10.0, 1.0))
         loss = F.cross_entropy(prediction.logits, label) + sum(terms.values())
         optimiser.zero_grad()
         loss.backward()
