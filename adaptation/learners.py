@@ -13,11 +13,12 @@ from clip.changes import LayerChanges, Prompt, deep_prompts
 from clip.model import CLIP
 from clip.tokens import tokenize
 from dassl.config import CfgNode
-from dassl.utils import load_checkpoint
+from dassl.utils import check_availability, load_checkpoint
 
 from .learner import PromptLearner, Steps
 from .starts import (
     check_depth,
+    check_least,
     clip_widths,
     context_init,
     copies,
@@ -73,12 +74,8 @@ def check_context(node: CfgNode, name: str) -> None:
         ValueError: one is out of range.
     """
     position = node.get("CLASS_TOKEN_POSITION", "end")
-    if position not in POSITIONS:
-        raise ValueError(
-            f"TRAINER.{name}.CLASS_TOKEN_POSITION is {position!r}: use {', '.join(POSITIONS)}"
-        )
-    if node.N_CTX < 1:
-        raise ValueError(f"TRAINER.{name}.N_CTX is {node.N_CTX}: use 1 or more")
+    check_availability(position, POSITIONS, f"TRAINER.{name}.CLASS_TOKEN_POSITION")
+    check_least(node, f"TRAINER.{name}", 1, "N_CTX")
 
 
 def random_context(clip: CLIP, node: CfgNode, n_classes: int) -> Tensor:
@@ -294,7 +291,7 @@ def build_deep_prompts(
         if start is not None:
             text_start[0] = start
     if vision is not None:
-        require_vit(widths, method)
+        require_vit(clip, method)
         n_ctx, depth = _checked(vision, widths.vision_layers, node, "_VISION")
         vision_start = normal_parameter(depth, n_ctx, widths.vision).data
     return DeepPromptLearner(text_start, vision_start, template)
@@ -368,10 +365,8 @@ def start_of_coupled_prompts(clip: CLIP, node: CfgNode, name: str, method: str) 
     Raises:
         ValueError: a number of tokens or depth out of range, or a backbone without a ViT.
     """
-    widths = clip_widths(clip)
-    require_vit(widths, method)
-    n_blocks = min(widths.text_layers, widths.vision_layers)
-    check_depth(node.PROMPT_DEPTH, n_blocks, f"TRAINER.{name}.PROMPT_DEPTH")
+    widths = require_vit(clip, method)
+    check_depth(node.PROMPT_DEPTH, widths.layers, f"TRAINER.{name}.PROMPT_DEPTH")
     ctx, template = start_context(clip, node.CTX_INIT, node.N_CTX, f"TRAINER.{name}.N_CTX")
     sizes = {"depth": node.PROMPT_DEPTH, "vision_width": widths.vision}
     return {"ctx": ctx, "template": template, **sizes}

@@ -47,9 +47,7 @@ def logit_consistency(logits: Tensor, frozen_logits: Tensor, symmetric: bool = F
 def consistency_terms(
     prediction: Prediction,
     frozen: Prediction,
-    text: float,
-    image: float,
-    logits: float,
+    weights: tuple[float, float, float],
     symmetric: bool = False,
 ) -> dict[str, Tensor]:
     """Compute PromptSRC's three loss terms that keep a prompted CLIP near the frozen one.
@@ -57,12 +55,13 @@ def consistency_terms(
     Args:
         prediction: of the prompted model.
         frozen: of the frozen one, on the same images.
-        text, image, logits: weights of the terms.
+        weights: of the terms of text features, image features and class distributions.
         symmetric: whether the divergence of the class distributions is taken in both directions.
 
     Returns:
         weighted terms by name: ``text``, ``image``, ``logits``.
     """
+    text, image, logits = weights
     divergence = logit_consistency(prediction.logits, frozen.logits, symmetric)
     return {
         "text": text * feature_consistency(prediction.text_features, frozen.text_features),

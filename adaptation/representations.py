@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
 from dassl.config import CfgNode
+from dassl.utils import check_availability
 
 from .learner import Prediction, PromptLearner, Steps
 from .losses import cosine_distance
-from .starts import Widths, check_depth, clip_widths, require_vit
+from .starts import Widths, check_depth, check_least, require_vit
 from .templates import dataset_template
 from .trainer import PromptTrainer
 
@@ -163,14 +164,11 @@ class RepresentationTrainer(PromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
-        if node.FEATURES not in CHOICES:
-            raise ValueError(f"{name}.FEATURES is {node.FEATURES!r}: use {', '.join(CHOICES)}")
+        check_availability(node.FEATURES, CHOICES, f"{name}.FEATURES")
         for key in ("ALPHA", "BETA"):
             if not 0 <= node.get(key, 1.0) <= 1:
                 raise ValueError(f"{name}.{key} is {node[key]}: use 0 to 1")
-        for key in ("REP_DIM", "N_REP_TOKENS", "PROJ_LORA_DIM", "RES_LORA_DIM"):
-            if node.get(key, 1) < 1:
-                raise ValueError(f"{name}.{key} is {node[key]}: use 1 or more")
+        check_least(node, name, 1, "REP_DIM", "N_REP_TOKENS", "PROJ_LORA_DIM", "RES_LORA_DIM")
         layers: Any = node.REP_LAYERS
         whole = bool(layers) and all(type(layer) is int for layer in layers)
         if not whole or sorted(set(layers)) != list(layers):
@@ -186,11 +184,9 @@ class RepresentationTrainer(PromptTrainer):
         Raises:
             ValueError: it has no vision transformer, or fewer layers.
         """
-        widths = clip_widths(clip)
-        require_vit(widths, cfg.TRAINER.NAME)
-        n_layers = min(widths.text_layers, widths.vision_layers)
+        widths = require_vit(clip, cfg.TRAINER.NAME)
         for layer in cfg.TRAINER[cls.node].REP_LAYERS:
-            check_depth(layer, n_layers, f"a layer of TRAINER.{cls.node}.REP_LAYERS")
+            check_depth(layer, widths.layers, f"a layer of TRAINER.{cls.node}.REP_LAYERS")
         return widths
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clip.model import CLIP, VisionTransformer
 from clip.tokens import decode, tokenize
+from dassl.config import CfgNode
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:
@@ -25,6 +26,11 @@ class Widths(NamedTuple):
     text_layers: int
     vision: int
     vision_layers: int
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks that both encoders have."""
+        return min(self.text_layers, self.vision_layers)
 
 
 def clip_widths(clip: CLIP) -> Widths:
@@ -48,17 +54,36 @@ def check_depth(depth: int, n_layers: int, key: str, lowest: int = 1) -> None:
         raise ValueError(f"{key} is {depth}: this backbone takes {lowest} to {n_layers}")
 
 
-def require_vit(widths: Widths, method: str) -> None:
-    """Check that the image encoder is a vision transformer, which can take prompts.
+def check_least(node: CfgNode, name: str, least: int, *keys: str) -> None:
+    """Check that settings are at least ``least``.
+
+    Args:
+        node: config node of the method.
+        name: of the node, like "TRAINER.MMLOP".
+        least: smallest value that is allowed.
+        keys: of the settings; those that the node lacks are passed over.
 
     Raises:
-        ValueError: it is not; the text names ``method``.
+        ValueError: a value is smaller; the text names its key.
     """
+    for key in keys:
+        if (value := node.get(key, least)) < least:
+            raise ValueError(f"{name}.{key} is {value}: use {least} or more")
+
+
+def require_vit(clip: CLIP, method: str) -> Widths:
+    """Return the widths of a CLIP whose image encoder is a vision transformer.
+
+    Raises:
+        ValueError: it is not one; the text names ``method``.
+    """
+    widths = clip_widths(clip)
     if not widths.vision_layers:
         raise ValueError(
             f"{method} puts prompts into the image tower and needs a vision transformer: "
             "choose a ViT as MODEL.BACKBONE.NAME"
         )
+    return widths
 
 
 def context_init(clip: CLIP, words: str, n_ctx: int) -> tuple[Tensor | None, str]:

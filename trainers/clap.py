@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from adaptation.features import FeatureLearner, FeaturePool, FeatureTrainer, PoolLoader
 from adaptation.learner import Prediction, Steps
 from adaptation.learners import BaseFeaturesLearner
+from adaptation.starts import check_least
 from adaptation.templates import classifier_templates
 from clip.model import CLIP
 from dassl.config import CfgNode
@@ -88,9 +89,7 @@ class ZSLP(FeatureTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        passes = cfg.TRAINER[self.node].PASSES
-        if passes < 1:
-            raise ValueError(f"TRAINER.{self.node}.PASSES is {passes}: use 1 or more")
+        check_least(cfg.TRAINER[self.node], f"TRAINER.{self.node}", 1, "PASSES")
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> PrototypeLearner:

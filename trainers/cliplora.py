@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.learner import PromptLearner
-from adaptation.starts import clip_widths, require_vit
+from adaptation.starts import check_least, clip_widths, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import BlockChange, LayerChanges, LowRank
 from clip.model import CLIP
@@ -184,8 +184,7 @@ class CLIPLoRA(PromptTrainer):
             )
         for letter in node.PARAMS:
             check_availability(letter, PROJECTIONS, "TRAINER.CLIPLORA.PARAMS")
-        if node.R < 1:
-            raise ValueError(f"TRAINER.CLIPLORA.R is {node.R}: use a rank of 1 or more")
+        check_least(node, "TRAINER.CLIPLORA", 1, "R")
         if not 0 <= node.DROPOUT < 1:
             raise ValueError(f"TRAINER.CLIPLORA.DROPOUT is {node.DROPOUT}: use 0 to below 1")
         super().check_cfg(cfg)
@@ -205,7 +204,7 @@ class CLIPLoRA(PromptTrainer):
             return {n: {p: Term(width, node.R, node.DROPOUT) for p in node.PARAMS} for n in blocks}
 
         if node.ENCODER != "text":
-            require_vit(widths, "CLIPLoRA")
+            require_vit(clip, "CLIPLoRA")
         text = terms("text", widths.text, widths.text_layers)
         vision = terms("vision", widths.vision, widths.vision_layers)
         return LowRankLearner(text, vision, node.ALPHA / node.R**0.5)

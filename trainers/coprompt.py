@@ -41,6 +41,7 @@ from adaptation.trainer import PromptTrainer
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import check_availability
 
 #: shares of the adapters in the features
 IMAGE_SHARE, TEXT_SHARE = 0.1, 0.2
@@ -107,11 +108,7 @@ class CoPrompt(PromptTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        distance = cfg.TRAINER.COPROMPT.DISTILL
-        if distance not in DISTANCES:
-            raise ValueError(
-                f"TRAINER.COPROMPT.DISTILL is {distance!r}: use {' or '.join(DISTANCES)}"
-            )
+        check_availability(cfg.TRAINER.COPROMPT.DISTILL, DISTANCES, "TRAINER.COPROMPT.DISTILL")
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> CoPromptLearner:

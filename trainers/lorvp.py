@@ -32,13 +32,13 @@ logits (``fm``) is left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import kaiming_uniform_, normal_, uniform_, xavier_uniform_, zeros_
 
+from adaptation.label_mapping import frequency_mapping, source_names
 from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.texts import encode_templates
 from adaptation.trainer import PromptTrainer
@@ -47,6 +47,7 @@ from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import check_availability
 
 #: start values of a bar
 STARTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -58,28 +59,6 @@ STARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda bar: normal_(bar, std=0.01),
 }
 HEADS = ("text", "lp", "flm", "ilm")
-
-
-def frequency_mapping(source: Tensor, target: Tensor, n_source: int, n_target: int) -> Tensor:
-    """Choose one source class per target class, the most frequent pairs first.
-
-    Args:
-        source: ``(N,)`` predicted source class of each image.
-        target: ``(N,)`` label of each image.
-        n_source: number of source classes, at least ``n_target``.
-        n_target: number of target classes.
-
-    Returns:
-        ``(n_target,)`` distinct source classes; equal counts go to the lower classes.
-    """
-    counts = torch.bincount(source * n_target + target, minlength=n_source * n_target)
-    counts = counts.view(n_source, n_target).clone()
-    mapping = torch.empty(n_target, dtype=torch.long)
-    for _ in range(n_target):
-        row, column = divmod(int(counts.flatten().argmax()), n_target)
-        mapping[column] = row
-        counts[row], counts[:, column] = -1, -1
-    return mapping
 
 
 class PixelPromptLearner(PromptLearner):
@@ -153,24 +132,6 @@ class PixelPromptLearner(PromptLearner):
         return Prediction(image_features, text_features, logits)
 
 
-def source_names(file: str) -> list[str]:
-    """Read the names of the source classes, one per line; ImageNet's if ``file`` is empty.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is empty, a web page or not UTF-8, or a name is empty.
-    """
-    if not file:
-        from open_clip import IMAGENET_CLASSNAMES
-
-        return list(IMAGENET_CLASSNAMES)
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"TRAINER.LORVP.SOURCE_NAMES: no file {file!r}")
-    from datasets.annotations import check_name, read_lines
-
-    return [str(check_name(line, line.where)) for line in read_lines(file)]
-
-
 @TRAINER_REGISTRY.register()
 class LoRVP(PromptTrainer):
     """Low-rank prompting of pixels."""
@@ -202,8 +163,7 @@ class LoRVP(PromptTrainer):
             )
         if starts == ["zero", "zero"]:
             raise ValueError("TRAINER.LORVP.INIT is 'zero,zero': two zero bars get no gradient")
-        if node.HEAD not in HEADS:
-            raise ValueError(f"TRAINER.LORVP.HEAD is {node.HEAD!r}: use one of {', '.join(HEADS)}")
+        check_availability(node.HEAD, HEADS, "TRAINER.LORVP.HEAD")
         if not 1 <= node.RANK <= side:
             raise ValueError(f"TRAINER.LORVP.RANK is {node.RANK}: use 1 to {side}, the image side")
 
@@ -217,7 +177,7 @@ class LoRVP(PromptTrainer):
         if node.HEAD == "lp":
             head = nn.Linear(clip.text_projection.shape[1], len(classnames))
         elif node.HEAD in ("flm", "ilm"):
-            names = source_names(node.SOURCE_NAMES)
+            names = source_names(node.SOURCE_NAMES, "TRAINER.LORVP.SOURCE_NAMES")
             if len(names) < len(classnames):
                 raise ValueError(
                     f"TRAINER.LORVP.HEAD {node.HEAD!r} maps every class to one of its own: "

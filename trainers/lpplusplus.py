@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from adaptation.features import FeatureLearner, FeaturePool, FeatureTrainer, PoolLoader
 from adaptation.learner import Prediction, Steps
+from adaptation.starts import check_least
 from adaptation.templates import IMAGENET_TEMPLATES_SELECT, dataset_template
 from clip.model import CLIP
 from dassl.config import CfgNode
@@ -99,9 +100,7 @@ class LPPlusPlus(FeatureTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        every = cfg.TRAINER[self.node].ALPHA_EVERY
-        if every < 1:
-            raise ValueError(f"TRAINER.{self.node}.ALPHA_EVERY is {every}: use 1 or more")
+        check_least(cfg.TRAINER[self.node], f"TRAINER.{self.node}", 1, "ALPHA_EVERY")
         if cfg.OPTIM.CUDA_GRAPH:
             raise ValueError(
                 "OPTIM.CUDA_GRAPH captures one step, and LPPlusPlus has two kinds: set it to False"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.learner import PromptLearner
-from adaptation.starts import clip_widths, require_vit
+from adaptation.starts import check_least, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import BlockChange, LayerChanges
 from clip.model import CLIP
@@ -145,16 +145,13 @@ class MMA(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> AdapterLearner:
-        node, widths = cfg.TRAINER.MMADAPTER, clip_widths(clip)
-        require_vit(widths, "MMA")
-        most = min(widths.text_layers, widths.vision_layers)
-        if not 0 <= node.ADAPTER_START <= node.ADAPTER_END <= most:
+        node, widths = cfg.TRAINER.MMADAPTER, require_vit(clip, "MMA")
+        if not 0 <= node.ADAPTER_START <= node.ADAPTER_END <= widths.layers:
             raise ValueError(
                 f"TRAINER.MMADAPTER.ADAPTER_START {node.ADAPTER_START} to ADAPTER_END "
-                f"{node.ADAPTER_END}: this backbone takes 0 to {most}, both included"
+                f"{node.ADAPTER_END}: this backbone takes 0 to {widths.layers}, both included"
             )
-        if node.ADAPTER_DIM < 1:
-            raise ValueError(f"TRAINER.MMADAPTER.ADAPTER_DIM is {node.ADAPTER_DIM}: use 1 or more")
+        check_least(node, "TRAINER.MMADAPTER", 1, "ADAPTER_DIM")
         if node.ADAPTER_SCALE <= 0:
             raise ValueError(
                 f"TRAINER.MMADAPTER.ADAPTER_SCALE is {node.ADAPTER_SCALE}: gradients are divided "

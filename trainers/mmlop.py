@@ -44,12 +44,13 @@ from torch import Tensor
 
 from adaptation.learner import Prediction, PromptLearner, Steps
 from adaptation.losses import consistency_terms
-from adaptation.starts import check_depth, clip_widths, context_init, normal_parameter, require_vit
+from adaptation.starts import check_depth, check_least, context_init, normal_parameter, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, deep_prompts
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import check_availability
 
 #: where the first text prompt stands: in place of the template's words, in front of them, or added
 #: to their embeddings
@@ -186,8 +187,7 @@ class MMLoP(PromptTrainer):
 
         start = "every factor starts with TRAINER.MMLOP.INIT_STD, as in the paper"
         cfg.register_renamed_key("TRAINER.MMLOP.INIT_STD_U", "TRAINER.MMLOP.INIT_STD", start)
-        rate = "the rate of both factors"
-        cfg.register_renamed_key("TRAINER.MMLOP.LR_MULT_U", "OPTIM.LR", rate)
+        cfg.register_renamed_key("TRAINER.MMLOP.LR_MULT_U", "OPTIM.LR", "the rate of both factors")
 
     @classmethod
     def update_settings(cls, settings: dict[str, Any]) -> None:
@@ -199,20 +199,13 @@ class MMLoP(PromptTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node = cfg.TRAINER.MMLOP
-        for key in ("RANK", "N_CTX"):
-            if node[key] < 1:
-                raise ValueError(f"TRAINER.MMLOP.{key} is {node[key]}: use 1 or more")
-        for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "LOGIT_LOSS_WEIGHT"):
-            if node[key] < 0:
-                raise ValueError(f"TRAINER.MMLOP.{key} is {node[key]}: use 0 or more")
+        node, name = cfg.TRAINER.MMLOP, "TRAINER.MMLOP"
+        check_least(node, name, 1, "RANK", "N_CTX")
+        check_least(node, name, 0, "TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "LOGIT_LOSS_WEIGHT")
         if node.INIT_STD <= 0:
             raise ValueError(f"TRAINER.MMLOP.INIT_STD is {node.INIT_STD}: use a positive number")
         for key, choices in (("TEXT_PROMPT", TEXT_PROMPTS), ("LOGIT_LOSS", LOGIT_LOSSES)):
-            if node[key] not in choices:
-                raise ValueError(
-                    f"TRAINER.MMLOP.{key} is {node[key]!r}: use one of {', '.join(choices)}"
-                )
+            check_availability(node[key], choices, f"{name}.{key}")
         if node.TEXT_PROMPT != "replace" and not node.CTX_INIT.split():
             raise ValueError(
                 f"TRAINER.MMLOP.TEXT_PROMPT is {node.TEXT_PROMPT!r} and CTX_INIT has no words: "
@@ -223,10 +216,8 @@ class MMLoP(PromptTrainer):
     def build_learner(
         cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]
     ) -> LowRankPromptLearner:
-        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
-        require_vit(widths, "MMLoP")
-        n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MMLOP.PROMPT_DEPTH")
+        node, widths = cfg.TRAINER[cls.node], require_vit(clip, "MMLoP")
+        check_depth(node.PROMPT_DEPTH, widths.layers, "TRAINER.MMLOP.PROMPT_DEPTH")
         words = start = None
         template = "{}."
         if node.TEXT_PROMPT == "before":
@@ -250,15 +241,10 @@ class MMLoP(PromptTrainer):
         )
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        ce = F.cross_entropy(prediction.logits, label)
-        if not self.node_cfg.CONSISTENCY:
+        ce, node = F.cross_entropy(prediction.logits, label), self.node_cfg
+        if not node.CONSISTENCY:
             return ce, {}
-        terms = consistency_terms(
-            prediction,
-            prediction.frozen(),
-            text=self.node_cfg.TEXT_LOSS_WEIGHT,
-            image=self.node_cfg.IMAGE_LOSS_WEIGHT,
-            logits=self.node_cfg.LOGIT_LOSS_WEIGHT,
-            symmetric=self.node_cfg.LOGIT_LOSS == "symmetric",
-        )
+        weights = (node.TEXT_LOSS_WEIGHT, node.IMAGE_LOSS_WEIGHT, node.LOGIT_LOSS_WEIGHT)
+        symmetric = node.LOGIT_LOSS == "symmetric"
+        terms = consistency_terms(prediction, prediction.frozen(), weights, symmetric)
         return ce + sum(terms.values()), {"ce": ce, **terms}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.learners import CoupledPromptLearner
-from adaptation.starts import check_depth, clip_widths, copies, require_vit
+from adaptation.starts import check_depth, check_least, copies, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP, VisionTransformer
@@ -100,18 +100,13 @@ class MPL(PromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         node = cfg.TRAINER.MPL
-        if node.N_CTX < 1 or node.N_ADD_OP < 1 or node.N_RM_OP < 0:
-            raise ValueError(
-                f"TRAINER.MPL: N_CTX is {node.N_CTX}, N_ADD_OP {node.N_ADD_OP}, N_RM_OP "
-                f"{node.N_RM_OP}: use at least 1, 1 and 0"
-            )
+        check_least(node, "TRAINER.MPL", 1, "N_CTX", "N_ADD_OP")
+        check_least(node, "TRAINER.MPL", 0, "N_RM_OP")
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> MPLLearner:
-        node, widths = cfg.TRAINER[cls.node], clip_widths(clip)
-        require_vit(widths, "MPL")
-        n_blocks = min(widths.text_layers, widths.vision_layers)
-        check_depth(node.PROMPT_DEPTH, n_blocks, "TRAINER.MPL.PROMPT_DEPTH")
+        node, widths = cfg.TRAINER[cls.node], require_vit(clip, "MPL")
+        check_depth(node.PROMPT_DEPTH, widths.layers, "TRAINER.MPL.PROMPT_DEPTH")
         # tokens of the image, then per deeper block: some removed from the end, some added
         assert isinstance(clip.visual, VisionTransformer)  # see require_vit
         length = clip.visual.positional_embedding.shape[0] + node.N_CTX

@@ -110,13 +110,8 @@ class PromptSRC(PromptTrainer):
 
     def loss(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         ce = F.cross_entropy(prediction.logits, label)
-        terms = consistency_terms(
-            prediction,
-            prediction.frozen(),
-            text=self.node_cfg.TEXT_LOSS_WEIGHT,
-            image=self.node_cfg.IMAGE_LOSS_WEIGHT,
-            logits=1.0,
-        )
+        weights = (self.node_cfg.TEXT_LOSS_WEIGHT, self.node_cfg.IMAGE_LOSS_WEIGHT, 1.0)
+        terms = consistency_terms(prediction, prediction.frozen(), weights)
         return ce + sum(terms.values()), {"ce": ce, **terms}
 
     def after_epoch(self) -> None:

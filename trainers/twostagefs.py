@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptation.learner import PromptLearner, Steps
-from adaptation.starts import check_depth, clip_widths, require_vit
+from adaptation.starts import check_depth, require_vit
 from adaptation.trainer import PromptTrainer
 from clip.changes import BlockChange, LayerChanges, Norm
 from clip.model import CLIP
@@ -165,7 +165,7 @@ class TwoStageFS(PromptTrainer):
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> NormsLearner:
-        node, widths = cfg.TRAINER.TWOSTAGE, clip_widths(clip)
+        node = cfg.TRAINER.TWOSTAGE
 
         def norms(tower: str, transformer: Any) -> dict[int, dict[str, nn.LayerNorm]]:
             if node.LN_MODALITY not in (tower, "both"):
@@ -179,7 +179,7 @@ class TwoStageFS(PromptTrainer):
             }
 
         if node.LN_MODALITY != "text":
-            require_vit(widths, "TwoStageFS")
+            require_vit(clip, "TwoStageFS")
         vision = norms("vision", getattr(clip.visual, "transformer", None))
         text = norms("text", clip.transformer)
         return NormsLearner(text, vision, clip.text_projection.shape[1])

@@ -23,7 +23,11 @@ def clip():
 @pytest.mark.parametrize(
     ("method", "pairs", "message"),
     [
-        ("CoOp", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "use end, middle, front"),
+        (
+            "CoOp",
+            ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"],
+            r"in .*end, middle, front",
+        ),
         ("CoOp", ["TRAINER.COOP.N_CTX", 0], "N_CTX is 0"),
         ("CoOp", ["TRAINER.COOP.N_CTX", 76], "too long"),
         (
@@ -60,7 +64,7 @@ def clip():
         ("PromptSRC", ["TRAINER.PROMPTSRC.GPA_STD", 0.0], "GPA_STD is 0"),
         ("PromptSRC", ["TRAINER.PROMPTSRC.GPA_MEAN", 900.0], "no weight to any"),
         ("MPL", ["TRAINER.MPL.PROMPT_DEPTH", 0], "DEPTH is 0: .* takes 1 to 12"),
-        ("MPL", ["TRAINER.MPL.N_ADD_OP", 0], "use at least 1, 1 and 0"),
+        ("MPL", ["TRAINER.MPL.N_ADD_OP", 0], "N_ADD_OP is 0: use 1 or more"),
         ("MPL", ["TRAINER.MPL.N_RM_OP", 19], "only 19 tokens are left in front of block 1"),
         ("MPL", ["TRAINER.MPL.N_RM_OP", 7], "only 7 tokens are left in front of block 5"),
     ],

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptation.features import FeaturePool
+from adaptation.image_cache import grid
 from clip.tokens import tokenize
 from dassl.engine import config_node
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS, TRAINING
 from tests.parity.test_class_vectors import FewShotTask, task  # noqa: F401  a fixture
 from tests.parity.test_methods import data_set
 from tests.parity_files import Recorded, recorded_names, relative_error
-from trainers.tip_adapter import grid
 
 #: recorded settings of the optimiser -> keys
 OPTIM = {"lr": "LR", "eps": "ADAM_EPS", "weight_decay": "WEIGHT_DECAY", "epochs": "MAX_EPOCH"}

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from adaptation.label_mapping import frequency_mapping
 from clip.preprocessing import MEAN, STD
 from tests.parity.limits import FEATURES, GRADIENTS, LOGITS, LOSS
 from tests.parity_files import PARITY_DIR, Recorded, relative_error
-from trainers.lorvp import PixelPromptLearner, frequency_mapping
+from trainers.lorvp import PixelPromptLearner
 
 pytestmark = pytest.mark.skipif(
     not (PARITY_DIR / "lorvp.npz").exists(), reason="nothing recorded for LoR-VP"

@@ -120,7 +120,7 @@ WRONG = [
     ("CLIPLoRA", ("TRAINER.CLIPLORA.PARAMS", ("q", "x")), r"CLIPLORA\.PARAMS"),
     ("CLIPLoRA", ("TRAINER.CLIPLORA.PARAMS", ()), r"PARAMS is \(\): name each"),
     ("CLIPLoRA", ("TRAINER.CLIPLORA.PARAMS", ("q", "q")), r"name each of some of q, k, v, o once"),
-    ("CLIPLoRA", ("TRAINER.CLIPLORA.R", 0), r"R is 0: use a rank of 1 or more"),
+    ("CLIPLoRA", ("TRAINER.CLIPLORA.R", 0), r"R is 0: use 1 or more"),
     ("CLIPLoRA", ("TRAINER.CLIPLORA.DROPOUT", 1.0), r"DROPOUT is 1\.0: use 0 to below 1"),
     ("MMA", ("TRAINER.MMADAPTER.ADAPTER_END", 13), r"ADAPTER_END 13: this backbone takes 0 to 12"),
     ("MMA", ("TRAINER.MMADAPTER.ADAPTER_START", -1), r"ADAPTER_START -1 to"),

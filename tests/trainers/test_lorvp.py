@@ -7,10 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptation.label_mapping import frequency_mapping, source_names
 from clip.preprocessing import STD
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine import build_trainer
-from trainers.lorvp import STARTS, PixelPromptLearner, frequency_mapping, source_names
+from trainers.lorvp import STARTS, PixelPromptLearner
+
+KEY = "TRAINER.LORVP.SOURCE_NAMES"
 
 
 @pytest.fixture()
@@ -100,7 +103,7 @@ def test_head_learns_is_kept_and_resumes(make_cfg, head, precision, names_file, 
     if head != "lp":
         mapping = state["mapping"].tolist()
         assert len(set(mapping)) == 5
-        assert max(mapping) < len(source_names(names_file)) == 7
+        assert max(mapping) < len(source_names(names_file, KEY)) == 7
 
     tested = build_trainer(make_cfg("LoRVP", *pairs))
     tested.load_model(str(tmp_path / "straight"), epoch=2)
@@ -134,10 +137,10 @@ def test_mapping_counts_images_that_are_not_augmented(make_cfg, names_file, head
 
 
 def test_source_classes_are_imagenets_unless_a_file_names_them(names_file):
-    assert len(source_names("")) == 1000
-    assert source_names(names_file)[:3] == ["crow", "dog", "flower"]
+    assert len(source_names("", KEY)) == 1000
+    assert source_names(names_file, KEY)[:3] == ["crow", "dog", "flower"]
     with pytest.raises(FileNotFoundError, match=r"SOURCE_NAMES: no file 'nowhere\.txt'"):
-        source_names("nowhere.txt")
+        source_names("nowhere.txt", KEY)
 
 
 @pytest.mark.parametrize(
@@ -154,10 +157,10 @@ def test_source_names_of_a_file(tmp_path, content, says):
     file = tmp_path / "names.txt"
     file.write_bytes(content)
     if says is None:
-        assert source_names(str(file)) == ["cat", "dog"]
+        assert source_names(str(file), KEY) == ["cat", "dog"]
         return
     with pytest.raises(ValueError, match=says):
-        source_names(str(file))
+        source_names(str(file), KEY)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_source_names_of_a_file(tmp_path, content, says):
         (setting("INIT", "zero"), "start of the left and the right bar"),
         (setting("INIT", "zero,gaussian"), "zero, random, xavier, kaiming, uniform, normal"),
         (setting("INIT", "zero,zero"), "no gradient"),
-        (setting("HEAD", "fm"), "HEAD is 'fm': use one of text, lp, flm, ilm"),
+        (setting("HEAD", "fm"), "HEAD: 'fm' is not in .*text, lp, flm, ilm"),
         (setting("RANK", 0), "RANK is 0: use 1 to 32"),
         (setting("RANK", 33), "RANK is 33: use 1 to 32"),
     ],

@@ -106,7 +106,7 @@ def test_start(make_cfg, method):
         ("REP_DIM", 0, "REP_DIM is 0: use 1 or more"),
         ("N_REP_TOKENS", 0, "N_REP_TOKENS is 0: use 1 or more"),
         ("ALPHA", 1.5, r"ALPHA is 1\.5: use 0 to 1"),
-        ("FEATURES", "rows", "FEATURES is 'rows': use auto, both, class"),
+        ("FEATURES", "rows", "FEATURES: 'rows' is not in .*auto, both, class"),
     ],
 )
 def test_settings_that_cannot_be(make_cfg, method, key, value, match):

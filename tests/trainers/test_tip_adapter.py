@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 import train
 from adaptation.checkpoints import checked_weights
+from adaptation.image_cache import grid
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import SettingError, set_random_seed
 from tests.conftest import ROOT
 from tests.going_on import differences
 from trainers import Predictor
-from trainers.tip_adapter import grid
 
 FEW = ("TRAINER.TIPADAPTER.AUGMENT_EPOCH", 2, "TRAINER.TIPADAPTER.SEARCH_STEP", (9, 5))
 
