@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import trainers  # noqa: F401  registers them
 from dassl.engine import TRAINER_REGISTRY
+from protocols import ELEVEN, PROTOCOLS
 from scripts import methods
 from scripts.all import parse
 from scripts.planning import plan
@@ -29,6 +31,21 @@ def test_every_trainer_has_scripts():
     of_scripts = {methods.read_method(name).trainer for name in methods.method_names()}
     for path in ROOT.glob("configs/trainers/*"):
         assert path.name in of_scripts, f"add configs/methods/<scripts>.yaml for {path.name}"
+
+
+@pytest.mark.parametrize("name", methods.method_names())
+def test_another_backbone_has_the_files_of_the_same_settings(name):
+    """CFG=rn50 takes, for every protocol, data set and number of shots, the file's counterpart."""
+    method = methods.read_method(name)
+    if "rn50" not in method.variants:
+        return
+    own = [p for p in PROTOCOLS if p.name in method.protocols]
+    for protocol, dataset, shots in itertools.product(
+        {p.configs for p in own}, ELEVEN, ("1", "2", "4", "8", "16")
+    ):
+        asked = {"protocol": protocol, "dataset": dataset, "shots": shots}
+        config, _ = method.config_named("rn50", **asked)
+        assert config == method.config_for(**asked).replace("vit_b16", "rn50"), asked
 
 
 LINE = "configs: [{config: vit_b16}]"
