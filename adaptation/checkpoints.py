@@ -26,9 +26,6 @@ from .recording import CONFIG_FILE
 #: version of the learner checkpoints' layout, stored in each of them
 CHECKPOINT_VERSION = 1
 
-#: embedded and tokenised class names in checkpoints of published code
-CLASS_NAMES = ("token_prefix", "token_suffix", "token_embedding", "tokenized_prompts")
-
 #: depth to which a folder is searched for runs, to name them in an error
 LEVELS = 3
 
@@ -529,7 +526,10 @@ def trained_classes(
 
 
 #: names that the published code's checkpoints give to embedded class names and to frozen weights
-NOT_LEARNED = ("token_prefix", "token_suffix", "prompt_embeddings", "logit_scale")
+NOT_LEARNED = (
+    *("token_prefix", "token_suffix", "token_embedding", "tokenized_prompts"),
+    *("prompt_embeddings", "logit_scale"),
+)
 FROZEN_COPIES = ("prompt_learner.ZS_image_enc", "model_distill.")
 
 
