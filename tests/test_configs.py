@@ -126,9 +126,75 @@ def coprompt(n_ctx: int, depth: int, weight: float):
     return {**common, **views}, {**own, "DISTILL": "cosine"}
 
 
+def tcp(epochs: int):
+    common, own = row("ViT-B/16", 32, epochs, 0.002, N_CTX=4, CTX_INIT="", BLOCK=8, W=8.0)
+    adam = {"OPTIM.NAME": "adam", "OPTIM.ADAM_EPS": 1e-3, "DATALOADER.TEST.BATCH_SIZE": 500}
+    return {**common, **adam}, own
+
+
+#: end of a file's name -> upper ends of the search for beta and alpha, first alpha
+SEARCHES = {
+    "": (7.0, 3.0, 1.17),
+    "_imagenet": (7.0, 3.0, 1.17),
+    "_ucf101": (7.0, 3.0, 3.0),
+    "_caltech101": (12.0, 5.0, 3.0),
+    "_eurosat": (12.0, 10.0, 2.0),
+    "_sun397": (12.0, 10.0, 1.17),
+    "_dtd": (13.0, 13.0, 2.0),
+    "_food101": (10.0, 10.0, 1.17),
+    "_stanford_cars": (20.0, 10.0, 3.0),
+    "_fgvc_aircraft": (30.0, 30.0, 5.0),
+    "_oxford_flowers": (50.0, 50.0, 10.0),
+}
+HALF_CROPS = {"INPUT.RRCROP_SCALE": (0.5, 1.0), "DATASET.REFILL": True}
+
+
+def tip(backbone: str, trained: bool):
+    """Its files, of which ImageNet's here searches nothing: there are no validation images."""
+
+    def of(end: str, beta: float, alpha: float, first: float):
+        # without steps there is neither an optimiser nor a rate
+        common, own = row(backbone, 256, 1, 0.0003, INIT_BETA=1.0, INIT_ALPHA=first)
+        common |= HALF_CROPS | {"DATASET.VAL_SHOTS": "all"}
+        own |= {"SEARCH_SCALE": (beta, alpha), "SEARCH_STEP": (200, 20), "AUGMENT_EPOCH": 10}
+        own |= {"SCALE": 100.0, "SEARCH": end != "_imagenet", "SELECT_ON": "val"}
+        if trained:
+            adamw = {"NAME": "adamw", "LR": 0.001, "WEIGHT_DECAY": 0.01, "ADAM_EPS": 1e-4}
+            adamw |= {"SCHEDULE_PER": "batch", "WARMUP_EPOCH": 0}
+            common |= {f"OPTIM.{key}": value for key, value in adamw.items()}
+            common["OPTIM.MAX_EPOCH"] = 100 if end == "_eurosat" else 20
+            common["TEST.FINAL_MODEL"] = "last_step" if end == "_imagenet" else "best_val"
+        return common, own
+
+    return {end: of(end, *values) for end, values in SEARCHES.items()}
+
+
+def lppp(backbone: str, chosen: str):
+    own = {"ALPHA_EVERY": 10, "ALPHA_INIT": 250.0, "ACCUMULATE_ALPHA_GRAD": True, "BIAS": True}
+    common, own = row(backbone, 32, 300, 1.0, **own)
+    constant = {"WEIGHT_DECAY": 0.0, "LR_SCHEDULER": "single_step", "WARMUP_EPOCH": 0}
+    common |= HALF_CROPS | {f"OPTIM.{key}": value for key, value in constant.items()}
+    return {**common, "DATASET.VAL_SHOTS": "same", "TEST.FINAL_MODEL": chosen}, own
+
+
+BACKBONES = (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
 RANKS = {"BETA": 0.9, "PROJ_LORA_DIM": 64, "RES_LORA_DIM": 4}
 
 UPSTREAM = {
+    "TCP": {"vit_b16_ep50": tcp(50), "vit_b16_ep25": tcp(25)},
+    **{
+        trainer: {
+            f"{name}{end}": values
+            for name, backbone in BACKBONES
+            for end, values in tip(backbone, trained).items()
+        }
+        for trainer, trained in (("TipAdapter", False), ("TipAdapterF", True))
+    },
+    "LPPlusPlus": {
+        f"{name}{end}": lppp(backbone, chosen)
+        for name, backbone in BACKBONES
+        for end, chosen in (("", "best_val"), ("_imagenet", "last_step"))
+    },
     # arguments of a script, without files
     "CLIPLoRA": {
         "vit_b16": per_step(
@@ -176,13 +242,13 @@ UPSTREAM = {
     },
     "TaskRes": {
         f"{name}{setting}": values
-        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for name, backbone in BACKBONES
         for setting, values in taskres(backbone).items()
     },
     # the readme says to take CoOp's
     "CLIPAdapter": {
         f"{name}_ep50": row(backbone, 32, 50, 0.002, 5, PREC="fp32", RATIO=0.2, REDUCTION=4)
-        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for name, backbone in BACKBONES
     },
     "KgCoOp": {
         "vit_b16_ep100_ctxv1": kgcoop("ViT-B/16"),
@@ -191,7 +257,7 @@ UPSTREAM = {
     # upstream's are those of ResNet-50; its readme has the smaller share
     "ProGrad": {
         f"{name}{setting}": prograd(backbone, *values)
-        for name, backbone in (("rn50", "RN50"), ("vit_b16", "ViT-B/16"))
+        for name, backbone in BACKBONES
         for setting, values in (
             ("", (200,)),
             ("_ep50", (50,)),
@@ -360,6 +426,9 @@ def test_file_for_features():
 
 
 def test_every_file_of_these_methods_is_in_the_table():
+    folders = {path.name for path in (CONFIGS / "trainers").iterdir()}
+    # a method of its own with a test above, one without settings, and one for another task
+    assert folders - {*UPSTREAM} == {"MMLoP", "ZeroshotCLIP", "LoRVP"}
     for trainer, rows in UPSTREAM.items():
         found = {file.stem for file in (CONFIGS / "trainers" / trainer).glob("*.yaml")}
         found = {name for name in found if not name.startswith(("tiny", "vit_b32_fewshot"))}
