@@ -39,6 +39,15 @@ TABLES = {
     "multimodal-prompt-learning/README.md; PromptSRC/README.md": (4, {3}),
     "multimodal-prompt-learning/README.md, model zoo": (3, {3}),
     "PromptSRC/README.md": (3, {3}),
+    "KgCoOp/README.md": (2, {3}),
+    "Awesome-Prompt-Adapter-Learning-for-VLMs/README.md": (3, {3}),
+    "VLM-MultiModalAdapter/README.md": (1, {3}),
+    # averages of cross-dataset transfer and domain generalisation
+    "VLM-MMApp/README.md": (1, {2}),
+    "CoPrompt/README.md": (1, {3}),
+    "CLIP-SVD/README.md": (1, {3 + 5}),
+    # averages for five numbers of shots, and mostly ImageNet
+    "Tip-Adapter/exp.log": (3, {5, 5 * 2}),
     "CoOp/COOP.md, sample output of the parser": (1, {5}),
     "CLIP/notebooks/Prompt_Engineering_for_ImageNet.ipynb": (1, {2}),
 }
@@ -123,7 +132,7 @@ def test_printed_averages_are_those_of_the_data_sets():
     for (_, method, metric, shots, _), group in groups.items():
         figure = group.get("average")
         # H of an average is that of the averages; of some averages no data set was printed.
-        if figure is None or metric == "H" or len(group) == 1:
+        if figure is None or metric == "H" or not {*figure.averaged} <= {*group}:
             continue
         checked += 1
         mean = fmean(group[d].percent for d in figure.averaged)
@@ -681,7 +690,7 @@ def test_published_figures_as_records(style, capsys):
 
 def test_published_tables_as_latex(capsys):
     text = published(capsys, "--format", "latex")
-    assert text.count(r"\begin{tabular}") == text.count(", %)\n") + text.count(" (%)\n") == 31
+    assert text.count(r"\begin{tabular}") == text.count(", %)\n") + text.count(" (%)\n") == 48
 
 
 @pytest.mark.parametrize(
