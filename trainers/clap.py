@@ -13,8 +13,9 @@ over classes; 20 views of each image are encoded once, and an epoch takes as man
 of them as the images themselves fill (one at least, the last images left over); no validation
 images. ``CONSTRAINT`` has what the code has besides the published setting. Departures: the paper's
 multipliers are learned, which is ``l2-adaptative`` here and there (its first update does nothing);
-every ``PREC`` works (there: fp16 alone on a GPU); the run tests its last prototypes (there: after
-every step, and the last number counts).
+every ``PREC`` works (there: fp16 alone on a GPU); INIT and ENHANCED_BASE are left out (of the
+former only the zero-shot start is of these methods, the latter stops with an error); the run tests
+its last prototypes (there: after every step, and the last number counts).
 """
 
 from __future__ import annotations

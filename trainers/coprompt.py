@@ -15,7 +15,8 @@ DISTILL outside); the settings of a data set stand in the config files, and the 
 over them (there: it loses); sentences are read where they are needed, which is in training
 (there: in tests as well), class names match in any case; everything learned is float32 (there:
 prompts pass through half precision in every mode); transfer to other data sets works (there: it
-stops, or drops prompts); RandAugment draws from PyTorch's generator. DISTILL takes "mse" (there:
+stops, or drops prompts); RandAugment draws from PyTorch's generator, and its solarise-add runs
+(there: an error with NumPy from 1.24 on). DISTILL takes "mse" (there:
 any other text).
 """
 

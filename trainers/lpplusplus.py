@@ -18,8 +18,9 @@ Departures: validation images are the data set's own, as many as there are shots
 here, and its last epoch counts (there: further training images, under the random training views).
 All but CLIP is float32 in every precision (there: half). A run is one draw of images at its seed
 (there ten draws, six data sets always having the same images). The class count is that of the data
-set (there the number of images over the shots, wrong with a short class). The published code keeps
-no checkpoints.
+set (there the number of images over the shots, wrong with a short class). ImageNet-A and -R are
+classified among their own 200 classes (there: among all 1000, so that accuracies on them do not
+compare). The published code keeps no checkpoints.
 """
 
 from __future__ import annotations

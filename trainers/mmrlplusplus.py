@@ -9,9 +9,10 @@ ones and 1 - BETA of what the block before made of the old ones.
 As in its code: all that the docstring of ``trainers/mmrl.py`` says but for the second projection,
 which starts as CLIP's; biases of one encoder start equal; no low-rank product has a factor. BETA
 acts in tests as well, and the published cross-dataset results use one of each target's own for a
-model trained with another, which is a choice by test data set; the config file repeats it, and
-BETA on the command line tests all with one. Departures: those of MMRL; ``PREC`` fp16 works (there:
-it stops with an error). The code's own name of the method is MMRLpp.
+model trained with another, which is a choice by test data set: ``vit_b16_cross_datasets_own_beta``
+repeats it, and ``vit_b16_cross_datasets`` tests all with that of the training. Departures: those of
+MMRL; ``PREC`` fp16 works (there: it stops with an error). The code's own name of the method is
+MMRLpp.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ projection, with CSC that of all classes together; with CTX_INIT the context end
 the data set's text, has zeros in front of them, and counts words where the text has tokens: a word
 that a comma leaves over stays frozen in front of the class name. Departures: settings have a node
 of their own (there: CoOp's and ``LOSS``); the class name may be in the middle (an error there); the
-context is float32 in every precision, and ``PREC`` amp works; data sets without a text there take
-what their own template has in front of the name.
+context is float32 in every precision, and ``PREC`` amp works; the teacher shares the student's
+image features, in the run's precision (there: float32); data sets without a text there take what
+their own template has in front of the name.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ residual is added, so that a step's size depends on its norm; the base is stored
 and both are what ImageNet's variants are classified with. ``ENHANCED_BASE`` names a file with a
 tuned text projection, as the authors publish them for ResNet-50. Their first stage, which learned
 these files, is in neither code nor settings (optimiser and learning rate are not known), and so not
-here. Departures: the enhanced base is used in every precision (there in fp16 alone, and
-ignored without a word in others), the texts are the same however often a model is built (there a
-list grows), and settings that are never read (``N_CTX`` and the like) are left out.
+here. Departures: every ``PREC`` works (there fp16 alone on a GPU), and the enhanced base is used in
+each (there in fp16 alone, and ignored without a word in others), the texts are the same however
+often a model is built (there a list grows), and settings that are never read (``N_CTX`` and the
+like) are left out.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ are replaced by the class's own four, without a positional embedding; a hidden l
 wide as the joint embedding; teacher and prompt read texts of their own per data set, and Cars'
 prompt text has no full stop; Adam with eps 1e-3 (``OPTIM.ADAM_EPS`` in the shipped files; there set
 by hand, as the readme asks). Departures: settings have a node of their own (there: CoOp's, whose W
-had no effect); everything learned is float32, so every ``PREC`` works; the 25 epochs of ImageNet
-and SUN397 stand in a config file (there: in ``train.py``, over the command line).
+had no effect); everything learned is float32, so every ``PREC`` works; CTX_INIT is the text (there:
+a switch for "a photo of a"), any number of context vectors works (there: four), and class-specific
+ones are not offered (there: an error); the 25 epochs of ImageNet and SUN397 stand in a config file
+(there: in ``train.py``, over the command line).
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ As in the code: a key is the mean of the raw features of ten views, brought to u
 features are unit ones, averaged over seven texts on ImageNet; the factor is the number 100, not
 CLIP's; (beta, alpha) come from a grid without its upper ends, of equal pairs the smallest beta and
 then the smallest alpha, and (0, 0) if nothing is right; keys are not normalised again while they
-are trained; the published settings per data set stand in ``configs/trainers``.
+are trained; the published settings per data set stand in ``configs/trainers``, where a class with
+too few images is filled up and all validation images are read.
 
 Departures: the pair is searched on validation images, on ImageNet (which has none) not at all, and
 Tip-Adapter-F's epoch is the best on validation images (there: ImageNet's pair and every epoch are

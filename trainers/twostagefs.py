@@ -13,7 +13,8 @@ setting for all data sets.
 
 Departures: of what may learn in the first stage, layer norms alone are offered (there also
 CLIP-LoRA's terms, and biases); a step that automatic mixed precision skips counts (there: in the
-first stage it does not).
+first stage it does not); shots are drawn as for all methods here unless ``DATASET.SHARED_SHOTS``
+takes those of its published lists.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Figure:
     may be ``average``, which is then not over the data sets ``without``; ``shots`` is None where
     it does not matter; ``settings`` are config values that a run must show to be of the published
     method, ``a|b`` where either will do; ``value`` is the text in print; ``seed`` is empty for a
-    mean over seeds.
+    mean over seeds, and where the source has one run alone.
     """
 
     method: str
