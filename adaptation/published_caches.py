@@ -24,6 +24,12 @@ def _matrix(path: Path, what: str) -> Tensor:
             f"{path} is damaged: {what} are of type {str(found.dtype).removeprefix('torch.')}, and "
             "published code writes real numbers with a point"
         )
+    stored = 0 if found.is_meta else found.untyped_storage().nbytes()
+    if found.numel() * found.element_size() > stored:
+        raise ValueError(
+            f"{path} is damaged: {what} are of shape {tuple(found.shape)}, with fewer "
+            "numbers stored"
+        )
     if not found.isfinite().all():
         raise ValueError(f"{path} is damaged: {what} are not all finite")
     return found.detach().float()

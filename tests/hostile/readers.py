@@ -29,6 +29,7 @@ READERS: dict[str, Reader] = {
     "checkpoint of a run": Reader(weights.RunCheckpoint, 10),
     "checkpoint to resume from": Reader(weights.ResumedCheckpoint, 30),
     "initial weights": Reader(weights.InitialWeights, 100),
+    "published cache": Reader(weights.PublishedCache, 40),
     "CLIP: torch.save": Reader(weights.ClipStateDict, 20),
     "CLIP: TorchScript": Reader(weights.ClipArchive, 10),
     "CLIP: safetensors": Reader(weights.ClipSafetensors, 30),

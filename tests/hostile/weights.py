@@ -276,6 +276,30 @@ class InitialWeights:
         assert self.model(torch.zeros(3, 4)).isfinite().all()
 
 
+class PublishedCache:
+    """Tip-Adapter's keys, or the values beside them, as the published code writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.manual_seed(0)
+        keys = torch.nn.functional.normalize(torch.randn(16, 6), dim=0).half()
+        values = torch.eye(3).repeat_interleave(2, dim=0).half()
+        self.files = {"keys": _TorchFile(keys), "values": _TorchFile(values)}
+
+    def write(self, rng: Random | None, target: Path) -> None:
+        victim = rng.choice(list(self.files)) if rng else ""
+        for name, file in self.files.items():
+            path = target / f"{name}_2shots.pt"
+            file.write(rng if name == victim else None, path, target.parent / CANARY)
+
+    def read(self, target: Path) -> None:
+        from adaptation.published_caches import read_cache
+
+        files = (target / f"{name}_2shots.pt" for name in self.files)
+        keys, labels = read_cache(*files, embed_dim=16, n_classes=3, in_columns=True)
+        near = (torch.ones(1, 16) @ keys.T).exp()
+        assert torch.zeros(1, 3).index_add(1, labels, near).isfinite().all()
+
+
 def use_clip(path: Path) -> None:
     """Load a CLIP and encode an image and a text with it."""
     from adaptation.texts import class_prompts

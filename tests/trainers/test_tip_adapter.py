@@ -260,6 +260,8 @@ LONG = torch.where(torch.arange(10) == 3, 1.03, 1.0).half()
         ("keys", torch.zeros(64, 10), r"keys of 64 values, .* have 32: set --backbone"),
         ("keys", torch.zeros(32), r"should hold the keys .* of shape \(32,\)"),
         ("keys", torch.full((32, 10), torch.nan), "are not all finite"),
+        ("keys", torch.zeros(32, 10, device="meta"), "damaged: the keys .* fewer numbers stored"),
+        ("keys", torch.zeros(1, 1).expand(10**6, 10**6), "damaged: the keys .* fewer numbers"),
         ("keys", torch.zeros(32, 0), r"keys_2shots\.pt .* has no keys"),
         ("keys", torch.zeros(32, 10), r"keys_2shots\.pt .* 10 of 10 keys are not of unit norm"),
         ("keys", LONG * KEYS, r"1 of 10 keys are not of unit norm \(the first has 1\.03\)"),
