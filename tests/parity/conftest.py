@@ -21,10 +21,12 @@ from tests.parity_files import Recorded, recorded_clip
 
 @DATASET_REGISTRY.register()
 class RecordedClasses(FewShotDataset):
-    """One image per recorded class: the trainers take their class names from the data set."""
+    """An image of each recorded class: the trainers take their class names from the data set."""
 
     dataset_dir = "recorded"
     image_dir = ""
+    #: times that the training list holds each image
+    copies = 1
 
     def read_annotations(self):
         names = Path(self.dataset_dir, "names.txt").read_text(encoding="utf-8").splitlines()
@@ -32,7 +34,7 @@ class RecordedClasses(FewShotDataset):
             Datum(impath=str(Path(self.dataset_dir, f"{label}.png")), label=label, classname=name)
             for label, name in enumerate(names)
         ]
-        return items, items, items
+        return items * self.copies, items, items
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +55,8 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTrainer]:
     """Function that builds a trainer for a recorded file, with further config pairs.
 
-    ``data_set`` is the registry name that the recorded classes stand in for.
+    ``data_set`` is the registry name that the recorded classes stand in for, ``copies`` the number
+    of training images per class.
     """
 
     def saved(recorded: Recorded, name: str) -> str:
@@ -62,7 +65,11 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
         return str(path)
 
     def build(
-        trainer: str, recorded: Recorded, *pairs: object, data_set: str = "RecordedClasses"
+        trainer: str,
+        recorded: Recorded,
+        *pairs: object,
+        data_set: str = "RecordedClasses",
+        copies: int = 1,
     ) -> PromptTrainer:
         root = tmp_path / "root"
         (root / "recorded").mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def build(make_cfg, clip_file, tmp_path, monkeypatch) -> Callable[..., PromptTra
         for label in range(len(names)):
             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "recorded" / f"{label}.png")
         template = DATASET_REGISTRY.get(data_set).template
-        stand_in = type(data_set, (RecordedClasses,), {"template": template})
+        stand_in = type(data_set, (RecordedClasses,), {"template": template, "copies": copies})
         monkeypatch.setitem(DATASET_REGISTRY._obj_map, data_set, stand_in)
         # settings that name files, which the recorded file holds
         files = {word: saved(recorded, word) for word in recorded.arrays if "/weight" in word}
