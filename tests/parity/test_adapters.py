@@ -171,7 +171,8 @@ def test_step_of_two_stages(build, name, fast):
     recorded = Recorded(name)
     after = recorded.config.get("after_step", {})
     pairs = ("OPTIM.NAME", "adamw", "OPTIM.WARMUP_EPOCH", -1, "MODEL.FAST_ENCODERS", fast)
-    pairs += ("OPTIM.LR", after.get("LR", 0.01), "OPTIM.WEIGHT_DECAY", 0.01)
+    pairs += ("OPTIM.LR", after.get("LR", 0.01))
+    pairs += ("OPTIM.WEIGHT_DECAY", after.get("WEIGHT_DECAY", 0.01))
     trainer = build_loaded(build, recorded, "param", *pairs)
     learner = trainer.model.learner
     if recorded.config["stage"] == 2:
@@ -236,11 +237,10 @@ def training(start: str) -> list[str]:
 
 def per_step(recorded: Recorded, steps: int) -> tuple[object, ...]:
     """Settings of a run whose recorded optimiser has another rate at every step."""
-    optim = recorded.config.pop("OPTIM")
-    pairs = ("OPTIM.LR", optim["LR"], "OPTIM.WEIGHT_DECAY", optim["WEIGHT_DECAY"])
-    pairs += ("OPTIM.NAME", optim["NAME"], "OPTIM.MIN_LR", optim["ETA_MIN"])
-    pairs += ("OPTIM.SCHEDULE_PER", "batch", "OPTIM.WARMUP_EPOCH", -1)
-    return (*pairs, "OPTIM.MAX_ITERATIONS", steps)
+    optim = recorded.config["OPTIM"]
+    optim |= {"MIN_LR": optim.pop("ETA_MIN"), "MAX_ITERATIONS": steps, "LR_SCHEDULER": "cosine"}
+    optim.pop("TOTAL_ITERS", None)
+    return "OPTIM.SCHEDULE_PER", "batch", "OPTIM.WARMUP_EPOCH", -1
 
 
 @pytest.mark.parametrize("name", training("cliplora"))

@@ -49,8 +49,10 @@ def assert_gradients(
 
 
 def low_rank_terms(params: Mapping[str, Tensor], config: dict) -> tuple[Changes, Changes]:
-    """Text only: queries, keys, values and the out-projection of blocks 6 to 11."""
+    """Text only: the chosen of queries, keys, values and the out-projection, in some blocks."""
     maps = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "proj"}
+    maps = {part: name for part, name in maps.items() if part[0] in config["PARAMS"]}
+    numbers = {int(key.split(".")[2]) for key in params}
 
     def term(block: int, name: str) -> LowRank:
         key = f"transformer.resblocks.{block}.attn.{name}.w_lora_"
@@ -58,7 +60,7 @@ def low_rank_terms(params: Mapping[str, Tensor], config: dict) -> tuple[Changes,
 
     blocks = {
         block: BlockChange(**{part: term(block, name) for part, name in maps.items()})
-        for block in range(6, 12)
+        for block in numbers
     }
     return Changes(blocks), Changes({})
 

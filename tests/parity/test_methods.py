@@ -112,6 +112,8 @@ def settings(recorded: Recorded) -> list[object]:
     if "FEATURES" in cfg.TRAINER[trainer.node]:  # the file does not tell what it was trained on
         pairs[f"TRAINER.{trainer.node}.FEATURES"] = "both"
     optimiser = dict(recorded.config.get("OPTIM", {}))
+    if "adam_eps" in recorded.config:
+        optimiser["EPS"] = recorded.config["adam_eps"]
     betas = optimiser.pop("BETAS", ())
     optimiser |= {f"ADAM_BETA{number}": beta for number, beta in enumerate(betas, 1)}
     pairs |= {f"OPTIM.{OPTIM.get(key, key)}": value for key, value in optimiser.items()}
@@ -205,8 +207,9 @@ def test_sequence_lengths_of_the_image_encoder(build, name, tmp_path):
 
 def test_something_not_understood_is_named(build, tmp_path):
     recorded = Recorded("ivlp_4_4")
+    n_classes = len(recorded.classnames)
     trainer = build("IVLP", recorded, *settings(recorded))
-    state = upstream_state("IVLP", recorded.named("param"), 6)
+    state = upstream_state("IVLP", recorded.named("param"), n_classes)
     state["prompt_learner.something_else"] = torch.zeros(2)
     with pytest.raises(ValueError, match=r"prompt_learner\.something_else is not known"):
         trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
@@ -216,7 +219,7 @@ def test_something_not_understood_is_named(build, tmp_path):
         trainer.load_model(save_upstream(trainer, state, tmp_path), epoch=7)
     wrapped = {
         f"module.{k}": v.half()
-        for k, v in upstream_state("IVLP", recorded.named("param"), 6).items()
+        for k, v in upstream_state("IVLP", recorded.named("param"), n_classes).items()
     }
     trainer.load_model(save_upstream(trainer, wrapped, tmp_path), epoch=7)
     ctx = recorded["param/prompt_learner.ctx"]

@@ -51,7 +51,8 @@ def test_parts_of_a_step(build, name, tmp_path):
     _, terms = trainer.loss(prediction, recorded["labels"])
     for term in TERMS.keys() & terms.keys():
         assert relative_error(terms[term], recorded[TERMS[term]]) < LOSS, term
-    weights = {"ce": 1.0, "kg": recorded.config.get("W", 8.0), "kl": 1.0}
+    config = recorded.config
+    weights = {"ce": 1.0, "kg": config.get("W", config.get("W_effective")), "kl": 1.0}
     parts = {"ce": losses.loss} if "ce" not in terms else {}
     for term, value in (terms | parts).items():
         expected = recorded.named(f"grad_{term}")
