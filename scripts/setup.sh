@@ -55,7 +55,8 @@ install() { # FILE
         "${pip[@]}" ${options[@]+"${options[@]}"} -r "$1"
     else # by uv, which can take the lowest versions; those without a wheel for this Python do not count
         "${pip[@]}" "uv>=0.5,<1"
-        "$venv/bin/python" -m uv pip install --python "$venv/bin/python" --upgrade \
+        # the system's certificates, as pip takes them; older versions of uv know the second name
+        UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 "$venv/bin/python" -m uv pip install --python "$venv/bin/python" --upgrade \
             --resolution lowest-direct --only-binary :all: -r "$1"
     fi
 }
