@@ -56,7 +56,8 @@ install() { # FILE
     else # by uv, which can take the lowest versions; those without a wheel for this Python do not count
         "${pip[@]}" "uv>=0.5,<1"
         # the system's certificates, as pip takes them; older versions of uv know the second name
-        UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 "$venv/bin/python" -m uv pip install --python "$venv/bin/python" --upgrade \
+        UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 "$venv/bin/python" -m uv pip install \
+            --python "$venv/bin/python" --upgrade \
             --resolution lowest-direct --only-binary :all: -r "$1"
     fi
 }

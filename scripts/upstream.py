@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # where the next lines find these
 
-from scripts.run import absolute_folders, help_text, run_script  # noqa: E402  found by the line above
+from scripts.run import absolute_folders, help_text, run_script  # noqa: E402
 from support.command_line import run as run_command  # noqa: E402
 from support.hints import refuse_key  # noqa: E402
 
