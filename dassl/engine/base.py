@@ -29,6 +29,10 @@ from .trackers import open_trackers
 __all__ = ["TrainerBase"]
 
 
+#: what to do against numbers that are not finite
+LESS = "Lower OPTIM.LR, or clip gradients where the method can (OPTIM.CLIP_GRAD_NORM)"
+
+
 class TrainerBase:
     """Base class of all trainers.
 
@@ -122,7 +126,14 @@ class TrainerBase:
             is_best: also copy to ``model-best.pth.tar``.
             val_result: validation result in percent.
             model_name: file name; empty means ``model.pth.tar-<epoch + 1>``.
+
+        Raises:
+            FloatingPointError: a trained parameter is infinite or NaN, as the last step may leave
+                it; nothing is saved.
         """
+        finite = [parameter.isfinite().all() for parameter in self.trained_parameters()]
+        if finite and not torch.stack(finite).all():
+            raise FloatingPointError(f"Trained parameters are infinite or NaN! {LESS}")
         for name in self.get_model_names() if ranks.is_main() else ():
             save_checkpoint(
                 self.checkpoint_state(name, epoch, val_result),
@@ -268,10 +279,7 @@ class TrainerBase:
     def detect_anomaly(self, loss: torch.Tensor) -> None:
         """Raise ``FloatingPointError`` unless the loss is finite."""
         if not torch.isfinite(loss).all():
-            raise FloatingPointError(
-                "Loss is infinite or NaN! Lower OPTIM.LR, or clip gradients where the method can "
-                "(OPTIM.CLIP_GRAD_NORM)"
-            )
+            raise FloatingPointError(f"Loss is infinite or NaN! {LESS}")
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         """Clear the gradients."""

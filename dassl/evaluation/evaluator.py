@@ -78,9 +78,19 @@ class Classification(EvaluatorBase):
         Args:
             mo: logits ``(batch, n_cls)``.
             gt: labels ``(batch,)``.
+
+        Raises:
+            FloatingPointError: a logit is NaN.
         """
         # one transfer, since each one waits for the device
-        predictions, labels = torch.stack([mo.argmax(dim=1), gt]).tolist()
+        rows = torch.stack([mo.argmax(dim=1), gt, mo.isnan().any(dim=1).to(gt.dtype)])
+        predictions, labels, broken = rows.tolist()
+        if any(broken):
+            raise FloatingPointError(
+                f"The model's outputs are NaN on {sum(broken)} of {len(broken)} images of a test "
+                "batch: its training diverged, or its precision does not hold them; train it again "
+                "with a lower OPTIM.LR, or in fp32"
+            )
         matches = [int(p == label) for p, label in zip(predictions, labels, strict=True)]
         self._correct += sum(matches)
         self._total += len(labels)

@@ -185,3 +185,18 @@ def test_wrong_folder_for_a_model(make_cfg, begun, epoch):
 def test_training_that_diverges_gets_one_line(words, capsys):
     line = error_of([*words, "OPTIM.LR", "1e30", "OPTIM.WARMUP_EPOCH", "-1"], capsys)
     assert "Loss is infinite or NaN! Lower OPTIM.LR" in line
+
+
+def test_a_last_step_that_diverges_has_no_result(words, capsys):
+    one_step = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "10"]
+    rate = ["OPTIM.LR", "1e30", "OPTIM.WARMUP_EPOCH", "-1", "TEST.NO_TEST", "False"]
+    line = error_of([*words, *one_step, *rate], capsys)
+    assert "outputs are NaN" in line and "lower OPTIM.LR" in line
+
+
+def test_parameters_that_are_not_finite_are_not_saved(make_cfg):
+    trainer = build_trainer(make_cfg("CoOp", *DATA))
+    trainer.model.learner.ctx.data[0, 0] = float("inf")
+    with pytest.raises(FloatingPointError, match=r"infinite or NaN! Lower OPTIM\.LR"):
+        trainer.save_model(0, trainer.output_dir)
+    assert not list(Path(trainer.output_dir).rglob("model*.pth.tar*"))
