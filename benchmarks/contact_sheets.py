@@ -42,9 +42,10 @@ def draw(stem: str, root: Path, out: Path) -> None:
     )
     for axes in grid.flat:
         axes.axis("off")
-    for axes, label in zip(grid.flat, shown, strict=False):
-        path = next(item.impath for item in data.test if item.label == label)
-        with Image.open(path) as image:
+    for number, (axes, label) in enumerate(zip(grid.flat, shown, strict=False)):
+        paths = [item.impath for item in data.test if item.label == label]
+        # not the first of each: renditions take turns
+        with Image.open(paths[number % len(paths)]) as image:
             axes.imshow(np.asarray(image), interpolation="nearest")
         axes.set_title(data.classnames[label].replace(" ", "\n", 1), fontsize=9, pad=3)
     with replacing(out / f"data_{stem}.png") as temporary:

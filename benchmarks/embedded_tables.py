@@ -200,6 +200,26 @@ def shots_table(rows: Iterable[Row], dataset: str) -> str:
     return lay_out([{key: line.get(key, "-") for key in columns} for line in cells.values()])
 
 
+def shots_against_table(rows: Iterable[Row], dataset: str) -> str:
+    """Lay out few-shot accuracies of OURS minus those of every other method, a column per shots."""
+    mine = [row for row in rows if (row.protocol, row.dataset) == ("fewshot", dataset)]
+    found: dict[str, dict[int | float, Row]] = {}
+    for row in sorted(mine, key=lambda row: row.method.shots):
+        found.setdefault(row.method.trainer, {})[row.method.shots] = row
+    ours = found.pop(OURS)
+    lines = [
+        {f"{OURS} minus": method}
+        | {
+            f"{shots} shots": shown(
+                over_seeds(row, by_shots.get(shots, by_shots.get(0)), "accuracy")
+            )
+            for shots, row in ours.items()
+        }
+        for method, by_shots in found.items()
+    ]
+    return lay_out(lines)
+
+
 def transfer_table(rows: Sequence[Row], protocol: str, figures: Iterable[Figure]) -> str:
     """Lay out a transfer: source, targets, and the targets' average with its differences.
 
@@ -326,7 +346,7 @@ def save_standing(rows: Sequence[Row], path: Path) -> None:
         seeds, sets = differences[method]
         colour = look[method].colour
         if sets is not None and sets.low is not None:
-            axes.plot([sets.low, sets.high], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
+            axes.plot([sets.low, sets.high], [y, y], color="#666666", linewidth=1, zorder=2.5)
         if seeds is not None:
             if seeds.low is not None:
                 axes.plot([seeds.low, seeds.high], [y, y], color=colour, linewidth=3, zorder=2)
@@ -336,10 +356,8 @@ def save_standing(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel(f"H of {OURS} minus that of the method (points)")
     axes.margins(y=0.02)
     # the intervals over data sets may leave the picture, those over seeds not
-    widest = max(
-        abs(end) for seeds, _ in differences.values() if seeds for end in (seeds.low, seeds.high)
-    )
-    axes.set_xlim(-1.3 * widest, 1.3 * widest)
+    ends = [e for seeds, _ in differences.values() if seeds for e in (seeds.low, seeds.high)]
+    axes.set_xlim(min(ends) - 2, max(ends) + 4)
     axes.set_title(
         f"thick: 95 % over seeds; thin: 95 % over data sets; right of 0: {OURS} is ahead",
         fontsize=8,

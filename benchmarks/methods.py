@@ -24,6 +24,7 @@ from benchmarks.embedded_tables import (
     paper_shots_table,
     save_standing,
     separation_table,
+    shots_against_table,
     shots_table,
     standing_table,
     transfer_table,
@@ -212,6 +213,7 @@ def fill(whole: set[str]) -> None:
             tables[name] = transfer_table(moved, protocol, published)
     if {"zeroshot", "fewshot"} <= whole:
         tables["fewshot"] = shots_table(curves, FEW_SHOT_DATA)
+        tables["fewshot-against"] = shots_against_table(curves, FEW_SHOT_DATA)
         tables["fewshot-paper"] = paper_shots_table(published, FEW_SHOT_METHODS)
     fill_document(DOCUMENT, tables)
 
