@@ -1,6 +1,7 @@
 """Letters: capital letters as outlines; LowercaseLetters: small ones, for choosing settings.
 
-Pre-training shows ten typefaces, filled; here are eight others of matplotlib's, hollow.
+Pre-training shows ten typefaces, filled; here are eight others of matplotlib's, hollow
+(matplotlib before 3.11 lacks one of them, which lies in ``fonts``).
 
 ``LowercaseLetters`` are made the same way of the lower-case letters, which pre-training does not
 show at all. They are there for choosing settings, so that none is chosen on what is reported.

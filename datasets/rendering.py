@@ -204,7 +204,9 @@ _SHEET, _POINTS = 192, 84
 def _font(file: str) -> ImageFont.FreeTypeFont:
     import matplotlib  # takes a moment, and only the first use of a data set needs it
 
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", file)
+    path = Path(__file__).parent / "fonts" / file  # one that matplotlib lacks before 3.11
+    if not path.exists():
+        path = Path(matplotlib.get_data_path(), "fonts", "ttf", file)
     # the basic layout engine: the other one depends on a library of the system
     return ImageFont.truetype(str(path), _POINTS, layout_engine=ImageFont.Layout.BASIC)
 

@@ -136,7 +136,7 @@ COMMANDS = {
                 "mmlop_stability",
             ),
             *("parameters", "repeat", "several_seeds", "speed", "sweep_kills", "teacher_cache"),
-            *("rank_texts", "whole_run", "rates", "contact_sheets"),
+            *("rank_texts", "whole_run", "rates", "contact_sheets", "drift"),
         )
     },
     "benchmarks.serving": ("act", "run"),
