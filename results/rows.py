@@ -35,8 +35,9 @@ class Row:
 
     ``line`` is the method under which the row stands beside the method's other data sets: its
     configuration without the number of epochs where that differs between them. ``by_seed`` is
-    metric -> seed -> percent, ``read`` what was read of these runs; ``exact`` is whether all have a
-    record, so that nothing is rounded. An average has the data sets it is of in ``covered``
+    metric -> seed -> percent, ``read`` what was read of these runs, ``repeats`` what was read of
+    others with a result of theirs; ``exact`` is whether all have a record, so that nothing is
+    rounded. An average has the data sets it is of in ``covered``
     and those it lacks in ``missing``; both are empty elsewhere.
     """
 
@@ -50,6 +51,7 @@ class Row:
     facts: dict[str, set[str]] = field(default_factory=dict)
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     read: list[RunResult] = field(default_factory=list)
+    repeats: list[RunResult] = field(default_factory=list)
     exact: bool = False
     chosen_on_test: bool = False
     covered: tuple[str, ...] = ()
@@ -87,6 +89,21 @@ class Row:
         return "" if self.covered else ", ".join(sorted(self.facts.get("images_per_class", ())))
 
 
+def distinct_seeds(by_seed: dict[str, dict[int, float]]) -> list[int]:
+    """Return the first seed of each result, to the two decimals that logs have.
+
+    A zero-shot model has one result whatever the seed: the same one again is no further seed, and
+    a deviation of 0 between them would say nothing. Results that differ, as on other devices, stay.
+
+    Args:
+        by_seed: metric -> seed -> percent, all of the same seeds.
+    """
+    found: dict[tuple[float, ...], int] = {}
+    for seed in sorted(next(iter(by_seed.values()))):
+        found.setdefault(tuple(round(values[seed], 2) for values in by_seed.values()), seed)
+    return list(found.values())
+
+
 def make_row(
     protocol: str, dataset: str, method: Method, line: Method, runs: Runs, ci95: bool
 ) -> Row:
@@ -100,15 +117,19 @@ def make_row(
         runs: its runs; where there are base and new, all of the same seeds.
         ci95: 95% intervals instead of standard deviations.
     """
-    by_seed = runs.by_seed
-    seeds = sorted(next(iter(by_seed.values())))
-    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts, by_seed={**by_seed})
-    row.read = [
-        result
-        for metric, of_metric in runs.results.items()
-        for seed, result in of_metric.items()
-        if seed in by_seed.get(metric, ())
-    ]
+    seeds = sorted(next(iter(runs.by_seed.values())))
+    row = Row(protocol, dataset, method, line, seeds, facts=runs.facts)
+    if row.zero_shot:
+        row.seeds = seeds = distinct_seeds(runs.by_seed)
+    by_seed = {metric: {s: values[s] for s in seeds} for metric, values in runs.by_seed.items()}
+    row.by_seed = {**by_seed}
+    row.repeats = list(runs.repeats)
+    for metric, of_metric in runs.results.items():
+        for seed, result in of_metric.items():
+            if seed in by_seed.get(metric, ()):
+                row.read.append(result)
+            elif seed in runs.by_seed.get(metric, ()):
+                row.repeats.append(result)
     row.exact = bool(row.read) and all(result.record is not None for result in row.read)
     row.chosen_on_test = any(result.chosen_on_test for result in row.read)
     for metric, values in runs.beside.items():
@@ -239,11 +260,16 @@ def average_row(
         for key, values in rows[dataset].facts.items():
             facts[key] |= values
     seeds = sorted(set.intersection(*(set(rows[d].seeds) for d in covered)))
+    if not seeds and all(rows[d].zero_shot for d in covered):
+        seeds = rows[covered[0]].seeds[:1]  # of any seed
     beside = [m for m in TABLES[protocol].beside if all(m in rows[d].mean for d in covered)]
 
     def of_seeds(metrics: Iterable[str]) -> dict[str, dict[int, float]]:
         return {
-            metric: {s: fmean(rows[d].by_seed[metric][s] for d in covered) for s in seeds}
+            metric: {
+                s: fmean(rows[d].by_seed[metric].get(s, rows[d].mean[metric]) for d in covered)
+                for s in seeds
+            }
             for metric in metrics
         }
 
@@ -357,15 +383,19 @@ def protocol_rows(
     return rows
 
 
-def in_every_table(scores: Scores) -> Scores:
+def in_every_table(scores: Scores, note: Callable[[str], None]) -> Scores:
     """Return the scores with every result in each table that it answers.
 
     A transferred model's accuracy on the data set of its training is a few-shot result, and stands
     beside its targets as well. A zero-shot model depends on neither shots nor source: what it
     reached on a data set stands wherever others have results on it.
+
+    Args:
+        scores: all results.
+        note: called with one line for every result that another one takes the place of.
     """
     scores = {p: {d: dict(methods) for d, methods in scores[p].items()} for p in scores}
-    fewshot, zero_shot = scores["fewshot"], zero_shot_results(scores)
+    fewshot, zero_shot = scores["fewshot"], zero_shot_results(scores, note)
     for protocol in ("cross", "dg"):
         tables = scores[protocol]
         targets: dict[str, set[str]] = defaultdict(set)
@@ -388,7 +418,7 @@ def in_every_table(scores: Scores) -> Scores:
     return scores
 
 
-def zero_shot_results(scores: Scores) -> dict[Method, dict[str, Runs]]:
+def zero_shot_results(scores: Scores, note: Callable[[str], None]) -> dict[Method, dict[str, Runs]]:
     """Return method -> data set -> its runs on all classes, wherever they were made."""
     found: dict[Method, dict[str, Runs]] = defaultdict(dict)
     for protocol in ("cross", "dg", "fewshot"):
@@ -396,9 +426,10 @@ def zero_shot_results(scores: Scores) -> dict[Method, dict[str, Runs]]:
             for method, runs in methods.items():
                 if method.shots == 0:
                     mine = found[replace(method, source="")].setdefault(dataset, Runs())
-                    for metric, by_seed in runs.by_seed.items():
-                        mine.by_seed.setdefault(metric, {}).update(by_seed)
-                        mine.results.setdefault(metric, {}).update(runs.results.get(metric, {}))
+                    for metric, results in runs.results.items():
+                        for seed, result in results.items():
+                            mine.add(metric, seed, result, note)
+                    mine.repeats += runs.repeats
                     for key, values in runs.facts.items():
                         mine.facts[key] = mine.facts.get(key, set()) | values
     return found
@@ -437,7 +468,7 @@ def make_rows(scores: Scores, ci95: bool, note: Callable[[str], None]) -> list[R
         note: called with one line for all that is left out or missing.
     """
     rows, compared = [], set()
-    for protocol, datasets in in_every_table(scores).items():
+    for protocol, datasets in in_every_table(scores, note).items():
         for dataset, methods in datasets.items():
             for method, runs in methods.items():
                 where = f"{TITLES[protocol]}, {dataset}, {method}"

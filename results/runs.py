@@ -75,13 +75,34 @@ class Runs:
 
     ``by_seed`` is metric -> seed -> percent, ``results`` metric -> seed -> result of that run;
     ``facts`` has for every argument, config key and ``parameters`` (``record.facts_of``) the values
-    that they show; ``beside`` is seed -> value of further metrics of the records.
+    that they show; ``beside`` is metric -> seed -> value of further metrics of the records;
+    ``repeats`` are results of further runs of a seed, equal to the one that counts.
     """
 
     by_seed: dict[str, dict[int, float]] = field(default_factory=dict)
     facts: dict[str, set[str]] = field(default_factory=dict)
     results: dict[str, dict[int, RunResult]] = field(default_factory=dict)
     beside: dict[str, dict[int, float]] = field(default_factory=dict)
+    repeats: list[RunResult] = field(default_factory=list)
+
+    def add(self, metric: str, seed: int, result: RunResult, note: Callable[[str], None]) -> None:
+        """Let the result of a run count in the place of one that is there.
+
+        Args:
+            metric: base, new, all or accuracy.
+            seed: of the run.
+            result: its result.
+            note: called with a line about the one that was there, if it is another result.
+        """
+        earlier = self.results.setdefault(metric, {}).get(seed)
+        # logs are rounded
+        if earlier is not None and round(earlier.value, 2) == round(result.value, 2):
+            self.repeats.append(earlier)
+        elif earlier is not None:
+            here, there = earlier.source.parent, result.source.parent
+            note(f"left out: {here}: {there} has the same place, and counts")
+        self.results[metric][seed] = result
+        self.by_seed.setdefault(metric, {})[seed] = result.value
 
 
 # protocol -> data set -> method -> its runs
@@ -121,6 +142,15 @@ def _contradiction(kind: Folder, fields: dict[str, str], result: RunResult) -> s
     return f"its {FILE} is of {', '.join(differences)}" if differences else ""
 
 
+def _seed_of(result: RunResult) -> int:
+    """Return the seed that a run itself tells; 0 where it had none, or tells none."""
+    told = result.facts.get("seed") if result.record is None else result.record["seed"]
+    try:
+        return max(0, int(told or 0))  # upstream's scripts say -1 for none
+    except ValueError:
+        return 0
+
+
 def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
     """Return all finished results below a folder.
 
@@ -133,7 +163,6 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         note: called with one line for every run that does not count, or is left out.
     """
     scores: Scores = {p: defaultdict(lambda: defaultdict(Runs)) for p in TITLES}
-    counted: dict[tuple, Path] = {}
     files = (file for name in ("log.txt*", FILE) for file in output.rglob(name))
     names = {file.parent.relative_to(output).as_posix() for file in files}
     places = {name: read_folder(name) for name in names}
@@ -149,7 +178,7 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
             note(f"skipped: {folder}: not the layout of a known protocol")
             continue
         kind, fields = place
-        dataset, seed = fields["dataset"], int(fields.get("seed", 0))
+        dataset = fields["dataset"]
         # Upstream's few-shot trainings lie beside the tests of published weights.
         tests_only = not kind.trains and kind is not PUBLISHED
         try:
@@ -160,7 +189,6 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         if problem := _contradiction(kind, fields, result):
             note(f"left out: {folder}: {problem}")
             continue
-        value, facts = result.value, result.facts
         number, source = fields.get("shots", "0"), fields.get("source", "")
         shots = math.inf if number == "all" else int(number)
         if kind.metric == "accuracy":
@@ -174,18 +202,13 @@ def collect(output: Path, keyword: str, note: Callable[[str], None]) -> Scores:
         config = "/".join(filter(None, (fields["config"], fields.get("subfolder"))))
         method = Method(fields["trainer"], config, shots, source)
         runs = scores[protocol][dataset][method]
-        by_seed = runs.by_seed.setdefault(metric, {})
-        place_of = (protocol, dataset, method, metric, seed)
-        # logs are rounded
-        if round(by_seed.get(seed, value), 2) != round(value, 2):
-            note(f"left out: {counted[place_of]}: {folder} has the same place, and counts")
-        counted[place_of], by_seed[seed] = folder, value
-        runs.results.setdefault(metric, {})[seed] = result
+        seed = int(fields["seed"]) if "seed" in fields else _seed_of(result)
+        runs.add(metric, seed, result, note)
         if keyword == "accuracy" and result.record is not None:
             metrics = result.record["result"]["metrics"]
             for name in TABLES[protocol].beside:
                 if isinstance(metrics.get(name), float | int):
                     runs.beside.setdefault(name, {})[seed] = metrics[name]
-        for key, fact in facts.items():
+        for key, fact in result.facts.items():
             runs.facts.setdefault(key, set()).add(fact)
     return scores

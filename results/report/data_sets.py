@@ -14,7 +14,7 @@ from ..labels import class_title
 from ..predictions import BadPredictions, Reliability, read
 from ..runs import Method
 from .figures import Drawn, Gallery, confused
-from .gather import COUNTS, Run
+from .gather import COUNTS, REPEATS, Run
 from .svg import shown
 from .tables import Cell, View
 
@@ -71,7 +71,11 @@ def data_sets(runs: list[Run], names: list[str], gallery: Gallery) -> list[DataS
     """
     found = []
     for name in names:
-        here = [run for run in runs if run.dataset == name and run.state == COUNTS]
+        here = [run for run in runs if run.dataset == name]
+        counting = {(run.method, run.part) for run in here if run.state == COUNTS}
+        # a zero-shot run whose result counts in another protocol
+        alone = [r for r in here if r.state == REPEATS and (r.method, r.part) not in counting]
+        here = [run for run in here if run.state == COUNTS] + alone
         most = max((run.method.shots for run in here), default=0)
         here = [run for run in here if run.method.shots in (0, most)]
         dataset = DataSet(name)

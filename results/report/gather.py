@@ -21,9 +21,10 @@ from ..rows import Row, listing
 from ..runs import TABLES, Method, has_halves
 
 # What can become of a run, the best first.
-COUNTS, LEFT_OUT, UNTESTED = "counts", "left out", "not tested"
+COUNTS, REPEATS = "counts", "same result again"
+LEFT_OUT, UNTESTED = "left out", "not tested"
 UNFINISHED, DAMAGED, UNKNOWN = "unfinished", "damaged", "in no known folder"
-STATES = (COUNTS, LEFT_OUT, UNTESTED, UNFINISHED, DAMAGED, UNKNOWN)
+STATES = (COUNTS, REPEATS, LEFT_OUT, UNTESTED, UNFINISHED, DAMAGED, UNKNOWN)
 
 _EPOCH = re.compile(r"epoch \[(\d{1,9})/(\d{1,9})\]")
 # A name, its last value, and in brackets its mean over the epoch so far.
@@ -93,6 +94,7 @@ def find_runs(output: Path, rows: Iterable[Row], notes: Iterable[str]) -> list[R
         notes: every line that was said when they were made.
     """
     counted = {result.source.parent: result for row in rows for result in row.read}
+    repeats = {result.source.parent: result for row in rows for result in row.repeats}
     folders = {file.parent for name in ("log.txt*", FILE) for file in output.rglob(name)}
     runs = []
     for folder in sorted(folders):
@@ -107,6 +109,8 @@ def find_runs(output: Path, rows: Iterable[Row], notes: Iterable[str]) -> list[R
             run.trains = kind.trains
         if result := counted.get(folder):
             run.state, run.result, run.record = COUNTS, result, result.record
+        elif result := repeats.get(folder):
+            run.state, run.result, run.record = REPEATS, result, result.record
         else:
             _look_closer(run, notes)
         runs.append(run)

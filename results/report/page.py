@@ -25,6 +25,7 @@ from .gather import (
     COUNTS,
     DAMAGED,
     LEFT_OUT,
+    REPEATS,
     STATES,
     UNFINISHED,
     UNKNOWN,
@@ -41,7 +42,7 @@ from .tables import Published, View, difference_views, views
 
 #: state of a run -> what a number of such runs is called, and its colour
 WORDS = {COUNTS: "runs count"} | {state: state for state in STATES[1:]}
-KINDS = {COUNTS: "good", LEFT_OUT: "warn", UNTESTED: "", UNFINISHED: "warn"}
+KINDS = {COUNTS: "good", REPEATS: "good", LEFT_OUT: "warn", UNTESTED: "", UNFINISHED: "warn"}
 KINDS |= {DAMAGED: "bad", UNKNOWN: "bad"}
 
 
@@ -102,8 +103,8 @@ class Page:
 
     @property
     def idle(self) -> list[Run]:
-        """The runs that do not count."""
-        return [run for run in self.runs if run.state != COUNTS]
+        """The runs that do not count, and whose result none that counts has."""
+        return [run for run in self.runs if run.state not in (COUNTS, REPEATS)]
 
     @property
     def lacking(self) -> int:
@@ -160,7 +161,7 @@ def gather(
     environments = dict.fromkeys(
         run.record["environment"] for run in runs if run.record and run.record["environment"]
     )
-    idle = [str(run.folder) for run in runs if run.state != COUNTS]
+    idle = [str(run.folder) for run in runs if run.state not in (COUNTS, REPEATS)]
     present = {run.protocol for run in runs} | {row.protocol for row in rows}
     return Page(
         output=str(output),

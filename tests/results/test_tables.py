@@ -18,7 +18,7 @@ from results.rows import Row
 from results.runs import Method
 from results.tables import MAX_WIDTH
 
-from .writing import base2new, few_shot, transfer, write_run
+from .writing import base2new, few_shot, transfer, write_record, write_run
 
 
 def run(capsys, output, *words: str) -> tuple[str, str]:
@@ -211,6 +211,54 @@ def test_zero_shot_results_of_one_protocol_stand_in_the_others(tmp_path, capsys)
     ):
         mine = [r for r in found if r["protocol"] == protocol and "averaged" not in r]
         assert {r["dataset"]: r["accuracy"] for r in mine} == wanted
+
+
+@pytest.mark.parametrize("write", [write_run, write_record])
+def test_a_zero_shot_result_is_one_whatever_the_seed(write, tmp_path, capsys):
+    def zero_shot(folder: str, dataset: str, percent: float, seed: int = 1, **more) -> None:
+        logged = write is write_run
+        more = {} if logged else {"seed": seed, **more}
+        number = percent if logged else round(1000 * percent)
+        write(tmp_path / folder, number, "ZeroshotCLIP", dataset, **more)
+
+    zero_shot("digits/ZeroshotCLIP/tiny_16shots/seed1", "digits", 66.36)
+    zero_shot("ZeroshotCLIP/tiny/digits", "digits", 66.36)
+    zero_shot("letters/ZeroshotCLIP/tiny_16shots/seed2", "letters", 30.0, seed=2)
+    zero_shot("letters/ZeroshotCLIP/tiny_16shots/seed3", "letters", 30.0, seed=3)
+    for part, percent in (("train_base", 60.0), ("test_new", 40.0)):
+        for seed in (1, 2):
+            folder = f"base2new/{part}/digits/shots_16/ZeroshotCLIP/tiny/seed{seed}"
+            zero_shot(folder, "digits", percent, seed, part=part.split("_")[1])
+    page = tmp_path / "page.html"
+    out, err = run(capsys, tmp_path, "--html", str(page))
+    assert err == f"wrote {page}\n"
+    (line,) = (x for x in section(out, "Few-shot, zero-shot").splitlines() if "ZeroshotCLIP" in x)
+    assert cells(line) == ["ZeroshotCLIP", "tiny", "1", "66.36", "30.00", "48.18"]
+    assert "±" not in out
+    found = records(capsys, tmp_path)
+    assert {record["seeds"] for record in found} == {1}
+    assert one(found, protocol="base2new")["H"] == pytest.approx(48)
+    # each run counts, or says that its result is there
+    text = page.read_text("utf-8")
+    assert "left out" not in text and text.count("2 same result again</span>") == 2
+    # a result that differs is another one, and is told
+    zero_shot("letters/ZeroshotCLIP/tiny_16shots/seed3", "letters", 32.0, seed=3)
+    record = one(records(capsys, tmp_path), dataset="letters")
+    assert (record["seeds"], record["accuracy"]) == (2, pytest.approx(31.0))
+    zero_shot("ZeroshotCLIP/tiny/digits", "digits", 67.0)
+    _, err = run(capsys, tmp_path)
+    assert err.startswith(f"left out: {tmp_path}/ZeroshotCLIP/tiny/digits: ")
+    assert err.count("\n") == 1
+
+
+def test_a_transferred_zero_shot_result_that_differs_is_named(tmp_path, capsys):
+    few_shot(tmp_path, "dtd", "ZeroshotCLIP", 16, {1: 44.0})
+    transfer(tmp_path, "dtd", "ZeroshotCLIP", {1: 45.0})
+    few_shot(tmp_path, "imagenet", "CoOp", 16, {1: 70.0})
+    transfer(tmp_path, "dtd", "CoOp", {1: 45.0})
+    out, err = run(capsys, tmp_path)
+    assert err.startswith(f"left out: {tmp_path}/evaluation/ZeroshotCLIP/vit_b16_16shots/dtd/seed1")
+    assert err.count("\n") == 1 and "44.00" in section(out, "Cross-dataset from imagenet, 16 shots")
 
 
 def test_a_second_result_in_one_place_is_named(tmp_path, capsys):
