@@ -208,13 +208,30 @@ class Baseline:
                         f"{dataset}): name one of {named}"
                     )
 
+    def _beside(self, row: Row) -> list[Row]:
+        """Return the baseline's rows of another's data set, of every number of shots."""
+        return self._found.get((row.protocol, row.dataset, row.method.source), [])
+
     def row_for(self, row: Row) -> Row | None:
-        """Return the baseline's row beside another: of as many shots, or zero-shot."""
-        there = self._found.get((row.protocol, row.dataset, row.method.source), [])
+        """Return the baseline's row beside another: of as many shots, or zero-shot.
+
+        A zero-shot row stands beside every number of shots, so there the baseline's only one is
+        taken; of several none is.
+        """
+        there = self._beside(row)
         same = [one for one in there if one.method.shots == row.method.shots]
         if not same:
             same = [one for one in there if one.zero_shot]
+        if not same and row.zero_shot and len(there) == 1:
+            same = there
         return same[0] if same else None
+
+    def _why_not(self, row: Row) -> str:
+        """Return why a row of a data set has no difference."""
+        shots = sorted(one.method.shots for one in self._beside(row))
+        if row.zero_shot and len(shots) > 1:
+            return f"has several numbers of shots ({', '.join(str(shots_name(n)) for n in shots)})"
+        return "has no seed in common, or no result,"
 
     def differences(self, rows: Sequence[Row], note: Callable[[str], None]) -> Differences:
         """Return the differences of all other rows.
@@ -229,7 +246,7 @@ class Baseline:
         own = set(map(id, self.rows))
         others = [row for row in rows if id(row) not in own]
         found: dict[int, dict[str, Difference]] = {}
-        lacking: dict[tuple[str, Method], list[str]] = defaultdict(list)
+        lacking: dict[tuple[str, Method, str], list[str]] = defaultdict(list)
         for row in others:
             metrics = shown_metrics(row.protocol, [row])
             baseline = self.row_for(row)
@@ -243,11 +260,11 @@ class Baseline:
             }
             found[id(row)] = {metric: paired(each[metric], "seed") for metric in each}
             if not each:
-                lacking[row.protocol, row.line].append(row.dataset)
-        for (protocol, line), datasets in lacking.items():
+                lacking[row.protocol, row.line, self._why_not(row)].append(row.dataset)
+        for (protocol, line, why), datasets in lacking.items():
             note(
-                f"no difference: {TITLES[protocol]}, {line}: {self.name} has no seed in common, or "
-                f"no result, on {', '.join(in_order(datasets))}"
+                f"no difference: {TITLES[protocol]}, {line}: {self.name} {why} on "
+                f"{', '.join(in_order(datasets))}"
             )
         return Differences(self.name, rows, found)
 

@@ -84,7 +84,7 @@ def test_zero_shot_is_paired_with_every_seed(tmp_path, capsys):
     assert numbers(record)[0] == 8 and numbers(record)[3:] == ("3 seeds", "beyond noise")
     assert numbers(record)[1:3] == pytest.approx((8 - half, 8 + half), abs=1e-3)
     record = found(capsys, tmp_path, "CoOp", trainer="ZeroshotCLIP")
-    assert record.get("accuracy_difference") is None, "of no one number of shots"
+    assert numbers(record)[0] == -8 and numbers(record)[3:] == ("3 seeds", "beyond noise")
     base2new(tmp_path, "dtd", "ZeroshotCLIP", {1: (50.0, 60.0)})
     base2new(tmp_path, "dtd", "CoOp", {1: (80.0, 50.0), 2: (90.0, 70.0)})
     record = found(capsys, tmp_path, "CoOp", trainer="ZeroshotCLIP", protocol="base2new")
@@ -92,6 +92,25 @@ def test_zero_shot_is_paired_with_every_seed(tmp_path, capsys):
     assert numbers(record, "new")[::3] == (0, "2 seeds")
     h = [2 * b * n / (b + n) for b, n in ((80, 50), (90, 70), (50, 60))]
     assert numbers(record, "H")[0] == pytest.approx(h[2] - (h[0] + h[1]) / 2, abs=1e-3)
+
+
+def test_zero_shot_is_paired_with_the_only_number_of_shots(tmp_path, capsys):
+    for number, dataset in enumerate(("dtd", "eurosat", "ucf101")):
+        few_shot(tmp_path, dataset, "ZeroshotCLIP", 16, {1: 44.0})
+        few_shot(tmp_path, dataset, "CoOp", 4, {1: 50.0 + number, 2: 52.0 + number})
+    few_shot(tmp_path, "dtd", "CoOp", 8, {1: 90.0})
+    few_shot(tmp_path, "imagenet", "CoOp", 16, {1: 70.0, 2: 71.0})
+    transfer(tmp_path, "dtd", "CoOp", {1: 45.0, 2: 46.0})
+    few = {"trainer": "ZeroshotCLIP", "protocol": "fewshot"}
+    for dataset, wanted in (("dtd", None), ("eurosat", -8.0), ("ucf101", -9.0)):
+        assert numbers(found(capsys, tmp_path, "CoOp", dataset=dataset, **few))[0] == wanted
+    average = found(capsys, tmp_path, "CoOp", dataset="average over 11 data sets", **few)
+    assert numbers(average)[::3] == (-8.5, "2 data sets")
+    cross = {"trainer": "ZeroshotCLIP", "protocol": "cross", "dataset": "dtd"}
+    assert numbers(found(capsys, tmp_path, "CoOp", **cross))[::3] == (-1.5, "2 seeds")
+    _, err = run(capsys, tmp_path, "--baseline", "CoOp")
+    (line,) = (line for line in err.splitlines() if line.startswith("no difference"))
+    assert "ZeroshotCLIP" in line and line.endswith("several numbers of shots (4, 8) on dtd")
 
 
 @pytest.mark.parametrize("write", [write_run, write_record])
