@@ -19,7 +19,7 @@ from support.files import replacing
 
 from .labels import Point, name_ends, name_lines, name_points
 from .rows import Row, in_order
-from .runs import METRICS, Method, has_halves, shots_name
+from .runs import METRICS, Method, has_halves, shots_name, shots_phrase
 
 #: shown larger, in a colour of its own and above the others
 EMPHASISED = "MMLoP"
@@ -137,7 +137,7 @@ def labels(lines: Iterable[Method]) -> dict[Method, str]:
         if len({other.config for other in others}) > 1:
             name += f" {line.config}"
         if len({other.shots for other in others}) > 1:
-            name += f", {shots_name(line.shots)} shots"
+            name += f", {shots_phrase(line.shots)}"
         names[line] = name
     return names
 

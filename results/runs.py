@@ -38,9 +38,9 @@ ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 class Method:
     """A row of a table: one trainer in one configuration.
 
-    ``shots`` is 0 for zero-shot models outside base-to-new, where their folders do not depend on
-    it, and infinite for a training on all images; ``source`` is the data set of the training where
-    the test is on another one, else empty.
+    ``shots`` is 0 for zero-shot models, which draw none even where their folders have a number of
+    them, and infinite for a training on all images; ``source`` is the data set of the training
+    where the test is on another one, else empty.
     """
 
     trainer: str
@@ -48,10 +48,12 @@ class Method:
     shots: float
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.trainer in ZERO_SHOT:
+            object.__setattr__(self, "shots", 0)  # frozen
+
     def __str__(self) -> str:
-        # in base-to-new their folders have a number of shots, which they do not draw
-        shots = 0 if self.trainer in ZERO_SHOT else self.shots
-        return f"{self.trainer} {self.config} ({shots_phrase(shots)})"
+        return f"{self.trainer} {self.config} ({shots_phrase(self.shots)})"
 
 
 def has_halves(protocol: str) -> bool:

@@ -21,7 +21,7 @@ from .. import plots
 from ..inspection import FEW_IMAGES
 from ..labels import class_title
 from ..rows import Row
-from ..runs import Method, shots_name
+from ..runs import Method, shots_name, shots_phrase
 from .gather import Run, training_curve
 from .svg import ACCENT, shown, to_svg
 
@@ -127,7 +127,7 @@ class Gallery:
             best = [
                 row for found in curves.values() for row in found if row.method.shots == largest
             ]
-            caption = f"{shots_name(largest)} shots: {ranking(best, 'accuracy', most=3)}"
+            caption = f"{shots_phrase(largest)}: {ranking(best, 'accuracy', most=3)}"
             drawn.append(self._given(figure, f"Accuracy against shots, {name}: {said}.", caption))
         return drawn
 

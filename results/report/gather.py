@@ -218,11 +218,13 @@ def training_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
 class Coverage:
     """Which seeds of which data sets a table has, a line per method.
 
-    ``lines`` are method -> data set -> (seeds there are, seeds that others have), both as text.
+    ``methods`` is their number, each with all its numbers of shots, sources and epochs. ``lines``
+    are method -> data set -> (seeds there are, seeds that others have), both as text.
     """
 
     title: str
     datasets: list[str]
+    methods: int = 0
     lines: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
 
@@ -247,6 +249,7 @@ def coverage_of(protocol: str, rows: list[Row], names: Iterable[str]) -> Coverag
             half = f" ({next(iter(row.mean))} only)"
         line = found.lines.setdefault(str(row.line), {})
         line[row.dataset] = listing(row.seeds) + half, listing(missing)
+    found.methods = len({(row.line.trainer, row.line.config) for row in mine})
     papers = TABLES[protocol].datasets
     if not set(papers).isdisjoint(found.datasets):
         found.lacking = [name for name in papers if name not in found.datasets]

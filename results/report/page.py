@@ -234,18 +234,28 @@ def without_predictions(runs: list[Run]) -> str:
 
 
 def best_of(key: str, rows: list[Row]) -> Best:
-    """Return the best method of the first average, or of the first data set."""
+    """Return the best method of the first average, or else data set, that has several methods.
+
+    Where none has, it is the only method of the first.
+    """
     metric = plots.main_metric(key)
-    names = plots.names_of(row for row in rows if metric in row.mean)
+    there = [row for row in rows if metric in row.mean]
+    names = plots.names_of(there)
     if not names:
         return Best("–", "no result yet")
-    here = [row for row in rows if row.dataset == names[0] and metric in row.mean]
+    methods = {
+        name: {(row.line.trainer, row.line.config) for row in there if row.dataset == name}
+        for name in names
+    }
+    name = next((name for name in names if len(methods[name]) > 1), names[0])
+    here = [row for row in there if row.dataset == name]
     row = max(here, key=lambda row: row.mean[metric])
     alike = sum(round(one.mean[metric], 2) == round(row.mean[metric], 2) for one in here) - 1
     more = f", and {counted(alike, 'other')} as good" if alike else ""
     seeds = len(row.seeds)
     of = f"mean of {seeds} seeds" if seeds > 1 else "of one seed"
-    return Best(cell(row, metric), f"{metric}, {names[0]}: best is {row.line}{more}; {of}")
+    which = "best is" if len(methods[name]) > 1 else "only method is"
+    return Best(cell(row, metric), f"{metric}, {name}: {which} {row.line}{more}; {of}")
 
 
 def render(page: Page) -> str:

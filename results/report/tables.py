@@ -73,8 +73,9 @@ def difference_views(differences: Differences, protocol: str) -> Iterable[View]:
     """
     for title, found in differences.of(protocol):
         found = sorted(found, key=lambda entry: not entry[0].covered)  # stable
-        shots = {str(shots_name(row.method.shots)) for row, _, _ in found}
-        several, configs = len(shots) > 1, {row.line.config for row, _, _ in found}
+        shots = {row.method.shots for row, _, _ in found}
+        # zero-shot rows stand beside any number
+        several, configs = len(shots - {0}) > 1, {row.line.config for row, _, _ in found}
         lines = [
             [Cell(row.line.trainer, row.line.config if len(configs) > 1 else "")]
             + [Cell(row.dataset), Cell(metric)]
@@ -85,7 +86,7 @@ def difference_views(differences: Differences, protocol: str) -> Iterable[View]:
         header = ["method", "data set", "metric", *(["shots"] if several else [])]
         header += ["difference", "95% interval", "pairs", "verdict"]
         shared = [] if len(configs) > 1 else [f"config {found[0][0].line.config}"]
-        shared += [] if several else [shots_phrase(found[0][0].method.shots)]
+        shared += [] if several else [shots_phrase(max(shots))]
         title += f" ({', '.join(shared)})" if shared else ""
         last = len(header) - 1
         yield View(title, header, lines, 3, words=(last - 1, last))

@@ -279,6 +279,25 @@ def test_a_best_of_one_seed_is_told_and_zero_shot_has_no_shots():
     assert "ZeroshotCLIP tiny (zero-shot)" in best("ZeroshotCLIP", 60.0)
 
 
+def test_methods_are_counted_once_and_the_best_of_several_is_told(tmp_path, capsys):
+    zero_shot = {"config": "tiny", "backbone": "tiny"}
+    few_shot(tmp_path, "letters", "ZeroshotCLIP", 4, {1: 66.0}, **zero_shot)
+    for shots, accuracy in ((1, 67.0), (4, 71.0)):
+        few_shot(tmp_path, "digits", "TipAdapter", shots, {1: accuracy}, config="tiny")
+    few_shot(tmp_path, "letters", "MMLoP", 4, {1: 42.0}, config="tiny")
+    for name in ("ZeroshotCLIP/tiny/digits", "digits/ZeroshotCLIP/tiny_4shots/seed1"):
+        write_record(tmp_path / name, 66_000, "ZeroshotCLIP", "digits", shots=4)
+        with_classes(tmp_path / name, ("a", "b", "c"), 1)
+    page = tmp_path / "page.html"
+    assert parse_test_res.main(["--output", str(tmp_path), "--html", str(page)]) == 0
+    text = page.read_text("utf-8")
+    assert "<p>3 methods, 2 data sets</p>" in text
+    # of the average there is one method only
+    assert "accuracy, digits: best is TipAdapter tiny (4 shots); of one seed" in text
+    (line,) = (x for x in text.splitlines() if ">images</" in x and "<bdi>class</bdi>" in x)
+    assert line.count("ZeroshotCLIP") == 1
+
+
 def test_a_phone_is_not_scrolled_sideways(page):
     open_all(page)
     page.set_viewport_size({"width": 390, "height": 844})
