@@ -121,6 +121,8 @@ def read_log(path: Path, keyword: str, test_log: bool | None) -> float:
         raise BadLog(f"{path}: {keyword} is {values[-1]!r}, not a number") from None
     if not math.isfinite(value):
         raise BadLog(f"{path}: {keyword} is {value}")
+    if not 0 <= value <= 100:
+        raise BadLog(f"{path}: {keyword} is {values[-1]}%, not within 0 to 100%: run it again")
     return value
 
 

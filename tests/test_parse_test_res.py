@@ -136,6 +136,8 @@ BROKEN = {
     "no result": ("Finish training\nDeploy the last-epoch model\n", "no accuracy after"),
     "result before the end": (f"{result('50.0')}Finish training\n", "no accuracy after"),
     "not a number": (train_log("nan"), "accuracy is nan"),
+    "above 100": (train_log("142.45"), "accuracy is 142.45%, not within 0 to 100%"),
+    "below 0": (train_log("-0.01"), "accuracy is -0.01%, not within 0 to 100%"),
     "garbage": (train_log("9..1"), "'9..1', not a number"),
     "end within a line": (train_log("50.0", "I Finish training soon"), "unfinished"),
 }
