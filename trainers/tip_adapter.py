@@ -94,6 +94,10 @@ class CacheTrainer(FeatureTrainer):
                     f"{name}.{key} is {node[key]}: give two numbers, for beta and alpha, "
                     f"of at least {least}"
                 )
+        if not all(isinstance(number, int) for number in node.SEARCH_STEP):
+            raise ValueError(
+                f"{name}.SEARCH_STEP is {node.SEARCH_STEP}: give two whole numbers, as in (200, 20)"
+            )
 
     @classmethod
     def build_learner(cls, cfg: CfgNode, clip: CLIP, classnames: Sequence[str]) -> CacheLearner:

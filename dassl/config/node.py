@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ class CfgNode(YacsNode):
     * Text from the command line is kept as text for a string key, also when it reads as a
       number (``DATASET.ROOT 2024``); ``None`` is still accepted for every key.
     * An unknown key raises a ``KeyError`` that names the nearest known key, a value of the wrong
-      type a ``ValueError`` that names key, value and expected type. Nothing is merged then: all
-      values of one call are checked before the first is stored.
+      type a ``ValueError`` that names key, value and expected type; so does a number that is not
+      finite, and anything but numbers in a list of numbers. Nothing is merged then: all values of
+      one call are checked before the first is stored.
     """
 
     def register_renamed_key(
@@ -314,6 +316,14 @@ def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> A
         raise ValueError(
             f"config key {full_key}{where} is a group of keys ({', '.join(old)}) and takes no value"
         )
+    if isinstance(old, float) and type(value) in (int, float) and not _is_finite(value):
+        raise ValueError(f"config key {full_key}{where} is {value!r:.80}: give a finite number")
+    if _are_numbers(old) and isinstance(value, (list, tuple)) and value and not _are_numbers(value):
+        asked = _asked(full_key, list(old), from_text)
+        raise ValueError(
+            f"config key {full_key}{where} takes a list of finite numbers, not {value!r:.80}: "
+            f"write numbers without quotes, as in {asked}"
+        )
     if value is None or old is None or type(value) is type(old):
         return value
     if isinstance(old, str) and from_text and isinstance(raw, str):
@@ -323,13 +333,34 @@ def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> A
     if isinstance(old, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(old)(value)
     if isinstance(old, (list, tuple)):
-        one = raw if isinstance(raw, str) else value
-        asked = f'{full_key} "{[one]}"' if from_text else f"{full_key.rpartition('.')[2]}: {[one]}"
+        asked = [raw if isinstance(raw, str) else value]
+        if _are_numbers(old):
+            fits = _are_numbers([value]) and type(value) in (int, *map(type, old))
+            asked = [value] * len(old) if fits else list(old)
         raise ValueError(
             f"config key {full_key}{where} takes a list (so far {list(old)}), not {value!r} "
-            f"({type(value).__name__}): write {asked}"
+            f"({type(value).__name__}): write {_asked(full_key, asked, from_text)}"
         )
     raise ValueError(
         f"config key {full_key}{where} takes {type(old).__name__} values (so far "
         f"{old!r}), not {value!r} ({type(value).__name__})"
     )
+
+
+def _are_numbers(values: Any) -> bool:
+    """Return whether this is a list of finite numbers, of one at least."""
+    return (
+        isinstance(values, (list, tuple))
+        and bool(values)
+        and all(type(value) in (int, float) and _is_finite(value) for value in values)
+    )
+
+
+def _is_finite(value: float) -> bool:
+    """Return whether a number is neither NaN nor infinite, nor whole and too large for a float."""
+    return abs(value) <= sys.float_info.max
+
+
+def _asked(full_key: str, value: list, from_text: bool) -> str:
+    """Return the words or the line that set a list, as they are written."""
+    return f'{full_key} "{value}"' if from_text else f"{full_key.rpartition('.')[2]}: {value}"

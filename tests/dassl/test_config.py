@@ -197,11 +197,43 @@ def test_an_unknown_key_in_a_file_names_the_file_and_nothing_is_merged(tmp_path)
         (["OPTIM.LR", "True"], "OPTIM.LR takes float values"),
         (["OPTIM", "3"], "is a group of keys"),
         (["OPTIM.LR"], "KEY VALUE pairs"),
+        (["OPTIM.LR", "1e999"], "OPTIM.LR is inf: give a finite number"),
+        (["OPTIM.LR", "9" * 999], "OPTIM.LR is 9+: give a finite number"),
+        (["OPTIM.WEIGHT_DECAY", float("nan")], "OPTIM.WEIGHT_DECAY is nan: give a finite"),
+        (["INPUT.SIZE", "['32', 32]"], r"INPUT.SIZE takes a list .* numbers, not \['32', 32\]"),
+        (["INPUT.PIXEL_STD", "[None, 1, 1]"], "PIXEL_STD takes a list of finite numbers"),
+        (["INPUT.RRCROP_SCALE", "[0.5, 1e999]"], "RRCROP_SCALE takes a list of finite numbers"),
     ],
 )
 def test_a_wrong_value_says_what_is_expected(options, text):
     with pytest.raises(ValueError, match=text):
         get_cfg_default().merge_from_list(options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("INPUT.SIZE", "32"), ("INPUT.SIZE", "1.5"), ("INPUT.SIZE", "large")],
+        *[("INPUT.SIZE", "['32', '32']"), ("INPUT.PIXEL_MEAN", "1"), ("OPTIM.STEPSIZE", "5")],
+        *[("INPUT.RRCROP_SCALE", "0.5"), ("INPUT.TRANSFORMS", "random_flip")],
+    ],
+)
+def test_a_value_in_place_of_a_list_says_words_that_do(key, value, tmp_path):
+    cfg, file = get_cfg_default(), tmp_path / "a.yaml"
+    with pytest.raises(ValueError, match=r"takes a list") as error:
+        cfg.merge_from_list([key, value])
+    asked, words = str(error.value).rpartition(f"{key} ")[2].strip('"'), cfg.clone()
+    words.merge_from_list([key, asked])
+    section, _, name = key.partition(".")
+    file.write_text(f"{section}:\n  {name}: {value}\n")
+    with pytest.raises(ValueError, match=r"takes a list") as error:
+        cfg.merge_from_file(str(file))
+    line = f"{name}{str(error.value).rpartition(name)[2]}"
+    file.write_text(f"{section}:\n  {line}\n")
+    cfg.merge_from_file(str(file))
+    assert cfg == words
+    old = get_cfg_default()[section][name]
+    assert len(cfg[section][name]) == max(1, len(old))
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "just words"])

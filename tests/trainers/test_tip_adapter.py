@@ -136,6 +136,9 @@ NODE = "TRAINER.TIPADAPTER"
         ((f"{NODE}.AUGMENT_EPOCH", 0), r"AUGMENT_EPOCH is 0: use 1 or more"),
         ((f"{NODE}.SEARCH_STEP", (9, 0)), r"SEARCH_STEP is .* of at least 1"),
         ((f"{NODE}.SEARCH_SCALE", (7.0,)), r"SEARCH_SCALE is .* two numbers"),
+        ((f"{NODE}.SEARCH_STEP", (1.5, 2)), r"SEARCH_STEP is \(1.5, 2\): .* whole numbers"),
+        ((f"{NODE}.SEARCH_STEP", ["200", "20"]), r"SEARCH_STEP takes a list of finite numbers"),
+        ((f"{NODE}.SEARCH_SCALE", ["a", 2]), r"SEARCH_SCALE takes a list of finite numbers"),
         (("OPTIM.CUDA_GRAPH", True), r"^OPTIM\.CUDA_GRAPH .*TipAdapter takes none: set"),
     ],
 )
