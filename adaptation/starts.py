@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from clip.model import CLIP, VisionTransformer
 from clip.tokens import decode, tokenize
 from dassl.config import CfgNode
+from dassl.utils import check_range
 
 
 def warn_ignored(key: str, value: object, reason: str) -> None:
@@ -66,9 +68,7 @@ def check_least(node: CfgNode, name: str, least: int, *keys: str) -> None:
     Raises:
         ValueError: a value is smaller; the text names its key.
     """
-    for key in keys:
-        if (value := node.get(key, least)) < least:
-            raise ValueError(f"{name}.{key} is {value}: use {least} or more")
+    check_range(node, name, least, math.inf, *keys)
 
 
 def require_vit(clip: CLIP, method: str) -> Widths:

@@ -76,7 +76,11 @@ def load_clip(cfg: CfgNode, device: torch.device | str = "cpu") -> CLIP:
         )
     stated = {"PIXEL_MEAN": clip.image_mean, "PIXEL_STD": clip.image_std}
     wanted = {key: value.tolist() for key, value in stated.items() if value is not None}
-    if any(not np.allclose(cfg.INPUT[key], value, atol=1e-3) for key, value in wanted.items()):
+    found = {key: list(cfg.INPUT[key]) for key in wanted}
+    if any(
+        len(found[key]) not in (1, len(value)) or not np.allclose(found[key], value, atol=1e-3)
+        for key, value in wanted.items()
+    ):
         pairs = [f'INPUT.{key} "{[round(v, 6) for v in value]}"' for key, value in wanted.items()]
         raise ValueError(
             f"INPUT.PIXEL_MEAN is {list(cfg.INPUT.PIXEL_MEAN)} and INPUT.PIXEL_STD "

@@ -46,6 +46,7 @@ from clip.encoders import Encoders
 from clip.model import CLIP
 from dassl.config import CfgNode
 from dassl.data.data_manager import build_data_loader
+from dassl.data.transforms import image_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import check_availability
 
@@ -154,7 +155,7 @@ class LoRVP(PromptTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node, side = cfg.TRAINER.LORVP, min(cfg.INPUT.SIZE)
+        node, side = cfg.TRAINER.LORVP, min(image_size(cfg.INPUT))
         starts = node.INIT.split(",")
         if len(starts) != 2 or not set(starts) <= STARTS.keys():
             raise ValueError(

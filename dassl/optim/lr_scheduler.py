@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
-from dassl.utils import check_availability
+from dassl.utils import check_availability, check_range
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ["linear", "constant"]
@@ -127,16 +128,19 @@ def build_lr_scheduler(
         per_epoch: how often it is stepped in an epoch.
 
     Raises:
-        ValueError: for an unknown schedule or warm-up type, or step sizes that do not fit; or
-            the length is not in epochs, and ``updates`` is not given.
+        ValueError: for an unknown schedule or warm-up type, step sizes that do not fit, or
+            rates below 0; or the length is not in epochs, and ``updates`` is not given.
     """
     name = optim_cfg.LR_SCHEDULER
     check_availability(name, AVAI_SCHEDS, "OPTIM.LR_SCHEDULER")
     if updates is None:
         _check_epochs(optim_cfg)
         updates = optim_cfg.MAX_EPOCH
+    check_range(optim_cfg, "OPTIM", 0, math.inf, "GAMMA", "MIN_LR")
     stepsize = optim_cfg.STEPSIZE
     if name == "single_step":
+        if stepsize in ((), []):
+            raise ValueError("OPTIM.STEPSIZE is empty: list one number of epochs for single_step")
         size = stepsize[-1] if isinstance(stepsize, (list, tuple)) else stepsize
         size = updates if size <= 0 else size * per_epoch
         scheduler: LRScheduler = StepLR(optimizer, step_size=size, gamma=optim_cfg.GAMMA)
@@ -157,6 +161,7 @@ def build_lr_scheduler(
     if warmup <= 0:
         return scheduler
     check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS, "OPTIM.WARMUP_TYPE")
+    check_range(optim_cfg, "OPTIM", 0, math.inf, "WARMUP_CONS_LR", "WARMUP_MIN_LR")
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = warmup
     if optim_cfg.WARMUP_TYPE == "constant":

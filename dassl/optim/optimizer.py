@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from dassl.utils import check_availability
+from dassl.utils import check_availability, check_range
 
 AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
+#: settings of 0 or more that single optimisers read; the others read Adam's
+_OF_SGD = ("MOMENTUM",)
+_OF_RMSPROP = ("MOMENTUM", "RMSPROP_ALPHA")
+_OF_ADAM = ("ADAM_BETA1", "ADAM_BETA2", "ADAM_EPS")
 
 
 def build_optimizer(
@@ -29,11 +34,13 @@ def build_optimizer(
         PyTorch's RAdam, where upstream brings its own variant).
 
     Raises:
-        ValueError: for an unknown ``OPTIM.NAME`` or a name in ``NEW_LAYERS`` that is no child.
+        ValueError: for an unknown ``OPTIM.NAME``, a name in ``NEW_LAYERS`` that is no child, or a
+            number that is out of the range of what it sets.
         TypeError: if ``STAGED_LR`` is used without a module.
     """
     name = optim_cfg.NAME
     check_availability(name, AVAI_OPTIMS, "OPTIM.NAME")
+    _check_numbers(optim_cfg)
     lr, weight_decay = optim_cfg.LR, optim_cfg.WEIGHT_DECAY
     if param_groups is None:
         if optim_cfg.STAGED_LR:
@@ -72,6 +79,21 @@ def build_optimizer(
     return torch.optim.RAdam(param_groups, **shared)
 
 
+def _check_numbers(optim_cfg: Any) -> None:
+    own = {"sgd": _OF_SGD, "rmsprop": _OF_RMSPROP}.get(optim_cfg.NAME, _OF_ADAM)
+    check_range(optim_cfg, "OPTIM", 0, math.inf, "LR", "WEIGHT_DECAY", *own)
+    for key in own:
+        if key.startswith("ADAM_BETA") and (beta := getattr(optim_cfg, key)) >= 1:
+            raise ValueError(f"OPTIM.{key} is {beta}: use 0 or more, and less than 1")
+    if optim_cfg.NAME == "sgd" and optim_cfg.SGD_NESTEROV:
+        momentum, dampening = optim_cfg.MOMENTUM, optim_cfg.SGD_DAMPNING
+        if momentum <= 0 or dampening != 0:
+            raise ValueError(
+                f"OPTIM.SGD_NESTEROV needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0, which "
+                f"are {momentum} and {dampening}: change them, or set OPTIM.SGD_NESTEROV False"
+            )
+
+
 def _staged_groups(model: Any, optim_cfg: Any) -> list[dict[str, Any]]:
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -79,6 +101,7 @@ def _staged_groups(model: Any, optim_cfg: Any) -> list[dict[str, Any]]:
         )
     if isinstance(model, nn.DataParallel):
         model = model.module
+    check_range(optim_cfg, "OPTIM", 0, math.inf, "BASE_LR_MULT")
     names = optim_cfg.NEW_LAYERS
     names = [names] if isinstance(names, str) else list(names)
     children = dict(model.named_children())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import os.path as osp
 import random
@@ -59,6 +60,25 @@ def mkdir_if_missing(dirname: str) -> None:
     """Create a folder and its parents unless it exists."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
+
+
+def check_range(node: Any, name: str, least: float, most: float, *keys: str) -> None:
+    """Raise unless settings are numbers of a range.
+
+    Args:
+        node: node of the configuration.
+        name: of the node, like "OPTIM".
+        least, most: ends of the range, which are allowed; ``most`` may be infinite.
+        keys: of the settings; those that the node lacks are passed over.
+
+    Raises:
+        ValueError: a value is outside, no number or NaN; names its key and the range.
+    """
+    for key in keys:
+        value = getattr(node, key, least)
+        if value is None or not least <= value <= most:
+            allowed = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            raise ValueError(f"{name}.{key} is {value}: use {allowed}")
 
 
 def check_isfile(fpath: str) -> bool:

@@ -36,6 +36,9 @@ def clip():
             "words",
         ),
         ("CoOp", ["INPUT.SIZE", (224, 224)], "takes 32 x 32"),
+        ("CoOp", ["OPTIM.LR", -1], r"OPTIM\.LR is -1\.0"),
+        ("CoOp", ["OPTIM.CLIP_GRAD_NORM", -1], r"OPTIM\.CLIP_GRAD_NORM is -1\.0: use 0"),
+        ("LoRVP", ["INPUT.SIZE", []], "INPUT.SIZE is .*: give height and width"),
         (
             "CoOp",
             ["OPTIM.CUDA_GRAPH", True, "TRAINER.COOP.PREC", "amp"],

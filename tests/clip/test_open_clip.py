@@ -522,6 +522,8 @@ def test_settings_that_do_not_fit(tmp_path, make_cfg):
         assert str(caught.value).endswith(wanted)
         settings += more
     assert load_clip(make_cfg("CoOp", *settings)).visual.input_resolution == 40
+    with pytest.raises(ValueError, match="was trained with others"):
+        load_clip(make_cfg("CoOp", *settings, "INPUT.PIXEL_STD", [0.25, 0.25]))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -171,3 +171,32 @@ def test_an_unknown_name_names_key_and_nearest(key, value, nearest):
     node[key] = value
     with pytest.raises(ValueError, match=f"^OPTIM.{key}: .*did you mean '{nearest or 'constant'}'"):
         build(node)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"LR": -1.0}, r"OPTIM\.LR is -1\.0: use 0 or more"),
+        ({"LR": None}, r"OPTIM\.LR is None: use 0"),
+        ({"LR": float("nan")}, r"OPTIM\.LR is nan: use 0"),
+        ({"WEIGHT_DECAY": -1.0}, r"OPTIM\.WEIGHT_DECAY is -1\.0: use 0"),
+        ({"NAME": "sgd", "MOMENTUM": -1.0}, r"OPTIM\.MOMENTUM is -1\.0: use 0"),
+        ({"NAME": "rmsprop", "RMSPROP_ALPHA": -1.0}, r"OPTIM\.RMSPROP_ALPHA is -1\.0: use 0"),
+        ({"ADAM_BETA2": 1.0}, r"OPTIM\.ADAM_BETA2 is 1\.0: .* less than 1"),
+        ({"NAME": "adamw", "ADAM_BETA1": -0.1}, r"OPTIM\.ADAM_BETA1 is -0\.1: use 0"),
+        ({"ADAM_EPS": -1.0}, r"OPTIM\.ADAM_EPS is -1\.0: use 0"),
+        ({"NAME": "sgd", "SGD_NESTEROV": True, "MOMENTUM": 0.0}, r"OPTIM\.SGD_NESTEROV needs"),
+        ({"GAMMA": -1.0}, r"OPTIM\.GAMMA is -1\.0: use 0"),
+        ({"LR_SCHEDULER": "cosine", "MIN_LR": -1.0}, r"OPTIM\.MIN_LR is -1\.0: use 0"),
+        ({"WARMUP_EPOCH": 1, "WARMUP_CONS_LR": -1.0}, r"OPTIM\.WARMUP_CONS_LR is -1\.0: use 0"),
+        ({"STEPSIZE": ()}, r"OPTIM\.STEPSIZE is empty"),
+    ],
+)
+def test_a_number_out_of_range_names_its_key(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        build(optim_cfg(**settings))
+
+
+def test_settings_of_another_optimiser_are_not_read():
+    build(optim_cfg(NAME="adam", MOMENTUM=-1.0))
+    build(optim_cfg(NAME="sgd", ADAM_BETA1=2.0))

@@ -14,6 +14,7 @@ from dassl.data.transforms import (
     GaussianNoise,
     InstanceNormalization,
     Random2DTranslation,
+    build_plain_transform,
     build_transform,
 )
 from dassl.data.transforms.transforms import INTERPOLATION_MODES
@@ -102,6 +103,48 @@ def test_unknown_names_say_where_and_suggest_the_nearest():
     with pytest.raises(ValueError, match=r"^INPUT\.INTERPOLATION: .*did you mean 'bicubic'"):
         build_transform(cfg)
     assert set(INTERPOLATION_MODES) == {"bilinear", "bicubic", "nearest"}
+
+
+@pytest.mark.parametrize(
+    ("transform", "key", "value", "message"),
+    [
+        (None, "SIZE", (32,), r"is \(32,\): give height and width"),
+        (None, "SIZE", (), r"is \(\): give height and width"),
+        (None, "SIZE", (32, 1.5), "height and width"),
+        (None, "SIZE", (0, 32), "height and width"),
+        ("random_resized_crop", "RRCROP_SCALE", (0.5,), r"is \(0\.5,\): give the least"),
+        ("random_resized_crop", "RRCROP_SCALE", (2, 1), r"is \(2, 1\): .*from 0 to 1"),
+        ("random_resized_crop", "RRCROP_SCALE", (-0.5, 1), "from 0 to 1"),
+        ("random_resized_crop", "RRCROP_SCALE", (0.5, 2), "from 0 to 1"),
+        ("normalize", "PIXEL_STD", [0, 0, 0], r"is \[0, 0, 0\].* above 0"),
+        ("normalize", "PIXEL_STD", [1, 1e-60, 1], "above 0"),
+        ("normalize", "PIXEL_STD", [1, -1, 1], "above 0"),
+        ("normalize", "PIXEL_STD", [0.5, 0.5], "three numbers"),
+        ("normalize", "PIXEL_MEAN", [0.5, 0.5], "three numbers: give one for each"),
+        ("random_crop", "CROP_PADDING", -1, "is -1: use 0 or more"),
+        ("cutout", "CUTOUT_LEN", -1, "is -1: use 0 or more"),
+        ("randaugment2", "RANDAUGMENT_N", -1, "is -1: use 0 or more"),
+        ("gaussian_noise", "GN_STD", -1.0, r"is -1\.0: use 0 or more"),
+        ("colorjitter", "COLORJITTER_B", -1.0, r"is -1\.0: use 0 or more"),
+        ("colorjitter", "COLORJITTER_H", 0.6, r"is 0\.6: use 0 to 0\.5"),
+        ("randomgrayscale", "RGS_P", 1.5, r"is 1\.5: use 0 to 1"),
+        ("gaussian_blur", "GB_P", -0.5, r"is -0\.5: use 0 to 1"),
+        ("gaussian_blur", "GB_K", 20, "is 20: use an odd number"),
+        ("gaussian_blur", "GB_K", -1, "is -1: use 1 or more"),
+    ],
+)
+def test_a_setting_that_cannot_be_names_its_key(transform, key, value, message):
+    cfg = small_cfg(*filter(None, [transform]))
+    cfg.INPUT[key] = value
+    with pytest.raises(ValueError, match=rf"^INPUT\.{key} .*{message}"):
+        build_transform(cfg)
+    if transform is None:
+        with pytest.raises(ValueError, match=message):
+            build_transform(cfg, is_train=False)
+        with pytest.raises(ValueError, match=message):
+            build_plain_transform(cfg)
+    else:  # who does not list the transform needs no setting of it
+        build_transform(cfg, choices=())
 
 
 def test_random_crop_pads():

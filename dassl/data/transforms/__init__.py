@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from .augmentations import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
 from .pixels import PixelCompose, split_fixed
-from .transforms import AVAI_CHOICES, INTERPOLATION_MODES, build_plain_transform, build_transform
+from .transforms import (
+    AVAI_CHOICES,
+    INTERPOLATION_MODES,
+    build_plain_transform,
+    build_transform,
+    image_size,
+)
 
 __all__ = [
     "AVAI_CHOICES",
@@ -16,5 +22,6 @@ __all__ = [
     "Random2DTranslation",
     "build_plain_transform",
     "build_transform",
+    "image_size",
     "split_fixed",
 ]

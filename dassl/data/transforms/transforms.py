@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from dassl.config import optional
-from dassl.utils import check_availability, print_detail
+from dassl.utils import check_availability, check_range, print_detail
 
 from .augmentations import (
     Cutout,
@@ -31,6 +32,7 @@ __all__ = [
     "Random2DTranslation",
     "build_plain_transform",
     "build_transform",
+    "image_size",
 ]
 
 AVAI_CHOICES = [
@@ -72,6 +74,21 @@ ON_PIXELS = {
     "gaussian_noise",
 }
 
+# transform -> least and largest value, and the settings under INPUT that have to be of that range
+RANGES: dict[str, list[tuple[float, float, tuple[str, ...]]]] = {
+    "random_crop": [(0, math.inf, ("CROP_PADDING",))],
+    "cutout": [(0, math.inf, ("CUTOUT_N", "CUTOUT_LEN"))],
+    "randaugment_fixmatch": [(0, math.inf, ("RANDAUGMENT_N",))],
+    "randaugment2": [(0, math.inf, ("RANDAUGMENT_N",))],
+    "gaussian_noise": [(0, math.inf, ("GN_STD",))],
+    "colorjitter": [
+        (0, math.inf, ("COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S")),
+        (0, 0.5, ("COLORJITTER_H",)),
+    ],
+    "randomgrayscale": [(0, 1, ("RGS_P",))],
+    "gaussian_blur": [(0, 1, ("GB_P",)), (1, math.inf, ("GB_K",))],
+}
+
 Step = tuple[str, Callable]
 
 
@@ -103,7 +120,8 @@ def build_transform(
         ``INPUT.NO_TRANSFORM``. The tensor is on ``DATALOADER.TRANSFORM_DEVICE`` in training.
 
     Raises:
-        ValueError: for an unknown name or interpolation, or a device that cannot be used.
+        ValueError: for an unknown name or interpolation, a device that cannot be used, or a setting
+            of a listed transform that is out of range.
     """
     if cfg.INPUT.NO_TRANSFORM:
         if verbose:
@@ -157,9 +175,26 @@ def _can_use_pixels(cfg: Any, choices: Sequence[str]) -> bool:
     return not others
 
 
+def image_size(cfg: Any) -> tuple[int, int]:
+    """Return height and width of the images that transforms make, in pixels.
+
+    Args:
+        cfg: node ``INPUT`` of the configuration.
+
+    Raises:
+        ValueError: ``SIZE`` is something else than two whole numbers from 1 on.
+    """
+    size = tuple(cfg.SIZE)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(
+            f'INPUT.SIZE is {size}: give height and width in pixels, as in INPUT.SIZE "(224, 224)"'
+        )
+    return size
+
+
 def build_plain_transform(cfg: Any) -> Callable:
     """Build the transform behind ``img0``: resize to SIZE, to tensor, normalise if listed."""
-    steps = [T.Resize(tuple(cfg.INPUT.SIZE), interpolation=_interpolation(cfg.INPUT)), T.ToTensor()]
+    steps = [T.Resize(image_size(cfg.INPUT), interpolation=_interpolation(cfg.INPUT)), T.ToTensor()]
     if "normalize" in cfg.INPUT.TRANSFORMS:
         steps.append(_normalize(cfg.INPUT)[1])
     return T.Compose(steps)
@@ -167,7 +202,10 @@ def build_plain_transform(cfg: Any) -> Callable:
 
 def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) -> list[Step]:
     """Return the training steps; with ``pixels`` they take uint8 tensors and draw the same."""
-    size, mode = tuple(cfg.SIZE), _interpolation(cfg)
+    size, mode = image_size(cfg), _interpolation(cfg)
+    for choice in choices:
+        for least, most, keys in RANGES.get(choice, ()):
+            check_range(cfg, "INPUT", least, most, *keys)
     side = f"{size[0]}x{size[1]}"
     kind = v2 if pixels else T
     steps: list[Step] = []
@@ -181,6 +219,11 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
 
     def resized_crop() -> Step:
         scale = tuple(cfg.RRCROP_SCALE)
+        if len(scale) != 2 or not 0 <= scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"INPUT.RRCROP_SCALE is {scale}: give the least and the largest share of an "
+                'image, from 0 to 1, as in INPUT.RRCROP_SCALE "(0.08, 1.0)"'
+            )
         crop = kind.RandomResizedCrop(size, scale=scale, interpolation=mode)
         return f"random resized crop (size={side}, scale={scale})", crop
 
@@ -196,6 +239,12 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
                 f"INPUT.RANDAUGMENT_N is {n} and RANDAUGMENT_M {m}: use 0 or more, and 0 to 30"
             )
         return f"randaugment (n={n}, m={m})", RandAugment(n, m)
+
+    def blur() -> Step:
+        if cfg.GB_K % 2 == 0:
+            raise ValueError(f"INPUT.GB_K is {cfg.GB_K}: use an odd number, as in INPUT.GB_K 21")
+        text = f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})"
+        return text, T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
 
     def random_magnitudes(name: str, **how: Any) -> Step:
         n = cfg.RANDAUGMENT_N
@@ -229,13 +278,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
         "randomgrayscale",
         lambda: (f"random gray scale (p={cfg.RGS_P})", T.RandomGrayscale(p=cfg.RGS_P)),
     )
-    add(
-        "gaussian_blur",
-        lambda: (
-            f"gaussian blur (kernel={cfg.GB_K}, p={cfg.GB_P})",
-            T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P),
-        ),
-    )
+    add("gaussian_blur", blur)
     fused = pixels is not None and "normalize" in choices
     if not fused:
         to_tensor = UnitRange() if pixels else T.ToTensor()
@@ -264,7 +307,7 @@ def _train_steps(cfg: Any, choices: Sequence[str], pixels: torch.device | None) 
 
 
 def _test_steps(cfg: Any, choices: Sequence[str]) -> list[Step]:
-    size = tuple(cfg.SIZE)
+    size = image_size(cfg)
     shorter = max(size)
     steps: list[Step] = [
         (
@@ -286,7 +329,16 @@ def _normalize(cfg: Any) -> Step:
     for key, values in (("PIXEL_MEAN", mean), ("PIXEL_STD", std)):
         numbers = all(type(value) in (int, float) for value in values)
         if not numbers or len(values) not in (1, 3):
-            raise ValueError(f"INPUT.{key} {values!r:.80} is not a list of three numbers")
+            raise ValueError(
+                f"INPUT.{key} {values!r:.80} is not a list of three numbers: give one for each of "
+                f'red, green and blue, as in INPUT.{key} "[0.5, 0.5, 0.5]"'
+            )
+    # in the precision that divides
+    if not (torch.tensor(std, dtype=torch.float32) > 0).all():
+        raise ValueError(
+            f"INPUT.PIXEL_STD is {std}, and pixels are divided by it: give numbers above 0, as in "
+            'INPUT.PIXEL_STD "[0.5, 0.5, 0.5]"'
+        )
     return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
 
 
