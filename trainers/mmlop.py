@@ -206,7 +206,7 @@ class MMLoP(PromptTrainer):
             raise ValueError(f"TRAINER.MMLOP.INIT_STD is {node.INIT_STD}: use a positive number")
         for key, choices in (("TEXT_PROMPT", TEXT_PROMPTS), ("LOGIT_LOSS", LOGIT_LOSSES)):
             check_availability(node[key], choices, f"{name}.{key}")
-        if node.TEXT_PROMPT != "replace" and not node.CTX_INIT.split():
+        if node.TEXT_PROMPT != "replace" and not node.CTX_INIT.replace("_", " ").split():
             raise ValueError(
                 f"TRAINER.MMLOP.TEXT_PROMPT is {node.TEXT_PROMPT!r} and CTX_INIT has no words: "
                 "write some, or use 'replace'"

@@ -194,6 +194,8 @@ def test_gradient_clipping_bounds_the_step(make_cfg):
         (["TEXT_PROMPT", "behind"], "TEXT_PROMPT: 'behind' is not in .*replace, before, added"),
         (["LOGIT_LOSS", "both"], "LOGIT_LOSS: 'both' is not in .*symmetric, one-way"),
         (["TEXT_PROMPT", "before", "CTX_INIT", ""], "CTX_INIT has no words"),
+        (["TEXT_PROMPT", "before", "CTX_INIT", "_"], "CTX_INIT has no words"),
+        (["TEXT_PROMPT", "added", "CTX_INIT", " __ "], "CTX_INIT has no words"),
         (["INIT_STD", 0.0], "INIT_STD is 0.0"),
         (["RANK", 0], "RANK is 0"),
         (["TEXT_LOSS_WEIGHT", -25.0], "TEXT_LOSS_WEIGHT is -25.0"),
