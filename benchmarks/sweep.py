@@ -27,12 +27,15 @@ from tqdm import tqdm
 
 from results.rows import harmonic
 from support.command_line import add_traceback, positive
-from support.files import write_text
+from support.files import as_text, read_bytes, write_text
 
 if TYPE_CHECKING:
     from dassl.config import CfgNode
 
 ROOT = Path(__file__).resolve().parent.parent
+_MEND = (
+    "delete the line, or restore the file as it was kept last: runs that it lacks are made again"
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,11 @@ def sweep_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def missing(runs: Iterable[Run], out: Path) -> list[Run]:
-    """Return the runs that a file of results does not hold, or holds with another config."""
+    """Return the runs that a file of results does not hold whole, or holds with another config.
+
+    Raises:
+        ValueError: a line of the file is no result; names file and line.
+    """
     have = set(map(_key, _read(out)))
     return [run for run in runs if _key(json.loads(_setting(run))) not in have]
 
@@ -196,12 +203,13 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
 
     Raises:
         RuntimeError: runs failed; all others were done. Names them.
+        ValueError: a line of the file is no result; nothing is run. Names file and line.
     """
     todo, failed = missing(runs, out), []
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    if out.exists() and not out.read_text().endswith("\n"):
-        write_text("".join(f"{json.dumps(result)}\n" for result in _read(out)), out)
+    if out.exists() and not out.read_bytes().endswith(b"\n"):
+        write_text(_whole_lines(out), out)
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
         futures = {pool.submit(do_run, run, str(root)): run for run in todo}
         for future in tqdm(as_completed(futures), total=len(futures), disable=None):
@@ -216,15 +224,49 @@ def sweep(runs: Iterable[Run], out: Path, root: Path, jobs: int) -> list[dict[st
 
 
 def results_of(runs: Iterable[Run], out: Path) -> list[dict[str, object]]:
-    """Return the results that a file holds of runs."""
+    """Return the results that a file holds of runs; errors as for :func:`missing`."""
     keys = {_key(json.loads(_setting(run))) for run in runs}
     return [result for result in _read(out) if _key(result) in keys]
 
 
+def _whole_lines(out: Path) -> str:
+    """Return the text of a file of results; a killed sweep may leave half a line, which is cut."""
+    try:
+        text = as_text(read_bytes(out)) if out.exists() else ""
+    except ValueError as error:
+        raise ValueError(f"{out}: {error}; {_MEND}") from error
+    return text[: text.rfind("\n") + 1]
+
+
 def _read(out: Path) -> list[dict[str, object]]:
-    lines = out.read_text().splitlines(keepends=True) if out.exists() else []
-    # a killed sweep may leave half a line
-    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+    """Return the results that a file holds whole, those with all their accuracies.
+
+    Raises:
+        ValueError: a line is no result; names file and line.
+    """
+    results = []
+    for number, line in enumerate(_whole_lines(out).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            result = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{out}, line {number}: {line!r:.60} is no JSON; {_MEND}") from error
+        if not isinstance(result, dict):
+            raise ValueError(f"{out}, line {number}: {line!r:.60} is no result of a run; {_MEND}")
+        if _has_accuracies(result):
+            results.append(result)
+    return results
+
+
+def _has_accuracies(result: dict[str, object]) -> bool:
+    """Return whether a result has an accuracy in percent for everything that its run measures."""
+    keys = ("base", "new", "hm") if result.get("protocol") == "base2new" else ("all",)
+    targets, on = result.get("targets") or (), result.get("on") or {}
+    if not isinstance(targets, list | tuple) or not isinstance(on, dict):
+        return False
+    found = [*map(result.get, keys), *map(on.get, targets)]
+    return all(type(value) in (int, float) and 0 <= value <= 100 for value in found)
 
 
 def _key(result: dict[str, object]) -> str:

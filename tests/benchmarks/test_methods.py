@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,67 @@ def swept(tmp_path_factory) -> tuple[list[Run], list[dict]]:
     assert sweep(runs, out, folder / "data", jobs=1)[:-1] == first[:-1]
     assert len(out.read_text().splitlines()) == len(runs)
     return runs, first
+
+
+def written(tmp_path, *lines: str | bytes) -> Path:
+    """A file of results with a line each."""
+    out = tmp_path / "results.jsonl"
+    out.write_bytes(b"".join(o if isinstance(o, bytes) else f"{o}\n".encode() for o in lines))
+    return out
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"label": "CoOp", "met',
+        "null",
+        "[1]",
+        "7",
+        "<<<<<<< HEAD",
+        "[" * 100_000,
+        b"\x80\xff\x00\n",
+    ],
+    ids=["torn", "null", "list", "number", "conflict", "deep", "binary"],
+)
+def test_a_line_that_is_no_result_is_named(swept, tmp_path, broken):
+    runs, (first, *others) = swept
+    out = written(tmp_path, json.dumps(first), "", broken, *map(json.dumps, others))
+    kept = out.read_bytes()
+    for read in (missing, results_of, lambda runs, out: sweep(runs, out, tmp_path, jobs=1)):
+        with pytest.raises(ValueError, match=r"line 3.*delete the line") as error:
+            read(runs, out)
+        assert str(out) in str(error.value) and "\n" not in str(error.value)
+    assert out.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("run", "change"),
+    [
+        *[(0, {"base": float("nan")}), (0, {"new": 10**400}), (0, {"new": None}), (0, {"hm": ...})],
+        *[(1, {"all": float("inf")}), (1, {"all": ...}), (1, {"all": "90"}), (2, {"all": None})],
+        *[(3, {"on": ...}), (3, {"on": {"shapes": float("nan")}}), (3, {"on": [1]})],
+    ],
+)
+def test_a_run_without_its_accuracies_is_not_there(swept, tmp_path, run, change):
+    runs, results = swept
+    changed = {**results[run], **change}
+    changed = {key: value for key, value in changed.items() if value is not ...}
+    lines = [*results[:run], changed, *results[run + 1 :]]
+    out = written(tmp_path, *map(json.dumps, lines))
+    assert missing(runs, out) == [runs[run]]
+    assert results_of(runs, out) == [*results[:run], *results[run + 1 :]]
+
+
+def test_what_is_left_is_said_of_the_parts_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(methods, "OUT", tmp_path / "none.jsonl")
+    for words, parts in (
+        (["--only", "zeroshot", "ablation"], ["zeroshot", "ablation"]),
+        ([], list(methods.PARTS)),
+    ):
+        assert methods.main(["--left", *words]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in said] == parts
+        assert all(": 0 of " in line for line in said)
 
 
 @pytest.fixture()
