@@ -316,13 +316,14 @@ def _coerce(raw: Any, old: Any, full_key: str, where: str, from_text: bool) -> A
         raise ValueError(
             f"config key {full_key}{where} is a group of keys ({', '.join(old)}) and takes no value"
         )
-    if isinstance(old, float) and type(value) in (int, float) and not _is_finite(value):
+    number = type(value) in (int, float)
+    if isinstance(old, float) and _is_finite(old) and number and not _is_finite(value):
         raise ValueError(f"config key {full_key}{where} is {value!r:.80}: give a finite number")
     if _are_numbers(old) and isinstance(value, (list, tuple)) and value and not _are_numbers(value):
-        asked = _asked(full_key, list(old), from_text)
+        example = _asked(full_key, list(old), from_text)
         raise ValueError(
             f"config key {full_key}{where} takes a list of finite numbers, not {value!r:.80}: "
-            f"write numbers without quotes, as in {asked}"
+            f"write numbers without quotes, as in {example}"
         )
     if value is None or old is None or type(value) is type(old):
         return value
