@@ -33,6 +33,7 @@ from benchmarks.sweep import ROOT, Run, missing, results_of, sweep, sweep_parser
 from protocols import VARIANTS_OF, source_of
 from results.plots import save_plots
 from results.published.figures import read_published
+from results.record import RunResult
 from results.rows import Row, make_rows
 from results.runs import TITLES, Method, Runs, Scores
 from scripts.ablation import read_tables
@@ -131,7 +132,7 @@ def rows_of(results: Sequence[dict]) -> list[Row]:
     def add(protocol: str, data: str, method: Method, result: dict, values: dict) -> None:
         runs = scores[protocol][data][method]
         for metric, value in values.items():
-            runs.by_seed.setdefault(metric, {})[result["seed"]] = value
+            runs.add(metric, result["seed"], RunResult(OUT, value, {}), print)
         runs.facts = {
             "MODEL.BACKBONE.NAME": {result["config"]},
             "parameters": {str(result["parameters"])},
