@@ -43,11 +43,6 @@ def check_shared_keys(cfg: CfgNode) -> None:
     Raises:
         ValueError: a value is out of range, or two keys exclude each other.
     """
-    if not cfg.OPTIM.CLIP_GRAD_NORM >= 0:
-        raise ValueError(
-            f"OPTIM.CLIP_GRAD_NORM is {cfg.OPTIM.CLIP_GRAD_NORM}: use 0 (gradients stay as they "
-            "are) or the largest norm that they may have"
-        )
     if cfg.MODEL.MEMORY_GB < 0:
         raise ValueError(
             f"MODEL.MEMORY_GB is {cfg.MODEL.MEMORY_GB}: use 0 (no bound) or what a step may "

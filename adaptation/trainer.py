@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,7 +22,13 @@ from dassl.engine import TrainerX
 from dassl.engine.going_on import Start
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_optimizer
-from dassl.utils import count_num_param, load_checkpoint, load_pretrained_weights, ranks
+from dassl.utils import (
+    check_range,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    ranks,
+)
 
 from .checkpoints import (
     CHECKPOINT_VERSION,
@@ -345,6 +352,7 @@ class PromptTrainer(TrainerX):
             parameters: the learner, or some of its parameters.
             stage: index of the stage, of those that the run has (``stages``).
         """
+        check_range(self.cfg.OPTIM, "OPTIM", 0, math.inf, "CLIP_GRAD_NORM")
         groups = self.param_groups(parameters) if parameters is self.model.learner else None
         self.optim = build_optimizer(parameters, self.cfg.OPTIM, groups)
         self.sched = self.build_schedule(self.optim, stage)

@@ -136,7 +136,7 @@ def build_lr_scheduler(
     if updates is None:
         _check_epochs(optim_cfg)
         updates = optim_cfg.MAX_EPOCH
-    check_range(optim_cfg, "OPTIM", 0, math.inf, "GAMMA", "MIN_LR")
+    check_range(optim_cfg, "OPTIM", 0, math.inf, "MIN_LR" if name == "cosine" else "GAMMA")
     stepsize = optim_cfg.STEPSIZE
     if name == "single_step":
         if stepsize in ((), []):
@@ -161,10 +161,12 @@ def build_lr_scheduler(
     if warmup <= 0:
         return scheduler
     check_availability(optim_cfg.WARMUP_TYPE, AVAI_WARMUPS, "OPTIM.WARMUP_TYPE")
-    check_range(optim_cfg, "OPTIM", 0, math.inf, "WARMUP_CONS_LR", "WARMUP_MIN_LR")
+    constant = optim_cfg.WARMUP_TYPE == "constant"
+    start = "WARMUP_CONS_LR" if constant else "WARMUP_MIN_LR"
+    check_range(optim_cfg, "OPTIM", 0, math.inf, start)
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = warmup
-    if optim_cfg.WARMUP_TYPE == "constant":
+    if constant:
         return ConstantWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_CONS_LR)
     return LinearWarmupScheduler(optimizer, scheduler, warmup, optim_cfg.WARMUP_MIN_LR)
 

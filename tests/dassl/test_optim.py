@@ -188,7 +188,10 @@ def test_an_unknown_name_names_key_and_nearest(key, value, nearest):
         ({"NAME": "sgd", "SGD_NESTEROV": True, "MOMENTUM": 0.0}, r"OPTIM\.SGD_NESTEROV needs"),
         ({"GAMMA": -1.0}, r"OPTIM\.GAMMA is -1\.0: use 0"),
         ({"LR_SCHEDULER": "cosine", "MIN_LR": -1.0}, r"OPTIM\.MIN_LR is -1\.0: use 0"),
-        ({"WARMUP_EPOCH": 1, "WARMUP_CONS_LR": -1.0}, r"OPTIM\.WARMUP_CONS_LR is -1\.0: use 0"),
+        (
+            {"WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant", "WARMUP_CONS_LR": -1.0},
+            r"OPTIM\.WARMUP_CONS_LR is -1\.0: use 0",
+        ),
         ({"STEPSIZE": ()}, r"OPTIM\.STEPSIZE is empty"),
     ],
 )
