@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clip.changes import LayerChanges, Prompt
 from clip.model import CLIP
 from dassl.config import CfgNode
-from dassl.utils import check_availability
+from dassl.utils import check_availability, check_range
 
 from .learner import Prediction, PromptLearner, Steps
 from .losses import cosine_distance
@@ -165,9 +165,7 @@ class RepresentationTrainer(PromptTrainer):
         super().check_cfg(cfg)
         node, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
         check_availability(node.FEATURES, CHOICES, f"{name}.FEATURES")
-        for key in ("ALPHA", "BETA"):
-            if not 0 <= node.get(key, 1.0) <= 1:
-                raise ValueError(f"{name}.{key} is {node[key]}: use 0 to 1")
+        check_range(node, name, 0, 1, "ALPHA", "BETA")
         check_least(node, name, 1, "REP_DIM", "N_REP_TOKENS", "PROJ_LORA_DIM", "RES_LORA_DIM")
         layers: Any = node.REP_LAYERS
         whole = bool(layers) and all(type(layer) is int for layer in layers)

@@ -94,7 +94,9 @@ def drift_table(results: Sequence[dict[str, object]]) -> str:
             mine = [r for r in results if (r["data"], r["trained"]) == (data, step)]
             line = {"data set": data, "trained": f"{step} the correction"}
             for classes in ("base", "new"):
-                drift, shared = (fmean(r[f"{classes} {k}"] for r in mine) for k in _MEASURED)
+                drift, shared = (
+                    fmean(r[f"{classes} {key}"] for r in mine) for key in ("drift", "shared")
+                )
                 accuracy = fmean(r[f"{classes} without"] for r in mine)
                 change = [r[f"{classes} with"] - r[f"{classes} without"] for r in mine]
                 line[f"{classes}: drift"] = f"{drift:.2f}"
@@ -103,9 +105,6 @@ def drift_table(results: Sequence[dict[str, object]]) -> str:
                 line[f"{classes}: with, change"] = shown(paired(change, "seed"))
             lines.append(line)
     return lay_out(lines)
-
-
-_MEASURED = ("drift", "shared")
 
 
 def act(args: argparse.Namespace) -> None:

@@ -131,8 +131,7 @@ class TrainerBase:
             FloatingPointError: a trained parameter is infinite or NaN, as the last step may leave
                 it; nothing is saved.
         """
-        finite = [parameter.isfinite().all() for parameter in self.trained_parameters()]
-        if finite and not torch.stack(finite).all():
+        if not all(parameter.isfinite().all() for parameter in self.trained_parameters()):
             raise FloatingPointError(f"Trained parameters are infinite or NaN! {LESS}")
         for name in self.get_model_names() if ranks.is_main() else ():
             save_checkpoint(
